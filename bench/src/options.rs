@@ -20,7 +20,7 @@ pub(crate) enum What {
     Storm(Settings),
     /// Throughput and latency against ONNX Runtime alone
     Serve(Settings),
-    /// Draws latency during updates, beside that of a server that restarts to update
+    /// Draws latency during updates, beside that of a service that restarts to update
     Picture(PictureOptions),
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct PictureOptions {
     #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub seconds: u64,
     /// Time from one update to the next
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..))]
     pub period: u64,
     /// Number of clients
@@ -39,6 +39,9 @@ pub(crate) struct PictureOptions {
     /// Seed of the texts and of the clients' pauses
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Interpreter with the packages of bench/service/requirements.txt; xtask passes its own
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub python: PathBuf,
     /// Writes the images to this directory [default: docs/images of the workspace]
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,

@@ -1,35 +1,43 @@
 //! Chooses the ranges and labels of both axes. Pure.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use crate::picture::bins::Bin;
 
 /// Most intervals between labels of the time axis.
 const INTERVALS_MAX: u64 = 10;
+/// Space above the slowest request, for labels, as a factor on the logarithmic axis.
+const HEADROOM: f64 = 1.6;
 
-/// Returns the exponents of the powers of ten, in milliseconds, that enclose all latencies.
-pub(crate) fn decades<'a>(bins: impl IntoIterator<Item = &'a Bin>) -> RangeInclusive<i32> {
+/// Returns the range of the latency axis in milliseconds: steps that enclose all latencies.
+pub(crate) fn range<'a>(bins: impl IntoIterator<Item = &'a Bin>) -> Range<f64> {
     let (mut low, mut high) = (f64::INFINITY, f64::NEG_INFINITY);
     for (median, longest) in bins.into_iter().filter_map(|bin| bin.latency) {
         low = low.min(median);
-        high = high.max(longest);
+        high = high.max(longest * HEADROOM);
     }
-    if low <= 0.0 || !low.is_finite() {
-        return 0..=1;
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "logarithms of latencies are small")]
-    let (low, high) = (low.log10().floor() as i32, high.log10().ceil() as i32);
-    low..=high.max(low + 1)
+    let all = || steps().collect::<Vec<_>>();
+    let start = all().into_iter().rfind(|step| *step <= low).unwrap_or(0.01);
+    let end = all().into_iter().find(|step| *step >= high && *step > start).unwrap_or(1e6);
+    if low.is_finite() { start..end } else { 1.0..10.0 }
 }
 
-/// Formats a power of ten of a millisecond.
-pub(crate) fn latency_label(exponent: i32) -> String {
-    let value = 10_f64.powi(exponent);
-    if exponent < 3 { format!("{value} ms") } else { format!("{} s", value / 1e3) }
+/// Returns the latencies that have labels: the steps within a range.
+pub(crate) fn latencies(range: &Range<f64>) -> impl Iterator<Item = f64> {
+    steps().filter(|step| (range.start..=range.end).contains(step))
+}
+
+/// Returns 1, 2 and 5 times all powers of ten from 10 µs to 100 s, in milliseconds.
+fn steps() -> impl Iterator<Item = f64> {
+    let power = |exponent: i32| match exponent {
+        ..0 => 1.0 / 10_f64.powi(-exponent),
+        _ => 10_f64.powi(exponent),
+    };
+    (-2..=5).flat_map(move |exponent| [1.0, 2.0, 5.0].map(|digit| digit * power(exponent)))
 }
 
 /// Returns the seconds at which the time axis has labels.
-pub(crate) fn ticks(length: Duration) -> impl Iterator<Item = u32> {
+pub(crate) fn seconds(length: Duration) -> impl Iterator<Item = u32> {
     let seconds = length.as_secs();
     let fits = |step: &u64| seconds / step <= INTERVALS_MAX;
     let step = [1, 2, 5, 10, 20, 60, 300, 600].into_iter().find(fits).unwrap_or(3600);
@@ -45,26 +53,25 @@ mod tests {
     }
 
     #[test]
-    fn decades_enclose_all_latencies() {
-        assert_eq!(decades(&[bin(2.5, 9.0), bin(8.0, 110.0)]), 0..=3);
-        assert_eq!(decades(&[bin(0.5, 1.0)]), -1..=0);
-        assert_eq!(decades(&[bin(10.0, 10.0)]), 1..=2);
-        assert_eq!(decades(&[Bin { latency: None, failed: 4 }]), 0..=1);
+    fn range_encloses_all_latencies() {
+        assert_eq!(range(&[bin(2.5, 9.0), bin(8.0, 110.0)]), 2.0..200.0);
+        assert_eq!(range(&[bin(0.5, 1.0)]), 0.5..2.0);
+        assert_eq!(range(&[bin(10.0, 10.0)]), 10.0..20.0);
+        assert_eq!(range(&[Bin { latency: None, failed: 4 }]), 1.0..10.0);
     }
 
     #[test]
-    fn latency_labels_have_units() {
-        assert_eq!(
-            [-1, 0, 2, 3, 4].map(latency_label),
-            ["0.1 ms", "1 ms", "100 ms", "1 s", "10 s"]
-        );
+    fn latency_labels_are_the_steps_in_range() {
+        let labels: Vec<String> =
+            latencies(&(0.2..20.0)).map(|latency| latency.to_string()).collect();
+        assert_eq!(labels, ["0.2", "0.5", "1", "2", "5", "10", "20"]);
     }
 
     #[test]
     fn time_axis_has_few_labels() {
-        let ticks = |seconds| ticks(Duration::from_secs(seconds)).collect::<Vec<_>>();
-        assert_eq!(ticks(3), [0, 1, 2, 3]);
-        assert_eq!(ticks(30), [0, 5, 10, 15, 20, 25, 30]);
-        assert_eq!(ticks(61), [0, 10, 20, 30, 40, 50, 60]);
+        let seconds = |length| seconds(Duration::from_secs(length)).collect::<Vec<_>>();
+        assert_eq!(seconds(3), [0, 1, 2, 3]);
+        assert_eq!(seconds(30), [0, 5, 10, 15, 20, 25, 30]);
+        assert_eq!(seconds(61), [0, 10, 20, 30, 40, 50, 60]);
     }
 }

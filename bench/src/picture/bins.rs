@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Length of a bin.
-pub(crate) const WIDTH: Duration = Duration::from_millis(50);
+pub(crate) const WIDTH: Duration = Duration::from_millis(100);
 
 /// All requests of a run.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,8 @@ pub(crate) struct Summary {
 
 impl Summary {
     pub(crate) fn of(samples: &[Sample]) -> Self {
-        let answered: Latencies = samples.iter().filter_map(|sample| sample.latency).collect();
+        let answers = samples.iter().filter_map(|sample| sample.answer.as_ref());
+        let answered: Latencies = answers.map(|answer| answer.latency).collect();
         Self {
             requests: samples.len(),
             failed: samples.len() - answered.len(),
@@ -50,8 +51,8 @@ impl Bin {
         for sample in samples {
             let bin = usize::try_from(index(sample.start)).ok().and_then(|at| bins.get_mut(at));
             let Some((latencies, failed)) = bin else { continue };
-            match sample.latency {
-                Some(latency) => latencies.push(latency),
+            match &sample.answer {
+                Some(answer) => latencies.push(answer.latency),
                 None => *failed += 1,
             }
         }
@@ -80,10 +81,12 @@ pub(crate) fn runs(bins: &[Bin], belongs: impl Fn(&Bin) -> bool) -> Vec<Range<us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::picture::clients::Answer;
 
     fn sample(start: u64, latency: Option<u64>) -> Sample {
         let latency = latency.map(Duration::from_millis);
-        Sample { start: Duration::from_millis(start), latency }
+        let answer = latency.map(|latency| Answer { latency, content: String::new() });
+        Sample { start: Duration::from_millis(start), answer }
     }
 
     fn bin(latency: Option<(f64, f64)>, failed: usize) -> Bin {
@@ -94,13 +97,13 @@ mod tests {
     fn requests_are_binned_by_their_start() {
         let samples = [
             sample(0, Some(3)),
-            sample(49, Some(80)),
+            sample(99, Some(80)),
             sample(20, Some(5)),
-            sample(50, None),
-            sample(149, Some(7)),
-            sample(160, Some(7)),
+            sample(100, None),
+            sample(299, Some(7)),
+            sample(310, Some(7)),
         ];
-        let bins = Bin::all(&samples, Duration::from_millis(150));
+        let bins = Bin::all(&samples, Duration::from_millis(300));
         let expected = [bin(Some((5.0, 80.0)), 0), bin(None, 1), bin(Some((7.0, 7.0)), 0)];
         assert_eq!(bins, expected);
     }

@@ -13,17 +13,25 @@ use tokio::{task::JoinHandle, time};
 
 use crate::texts::Texts;
 
-/// Mean pause between two requests of a client. Without pauses, refused connections would take no
-/// time and clients would send thousands of requests per second to a server that is down.
-pub(crate) const PAUSE: Duration = Duration::from_millis(20);
+/// Mean pause between two requests of a client. Neither server is overloaded at that rate. Without
+/// pauses, clients would send thousands of requests per second to a server that is down.
+pub(crate) const PAUSE: Duration = Duration::from_millis(100);
 
 /// One request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Sample {
     /// Time since the clients started.
     pub start: Duration,
-    /// Time to the answer; `None` if the request failed.
-    pub latency: Option<Duration>,
+    /// `None` if the request failed.
+    pub answer: Option<Answer>,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    pub latency: Duration,
+    /// The content that computed it.
+    pub content: String,
 }
 
 /// Running clients.
@@ -59,7 +67,7 @@ impl Clients {
     /// Waits until all clients have finished.
     ///
     /// # Errors
-    /// An answer is neither model's.
+    /// An answer is of unknown content.
     pub(crate) async fn finish(self) -> Result<Vec<Sample>, String> {
         let mut samples = Vec::new();
         for task in self.tasks {
@@ -90,18 +98,17 @@ impl Sending {
             let place = self.random.below_len(self.texts.len());
             let body = self.send(place).await;
             let latency = self.begin.elapsed() - start;
-            let answered = match body {
-                Some(body) => self.texts.content(place, &body).map(|_| true)?,
-                None => false,
-            };
-            samples.push(Sample { start, latency: answered.then_some(latency) });
+            let content = body.map(|body| self.texts.content(place, &body)).transpose()?;
+            let answer = content.map(|content| Answer { latency, content });
+            samples.push(Sample { start, answer });
         }
     }
 
-    /// Sends a request, over a new connection if there is none. `None` is a failure: a refused or
-    /// closed connection, or a status other than 200.
+    /// Sends a request, over a new connection if the last one is closed. Returns `None` on a
+    /// failure: a refused connection, one that closes during the request, or a status other than
+    /// 200.
     async fn send(&mut self, place: usize) -> Option<bytes::Bytes> {
-        let mut client = match self.connection.take() {
+        let mut client = match self.connection.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             None => Client::connect(self.address).await.ok()?,
         };

@@ -2,57 +2,49 @@
 
 use std::{
     fmt::Display,
-    fs, io,
-    ops::{Range, RangeInclusive},
+    fs,
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use plotters::{
-    coord::{Shift, types::RangedCoordf64},
+    coord::types::RangedCoordf64,
     prelude::{
-        Cartesian2d, Color, DrawingArea, DrawingAreaErrorKind, FontStyle, IntoDrawingArea,
-        IntoLogRange, LogCoord, PathElement, Polygon, RGBColor, Rectangle, SVGBackend, Text,
-        TextStyle,
+        Cartesian2d, Color, Cross, DrawingArea, IntoDrawingArea, IntoLogRange, LogCoord,
+        PathElement, Polygon, Rectangle, SVGBackend,
     },
-    style::text_anchor::{HPos, Pos, VPos},
+    style::text_anchor::HPos,
 };
 
 use crate::{
     picture::{
         axis,
         bins::{self, Bin, Summary},
+        legend::{self, BAND, SHADE},
+        theme::{BODY, Failure, Font, HEADING, Root, THEMES, Theme},
+        updates::Update,
     },
     stats::{millis, real},
 };
 
 /// Twice the intended size, because the backend rounds coordinates to whole units. All lengths
 /// below are in these units.
-const SIZE: (u32, u32) = (1800, 1060);
-const LEFT: i32 = 120;
-const RIGHT: i32 = 1760;
+const SIZE: (u32, u32) = (1800, 1130);
+pub(crate) const LEFT: i32 = 120;
+const RIGHT: i32 = 1770;
 /// Top and bottom of both plots.
-const PLOTS: [(i32, i32); 2] = [(210, 540), (660, 990)];
-const FONTS: &str = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif";
-const TITLE: f64 = 40.0;
-const HEADING: f64 = 34.0;
-const BODY: f64 = 28.0;
-/// The backend divides font sizes by this.
-const FONT_SCALE: f64 = 1.24;
-/// Height of the marks of failed requests.
-const MARK: i32 = 14;
+const PLOTS: [(i32, i32); 2] = [(250, 590), (690, 1030)];
+/// Half the size of the mark of failed requests.
+pub(crate) const MARK: i32 = 7;
+/// Minimum distance between two marks.
+const MARK_DISTANCE: i32 = 22;
 
-type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Plot<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, LogCoord<f64>>>;
-type Failure = DrawingAreaErrorKind<io::Error>;
 
 /// What is drawn.
 pub(crate) struct Picture {
     pub length: Duration,
-    /// Time from one update to the next.
-    pub period: Duration,
-    /// When updates start.
-    pub updates: Vec<Duration>,
     pub clients: usize,
     pub workers: usize,
     pub panels: [Panel; 2],
@@ -63,39 +55,9 @@ pub(crate) struct Panel {
     pub title: &'static str,
     pub summary: Summary,
     pub bins: Vec<Bin>,
+    /// With the number of requests that failed during or after each.
+    pub updates: Vec<(Update, usize)>,
 }
-
-/// Colors for one background: those of GitHub.
-struct Theme {
-    name: &'static str,
-    background: RGBColor,
-    text: RGBColor,
-    muted: RGBColor,
-    grid: RGBColor,
-    latency: RGBColor,
-    failed: RGBColor,
-}
-
-const THEMES: [Theme; 2] = [
-    Theme {
-        name: "light",
-        background: RGBColor(0xff, 0xff, 0xff),
-        text: RGBColor(0x1f, 0x23, 0x28),
-        muted: RGBColor(0x59, 0x63, 0x6e),
-        grid: RGBColor(0xd1, 0xd9, 0xe0),
-        latency: RGBColor(0x09, 0x69, 0xda),
-        failed: RGBColor(0xcf, 0x22, 0x2e),
-    },
-    Theme {
-        name: "dark",
-        background: RGBColor(0x0d, 0x11, 0x17),
-        text: RGBColor(0xf0, 0xf6, 0xfc),
-        muted: RGBColor(0x91, 0x98, 0xa1),
-        grid: RGBColor(0x3d, 0x44, 0x4d),
-        latency: RGBColor(0x44, 0x93, 0xf8),
-        failed: RGBColor(0xf8, 0x51, 0x49),
-    },
-];
 
 /// Writes one file per theme and returns their paths.
 pub(crate) fn write(picture: &Picture, directory: &Path) -> Result<Vec<PathBuf>, String> {
@@ -110,15 +72,6 @@ pub(crate) fn write(picture: &Picture, directory: &Path) -> Result<Vec<PathBuf>,
     THEMES.iter().map(write).collect()
 }
 
-/// How a text looks. Its position is the left or right end of its baseline, or the middle.
-#[derive(Clone, Copy)]
-struct Font {
-    size: f64,
-    color: RGBColor,
-    bold: bool,
-    anchor: HPos,
-}
-
 struct Drawing<'a> {
     picture: &'a Picture,
     theme: &'a Theme,
@@ -129,53 +82,43 @@ impl Drawing<'_> {
         let mut svg = String::new();
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&self.theme.background)?;
-        self.head(&root)?;
-        let decades = axis::decades(self.picture.panels.iter().flat_map(|panel| &panel.bins));
+        legend::draw(self.picture, self.theme, &root)?;
+        let latencies = axis::range(self.picture.panels.iter().flat_map(|panel| &panel.bins));
         for (panel, (top, bottom)) in self.picture.panels.iter().zip(PLOTS) {
             let times = 0.0..self.picture.length.as_secs_f64();
-            let latencies = 10_f64.powi(*decades.start())..10_f64.powi(*decades.end());
             let pixels = (LEFT..RIGHT, bottom..top);
-            let plot: Plot<'_> =
-                root.apply_coord_spec(Cartesian2d::new(times, latencies.log_scale(), pixels));
+            let plot: Plot<'_> = root.apply_coord_spec(Cartesian2d::new(
+                times,
+                latencies.clone().log_scale(),
+                pixels,
+            ));
             self.heading(&root, panel, top)?;
-            self.axes(&root, &plot, decades.clone())?;
-            self.updates(&root, &plot)?;
-            self.failures(&root, &plot, panel)?;
+            self.shades(&root, &plot, panel)?;
+            self.axes(&root, &plot, &latencies)?;
             self.latencies(&plot, panel)?;
+            self.updates(&root, &plot, panel)?;
+            self.failures(&root, &plot, panel)?;
         }
+        let font = Font { anchor: HPos::Center, ..self.theme.font(BODY) };
+        font.write(&root, "Time (s)", (LEFT.midpoint(RIGHT), PLOTS[1].1 + 80))?;
         root.present()?;
         drop(root);
         Ok(svg)
     }
 
-    fn font(&self, size: f64) -> Font {
-        Font { size, color: self.theme.muted, bold: false, anchor: HPos::Left }
-    }
-
-    /// Writes the title and explains the marks.
-    fn head(&self, root: &Root<'_>) -> Result<(), Failure> {
-        let Picture { period, clients, workers, .. } = self.picture;
-        let title = format!("Request latency with a new model every {} s", period.as_secs());
-        let font = Font { color: self.theme.text, bold: true, ..self.font(TITLE) };
-        write_text(root, &title, (LEFT, 56), font)?;
-        let what = format!("MiniLM embeddings, {clients} clients, {workers} CPU cores");
-        let how = "Line: median per 50 ms, band: up to the slowest request";
-        write_text(root, &format!("{what}. {how}."), (LEFT, 102), self.font(BODY))
-    }
-
     /// Writes a panel's title and figures above its plot.
     fn heading(&self, root: &Root<'_>, panel: &Panel, top: i32) -> Result<(), Failure> {
-        let Summary { requests, failed, p99, longest, .. } = panel.summary;
-        let y = top - 20;
-        let font = Font { color: self.theme.text, bold: true, ..self.font(HEADING) };
-        write_text(root, panel.title, (LEFT, y), font)?;
+        let Summary { requests, failed, p50, p99, longest } = panel.summary;
+        let y = top - 18;
+        let font = Font { color: self.theme.text, bold: true, ..self.theme.font(HEADING) };
+        font.write(root, panel.title, (LEFT, y))?;
         let color = if failed > 0 { self.theme.failed } else { self.theme.text };
-        let font = Font { color, anchor: HPos::Center, ..font };
-        let failures = format!("{failed} of {requests} requests failed");
-        write_text(root, &failures, (LEFT.midpoint(RIGHT), y), font)?;
-        let times = format!("p99 {:.0} ms, longest {:.0} ms", millis(p99), millis(longest));
-        let font = Font { anchor: HPos::Right, ..self.font(BODY) };
-        write_text(root, &times, (RIGHT, y), font)
+        let font = Font { color, anchor: HPos::Right, ..font };
+        font.write(root, &format!("{failed} of {requests} requests failed"), (1280, y))?;
+        let [p50, p99, longest] = [p50, p99, longest].map(millis);
+        let times = format!("p50 {p50:.0} ms, p99 {p99:.0} ms, max {longest:.0} ms");
+        let font = Font { anchor: HPos::Right, ..self.theme.font(BODY) };
+        font.write(root, &times, (RIGHT, y))
     }
 
     /// Draws the grid and the labels of both axes.
@@ -183,48 +126,69 @@ impl Drawing<'_> {
         &self,
         root: &Root<'_>,
         plot: &Plot<'_>,
-        decades: RangeInclusive<i32>,
+        latencies: &Range<f64>,
     ) -> Result<(), Failure> {
         let length = self.picture.length;
-        for exponent in decades {
-            let latency = 10_f64.powi(exponent);
+        for latency in axis::latencies(latencies) {
             let line = vec![(0.0, latency), (length.as_secs_f64(), latency)];
             plot.draw(&PathElement::new(line, self.theme.grid.stroke_width(2)))?;
             let (x, y) = plot.map_coordinate(&(0.0, latency));
-            let font = Font { anchor: HPos::Right, ..self.font(BODY) };
-            write_text(root, &axis::latency_label(exponent), (x - 12, y + 9), font)?;
+            let font = Font { anchor: HPos::Right, ..self.theme.font(BODY) };
+            font.write(root, &latency.to_string(), (x - 12, y + 16))?;
         }
-        let bottom = plot.get_y_axis_pixel_range().start;
-        for second in axis::ticks(length) {
-            let (x, _) = plot.map_coordinate(&(f64::from(second), 1.0));
-            let font = Font { anchor: HPos::Center, ..self.font(BODY) };
-            write_text(root, &format!("{second} s"), (x, bottom + 38), font)?;
-        }
-        Ok(())
-    }
-
-    /// Draws a line at the start of each update.
-    fn updates(&self, root: &Root<'_>, plot: &Plot<'_>) -> Result<(), Failure> {
         let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
-        for at in &self.picture.updates {
-            let (x, _) = plot.map_coordinate(&(at.as_secs_f64(), 1.0));
-            let line = vec![(x, top), (x, bottom)];
-            root.draw(&PathElement::new(line, self.theme.muted.stroke_width(2)))?;
-            write_text(root, "update", (x + 10, top + 46), self.font(BODY))?;
+        for second in axis::seconds(length) {
+            let (x, _) = plot.map_coordinate(&(f64::from(second), latencies.start));
+            let font = Font { anchor: HPos::Center, ..self.theme.font(BODY) };
+            font.write(root, &second.to_string(), (x, bottom + 40))?;
+        }
+        let font = Font { anchor: HPos::Center, upward: true, ..self.theme.font(BODY) };
+        font.write(root, "Latency (ms, log scale)", (42, top.midpoint(bottom)))
+    }
+
+    /// Shades the time that each update takes.
+    fn shades(&self, root: &Root<'_>, plot: &Plot<'_>, panel: &Panel) -> Result<(), Failure> {
+        let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
+        for (update, _) in &panel.updates {
+            let [start, end] = [update.start, update.end.min(self.picture.length)]
+                .map(|at| plot.map_coordinate(&(at.as_secs_f64(), 1.0)).0);
+            let shade = self.theme.muted.mix(SHADE).filled();
+            root.draw(&Rectangle::new([(start, top), (end, bottom)], shade))?;
         }
         Ok(())
     }
 
-    /// Marks the time in which requests failed.
+    /// Draws a line at the start of each update, with its duration and failures.
+    fn updates(&self, root: &Root<'_>, plot: &Plot<'_>, panel: &Panel) -> Result<(), Failure> {
+        let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
+        for (update, failed) in &panel.updates {
+            let (x, _) = plot.map_coordinate(&(update.start.as_secs_f64(), 1.0));
+            let line = vec![(x, top), (x, bottom)];
+            root.draw(&PathElement::new(line, self.theme.muted.stroke_width(3)))?;
+            let color = if *failed > 0 { self.theme.failed } else { self.theme.text };
+            let font = Font { color, ..self.theme.font(BODY) };
+            let duration = update.duration().as_secs_f64();
+            let text = format!("update: {duration:.1} s, {failed} failed");
+            font.write(root, &text, (x + 12, top + 36))?;
+        }
+        Ok(())
+    }
+
+    /// Marks the times at which requests failed.
     fn failures(&self, root: &Root<'_>, plot: &Plot<'_>, panel: &Panel) -> Result<(), Failure> {
         let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
-        for run in bins::runs(&panel.bins, |bin| bin.failed > 0) {
-            let x = |index| plot.map_coordinate(&(start_of(index), 1.0)).0;
-            let (left, right) = (x(run.start), x(run.end));
-            let shade = self.theme.failed.mix(0.2).filled();
-            root.draw(&Rectangle::new([(left, top), (right, bottom)], shade))?;
-            let mark = self.theme.failed.filled();
-            root.draw(&Rectangle::new([(left, top), (right, top + MARK)], mark))?;
+        let style = self.theme.failed.stroke_width(4);
+        let mut free = LEFT;
+        for (index, _) in panel.bins.iter().enumerate().filter(|(_, bin)| bin.failed > 0) {
+            let (x, _) =
+                plot.map_coordinate(&(start_of(index) + bins::WIDTH.as_secs_f64() / 2.0, 1.0));
+            if x < free {
+                continue;
+            }
+            free = x + MARK_DISTANCE;
+            for y in (top + 70..bottom - 10).step_by(MARK_DISTANCE as usize) {
+                root.draw(&Cross::new((x, y), MARK, style))?;
+            }
         }
         Ok(())
     }
@@ -236,7 +200,7 @@ impl Drawing<'_> {
             let slowest = steps(&panel.bins, &run, |(_, slowest)| slowest);
             let outline: Vec<(f64, f64)> =
                 slowest.into_iter().chain(median.iter().rev().copied()).collect();
-            plot.draw(&Polygon::new(outline, self.theme.latency.mix(0.35)))?;
+            plot.draw(&Polygon::new(outline, self.theme.latency.mix(BAND)))?;
             plot.draw(&PathElement::new(median, self.theme.latency.stroke_width(4)))?;
         }
         Ok(())
@@ -257,12 +221,6 @@ fn start_of(index: usize) -> f64 {
     real(index as u64) * bins::WIDTH.as_secs_f64()
 }
 
-fn write_text(root: &Root<'_>, text: &str, at: (i32, i32), font: Font) -> Result<(), Failure> {
-    let weight = if font.bold { FontStyle::Bold } else { FontStyle::Normal };
-    let style = TextStyle::from((FONTS, font.size * FONT_SCALE, weight)).color(&font.color);
-    root.draw(&Text::new(text.to_owned(), at, style.pos(Pos::new(font.anchor, VPos::Bottom))))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,39 +238,82 @@ mod tests {
             p99: second / 50,
             longest: second / 20,
         };
+        let update = |end| Update { start: second, end, content: "one" };
         let steady = vec![bin(Some((8.0, 20.0)), 0); 20];
         let mut broken = steady.clone();
         broken[10..14].fill(bin(None, 5));
         Picture {
-            length: second,
-            period: second,
-            updates: vec![second / 2],
+            length: 2 * second,
             clients: 8,
             workers: 2,
             panels: [
-                Panel { title: "one", summary: summary(0), bins: steady },
-                Panel { title: "two", summary: summary(20), bins: broken },
+                Panel {
+                    title: "one",
+                    summary: summary(0),
+                    bins: steady,
+                    updates: vec![(update(second * 3 / 2), 0)],
+                },
+                Panel {
+                    title: "two & three",
+                    summary: summary(20),
+                    bins: broken,
+                    updates: vec![(update(second * 7 / 5), 20)],
+                },
             ],
         }
     }
 
     #[test]
-    fn picture_has_text_a_gap_and_marks_of_failures() {
+    fn picture_has_titles_units_and_failures() {
         let picture = picture();
         let [light, dark] =
             THEMES.map(|theme| Drawing { picture: &picture, theme: &theme }.svg().unwrap());
-        for text in ["20 of 1234 requests failed", "update", "100 ms", "sans-serif"] {
+        for text in [
+            "20 of 1234 requests failed",
+            "update: 0.5 s, 0 failed",
+            "update: 0.4 s, 20 failed",
+            "Latency (ms, log scale)",
+            "Time (s)",
+            "sans-serif",
+        ] {
             assert!(light.contains(text), "{text} is missing: {light}");
         }
-        let count = |text: &str| light.matches(text).count();
-        assert_eq!((count("<polygon"), count("<rect")), (3, 3));
         assert!(light.contains("#FFFFFF") && !dark.contains("#FFFFFF"));
+    }
+
+    #[test]
+    fn bands_stop_where_no_request_was_answered() {
+        let picture = picture();
+        let svg = Drawing { picture: &picture, theme: &THEMES[0] }.svg().unwrap();
+        assert_eq!(svg.matches("<polygon").count(), 3);
+    }
+
+    #[test]
+    fn picture_is_well_formed_xml() {
+        let picture = picture();
+        for theme in &THEMES {
+            let svg = Drawing { picture: &picture, theme }.svg().unwrap();
+            let mut open = Vec::new();
+            for tag in svg.split('<').skip(1) {
+                let (tag, text) = tag.split_once('>').unwrap();
+                assert!(
+                    !tag.contains('&')
+                        && text.matches('&').count() == text.matches("&amp;").count()
+                );
+                match tag.strip_prefix('/') {
+                    Some(name) => assert_eq!(open.pop(), Some(name)),
+                    None if tag.ends_with('/') => {}
+                    None => open.push(tag.split(' ').next().unwrap()),
+                }
+            }
+            assert!(open.is_empty(), "not closed: {open:?}");
+        }
     }
 
     #[test]
     fn steps_are_level_within_a_bin() {
         let bins = [bin(Some((1.0, 2.0)), 0), bin(Some((3.0, 4.0)), 0)];
-        let expected = [(0.0, 2.0), (0.05, 2.0), (0.05, 4.0), (0.1, 4.0)];
+        let expected = [(0.0, 2.0), (0.1, 2.0), (0.1, 4.0), (0.2, 4.0)];
         assert_eq!(steps(&bins, &(0..2), |(_, slowest)| slowest), expected);
     }
 }
