@@ -14,10 +14,11 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     build_and_run(layout, &layout.release("bench"), &release(&packages), &args)
 }
 
-/// Adds `--python` to the arguments of `picture`, which starts a Python service.
+/// Adds `--python` to the arguments of `picture`, which starts a Python service, unless it is there.
 fn with_python(layout: &Layout, args: &[String]) -> Result<Vec<OsString>, Error> {
     let mut all: Vec<OsString> = args.iter().map(OsString::from).collect();
-    if args.first().is_some_and(|part| part == "picture") {
+    let given = args.iter().any(|arg| arg.starts_with("--python"));
+    if !given && args.first().is_some_and(|part| part == "picture") {
         let _lock = layout.lock()?;
         let python = Python::of_service(layout).command()?;
         all.extend(["--python".into(), python.get_program().to_owned()]);

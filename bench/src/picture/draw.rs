@@ -30,15 +30,19 @@ use crate::{
 
 /// Twice the intended size, because the backend rounds coordinates to whole units. All lengths
 /// below are in these units.
-const SIZE: (u32, u32) = (1800, 1130);
+const SIZE: (u32, u32) = (1800, 1190);
 pub(crate) const LEFT: i32 = 120;
 const RIGHT: i32 = 1770;
+/// Right end of the number of failed requests.
+const FAILED: i32 = 1350;
 /// Top and bottom of both plots.
-const PLOTS: [(i32, i32); 2] = [(250, 590), (690, 1030)];
+const PLOTS: [(i32, i32); 2] = [(296, 636), (748, 1088)];
 /// Half the size of the mark of failed requests.
 pub(crate) const MARK: i32 = 7;
-/// Minimum distance between two marks.
-const MARK_DISTANCE: i32 = 22;
+/// Minimum width of a column of marks.
+const COLUMN_MIN: i32 = 16;
+/// Distance of the marks in a column.
+const MARK_DISTANCE: usize = 20;
 
 type Plot<'a> = DrawingArea<SVGBackend<'a>, Cartesian2d<RangedCoordf64, LogCoord<f64>>>;
 
@@ -114,9 +118,9 @@ impl Drawing<'_> {
         font.write(root, panel.title, (LEFT, y))?;
         let color = if failed > 0 { self.theme.failed } else { self.theme.text };
         let font = Font { color, anchor: HPos::Right, ..font };
-        font.write(root, &format!("{failed} of {requests} requests failed"), (1280, y))?;
+        font.write(root, &format!("{failed} of {requests} requests failed"), (FAILED, y))?;
         let [p50, p99, longest] = [p50, p99, longest].map(millis);
-        let times = format!("p50 {p50:.0} ms, p99 {p99:.0} ms, max {longest:.0} ms");
+        let times = format!("p50 {p50:.0}, p99 {p99:.0}, max {longest:.0} ms");
         let font = Font { anchor: HPos::Right, ..self.theme.font(BODY) };
         font.write(root, &times, (RIGHT, y))
     }
@@ -136,7 +140,7 @@ impl Drawing<'_> {
             let font = Font { anchor: HPos::Right, ..self.theme.font(BODY) };
             font.write(root, &latency.to_string(), (x - 12, y + 16))?;
         }
-        let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
+        let Range { start: top, end: bottom } = plot.get_y_axis_pixel_range();
         for second in axis::seconds(length) {
             let (x, _) = plot.map_coordinate(&(f64::from(second), latencies.start));
             let font = Font { anchor: HPos::Center, ..self.theme.font(BODY) };
@@ -148,7 +152,7 @@ impl Drawing<'_> {
 
     /// Shades the time that each update takes.
     fn shades(&self, root: &Root<'_>, plot: &Plot<'_>, panel: &Panel) -> Result<(), Failure> {
-        let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
+        let Range { start: top, end: bottom } = plot.get_y_axis_pixel_range();
         for (update, _) in &panel.updates {
             let [start, end] = [update.start, update.end.min(self.picture.length)]
                 .map(|at| plot.map_coordinate(&(at.as_secs_f64(), 1.0)).0);
@@ -160,7 +164,7 @@ impl Drawing<'_> {
 
     /// Draws a line at the start of each update, with its duration and failures.
     fn updates(&self, root: &Root<'_>, plot: &Plot<'_>, panel: &Panel) -> Result<(), Failure> {
-        let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
+        let Range { start: top, end: bottom } = plot.get_y_axis_pixel_range();
         for (update, failed) in &panel.updates {
             let (x, _) = plot.map_coordinate(&(update.start.as_secs_f64(), 1.0));
             let line = vec![(x, top), (x, bottom)];
@@ -168,7 +172,7 @@ impl Drawing<'_> {
             let color = if *failed > 0 { self.theme.failed } else { self.theme.text };
             let font = Font { color, ..self.theme.font(BODY) };
             let duration = update.duration().as_secs_f64();
-            let text = format!("update: {duration:.1} s, {failed} failed");
+            let text = format!("{duration:.1} s, {failed} failed");
             font.write(root, &text, (x + 12, top + 36))?;
         }
         Ok(())
@@ -176,18 +180,16 @@ impl Drawing<'_> {
 
     /// Marks the times at which requests failed.
     fn failures(&self, root: &Root<'_>, plot: &Plot<'_>, panel: &Panel) -> Result<(), Failure> {
-        let Range { start: bottom, end: top } = plot.get_y_axis_pixel_range();
+        let Range { start: top, end: bottom } = plot.get_y_axis_pixel_range();
         let style = self.theme.failed.stroke_width(4);
-        let mut free = LEFT;
-        for (index, _) in panel.bins.iter().enumerate().filter(|(_, bin)| bin.failed > 0) {
-            let (x, _) =
-                plot.map_coordinate(&(start_of(index) + bins::WIDTH.as_secs_f64() / 2.0, 1.0));
-            if x < free {
-                continue;
-            }
-            free = x + MARK_DISTANCE;
-            for y in (top + 70..bottom - 10).step_by(MARK_DISTANCE as usize) {
-                root.draw(&Cross::new((x, y), MARK, style))?;
+        let x = |index| plot.map_coordinate(&(start_of(index), 1.0)).0;
+        for run in bins::runs(&panel.bins, |bin| bin.failed > 0) {
+            let (start, width) = (x(run.start), x(run.end) - x(run.start));
+            let columns = (width / COLUMN_MIN).max(1);
+            for x in (0..columns).map(|column| start + width * (2 * column + 1) / (2 * columns)) {
+                for y in (top + 70..bottom - MARK).step_by(MARK_DISTANCE) {
+                    root.draw(&Cross::new((x, y), MARK, style))?;
+                }
             }
         }
         Ok(())
@@ -270,8 +272,8 @@ mod tests {
             THEMES.map(|theme| Drawing { picture: &picture, theme: &theme }.svg().unwrap());
         for text in [
             "20 of 1234 requests failed",
-            "update: 0.5 s, 0 failed",
-            "update: 0.4 s, 20 failed",
+            "0.5 s, 0 failed",
+            "0.4 s, 20 failed",
             "Latency (ms, log scale)",
             "Time (s)",
             "sans-serif",

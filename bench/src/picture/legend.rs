@@ -14,12 +14,12 @@ use crate::picture::{
 
 /// Baselines.
 const TITLE_Y: i32 = 56;
-const SETUP_Y: i32 = 104;
-const KEY_Y: i32 = 160;
+const SETUP_Y: [i32; 2] = [106, 144];
+const KEY_Y: i32 = 204;
 /// Width of a symbol in the key.
 const SYMBOL: i32 = 48;
 /// Left ends of the entries.
-const ENTRIES: [i32; 4] = [LEFT, 520, 880, 1290];
+const ENTRIES: [i32; 4] = [LEFT, 540, 885, 1215];
 
 /// Writes the title, what was measured, and the key.
 pub(crate) fn draw(picture: &Picture, theme: &Theme, root: &Root<'_>) -> Result<(), Failure> {
@@ -28,8 +28,13 @@ pub(crate) fn draw(picture: &Picture, theme: &Theme, root: &Root<'_>) -> Result<
     font.write(root, "Request latency while the model is updated", (LEFT, TITLE_Y))?;
     let pause = PAUSE.as_millis();
     let load = format!("{clients} clients that pause for {pause} ms on average");
-    let setup = format!("MiniLM sentence embeddings on {workers} CPU cores. {load}, no retries.");
-    theme.font(BODY).write(root, &setup, (LEFT, SETUP_Y))?;
+    let setup = [
+        &format!("MiniLM sentence embeddings on {workers} CPU cores. {load}, without retries."),
+        "To update, onnxd loads the new model beside the old one; the FastAPI service stops and starts again.",
+    ];
+    for (text, y) in setup.into_iter().zip(SETUP_Y) {
+        theme.font(BODY).write(root, text, (LEFT, y))?;
+    }
     let width = bins::WIDTH.as_millis();
     let texts = [
         &format!("median of each {width} ms"),

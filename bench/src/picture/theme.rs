@@ -14,8 +14,8 @@ use plotters::{
 const FONTS: &str = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif";
 /// Font sizes, at twice the intended size like all lengths of the picture.
 pub(crate) const TITLE: f64 = 42.0;
-pub(crate) const HEADING: f64 = 32.0;
-pub(crate) const BODY: f64 = 27.0;
+pub(crate) const HEADING: f64 = 31.0;
+pub(crate) const BODY: f64 = 26.5;
 /// The backend divides font sizes by this.
 const FONT_SCALE: f64 = 1.24;
 
