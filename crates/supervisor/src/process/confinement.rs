@@ -1,5 +1,5 @@
 //! What the supervisor says and does about confinement at its start. Workers and checkers confine
-//! themselves (`worker/src/sandbox/`); this process, whose sockets, files and children are its
+//! themselves (`crates/sandbox`); this process, whose sockets, files and children are its
 //! work, only gives up what it will never need.
 
 use landlock::{
