@@ -17,12 +17,16 @@ use onnxd_proto::domain::{
 use percent_encoding::percent_decode_str;
 
 use self::transport::fetch_error;
-use super::{File, Known, Opened, Snapshot, Source, Validators, checksums};
 use crate::{
     client::{Body, Client, Times},
     digest,
     environment::Environment,
     part::Offset,
+    sources::{
+        answer::{Opened, Validators},
+        checksums,
+        source::{File, Known, Snapshot, Source},
+    },
 };
 
 /// Objects below a prefix.

@@ -15,10 +15,10 @@ use onnxd_proto::domain::{
 use ring::digest::{Context, SHA256};
 use tar::{Archive, EntryType};
 
-use super::super::{File, Place};
 use crate::{
     digest::{self, Digest},
     part::Part,
+    sources::source::{File, Place},
 };
 
 /// The folder of a model in an image, as KServe's modelcars have it.
