@@ -110,6 +110,10 @@ impl Bucket {
             let message = format!("{}: no objects below this prefix", self.uri);
             return Err(FetchErrorKind::NotFound.because(message));
         }
+        if files.iter().any(|file| file.path == Checksums::FILE) {
+            let message = format!("{}: {} has just been uploaded", self.uri, Checksums::FILE);
+            return Err(FetchErrorKind::Incomplete.because(message));
+        }
         let id = listing_id(&files);
         if known.id.as_ref() == Some(&id) {
             return Ok(None);
