@@ -128,6 +128,12 @@ impl Environment {
         stated.or_else(|| Some(Path::new(self.get("HOME")?).join(below_home)))
     }
 
+    /// Returns the files that are read when a token is needed, because others replace them.
+    pub(crate) fn files_read_later(&self) -> Vec<PathBuf> {
+        let names = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
+        names.iter().filter_map(|name| self.get(name)).map(PathBuf::from).collect()
+    }
+
     /// Adds the credentials that systemd passes, as files named like the variables.
     fn take_credentials(&mut self) {
         let Some(directory) = self.get("CREDENTIALS_DIRECTORY").map(PathBuf::from) else { return };

@@ -53,8 +53,21 @@ impl Folder {
     /// Renames a file and creates the folders of its new path.
     pub(crate) fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.make_folders(to)?;
-        let ((from, from_name), (to, to_name)) = (self.parent(from)?, self.parent(to)?);
-        Ok(rustix::fs::renameat(from, from_name, to, to_name)?)
+        let ((from_folder, from_name), (to_folder, to_name)) =
+            (self.parent(from)?, self.parent(to)?);
+        match rustix::fs::renameat(from_folder, from_name, &to_folder, to_name) {
+            // The first version of Landlock allows no rename to another folder.
+            Err(Errno::XDEV) => {
+                let beside = format!("{to}.onnxd-fetch");
+                self.remove(&beside)?;
+                let mut source = self.open_file(from, OFlags::RDONLY)?;
+                io::copy(&mut source, &mut self.append(&beside)?)?;
+                let (_, beside) = self.parent(&beside)?;
+                rustix::fs::renameat(&to_folder, beside, &to_folder, to_name)?;
+                self.remove(from)
+            }
+            renamed => Ok(renamed?),
+        }
     }
 
     /// Removes a file, if it exists.

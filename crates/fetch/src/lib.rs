@@ -19,13 +19,20 @@ mod state;
 use std::{
     env,
     io::{self, BufRead, IsTerminal as _, Read as _, Write as _},
+    path::Path,
     process::ExitCode,
+};
+
+use nix::{
+    sys::{prctl, signal::Signal},
+    unistd::{Pid, getppid},
 };
 
 use onnxd_proto::{
     domain::fetch::{FetchError, FetchErrorKind, FetchEvent, FetchRequest},
     exit::ExitStatus,
 };
+use onnxd_sandbox::{self as sandbox, Limits, Network, SandboxError, files::Files};
 use onnxd_telemetry::log;
 
 pub use crate::{
@@ -46,6 +53,7 @@ of a source, and {\"download\":[\"config.json\"]} downloads one. Options: --no-s
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
+    let parent = getppid();
     let mut confined = true;
     for argument in env::args().skip(1) {
         match argument.as_str() {
@@ -70,7 +78,7 @@ pub fn main() -> ExitCode {
         Ok(None) => return usage(),
         Err(error) => return fail(error),
     };
-    match converse(first, &mut requests, confined) {
+    match converse(first, &mut requests, (parent, confined)) {
         Ok(()) => ExitStatus::Success.into(),
         Err(error) => fail(error),
     }
@@ -91,7 +99,7 @@ fn fail(error: FetchError) -> ExitCode {
 fn converse(
     first: FetchRequest,
     requests: &mut impl BufRead,
-    _confined: bool,
+    (parent, is_confined): (Pid, bool),
 ) -> Result<(), FetchError> {
     let internal = |what: &str, error: &dyn std::fmt::Display| {
         FetchErrorKind::Internal.because(format!("{what}: {error}"))
@@ -105,6 +113,11 @@ fn converse(
         times: Times::default(),
     };
     let mut conversation = Conversation::begin(about.clone(), &options)?;
+    limit(parent, about.bytes_max).map_err(|error| internal("failed to start", &error))?;
+    if is_confined {
+        confine(&options.environment).map_err(|error| internal("failed to start", &error))?;
+    }
+    // Secrets that this source does not need.
     drop(options);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| internal("failed to start", &error))?;
@@ -114,6 +127,24 @@ fn converse(
         request = next(requests)?;
     }
     Ok(())
+}
+
+/// Lowers the priority and sets limits. The process ends with its parent.
+fn limit(parent: Pid, bytes_max: u64) -> Result<(), SandboxError> {
+    // The kernel derives the priority of input and output from it.
+    sandbox::yield_to_serving();
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid() != parent {
+        std::process::exit(ExitStatus::Success as i32);
+    }
+    sandbox::prefer_oom_kill();
+    sandbox::limit(Limits::fetching(bytes_max))
+}
+
+/// Restricts the process to outgoing connections and its working directory.
+fn confine(environment: &Environment) -> Result<(), SandboxError> {
+    sandbox::enter_with(Network::Outgoing)?;
+    Files::of_fetcher(Path::new("."), &environment.files_read_later())?.enter()
 }
 
 /// Reads the next request. `None` at the end.

@@ -4,7 +4,7 @@
 //! and fuzz targets use the rest.
 //!
 //! Imports point one way: {`serving`, `checking`} → `families` → `artifacts` → `session`, and all
-//! of them → `process` → {`session`, `sandbox`}. `listing` imports only `artifacts`.
+//! of them → `process` → `session`. `listing` imports only `artifacts`.
 
 mod artifacts;
 pub mod bench;
@@ -14,7 +14,6 @@ mod listing;
 mod process;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
-mod sandbox;
 mod serving;
 mod session;
 
@@ -36,6 +35,7 @@ use onnxd_proto::{
     domain::{CheckLine, ListLine, ModelChoice, RefusalKind},
     exit::ExitStatus,
 };
+use onnxd_sandbox::{self as sandbox, Limits, files::Files};
 use onnxd_telemetry::log;
 use serde::Serialize;
 use serde_json::json;
@@ -51,7 +51,6 @@ use crate::{
         guard::{self, Guard},
         inherited, ipc, quit, resident,
     },
-    sandbox::{Limits, files::Files},
     serving::serve::{self, StartInfo},
     session::Runtime,
 };

@@ -5,8 +5,13 @@ use onnxd_proto::domain::{
     fetch::{FetchError, FetchErrorKind, Pin},
 };
 
-use super::{File, Snapshot, Validators};
-use crate::digest::{self, Digest};
+use crate::{
+    digest::{self, Digest},
+    sources::{
+        answer::Validators,
+        source::{File, Snapshot},
+    },
+};
 
 /// Returns the snapshot that a `SHA256SUMS` from `from` describes. Its id is the digest of its bytes.
 pub(super) fn snapshot(

@@ -9,15 +9,15 @@ use onnxd_proto::domain::{
 use serde::Deserialize;
 use url::Url;
 
-use super::{
-    File, Known, Opened, Snapshot, Source, Validators, encoded, endpoint, json, opened,
-    part_encoded, ranged,
-};
 use crate::{
     client::{Client, Request, Response},
     digest::Digest,
     environment::{Environment, Secret, read},
     part::Offset,
+    sources::{
+        answer::{Opened, Validators, encoded, endpoint, json, opened, part_encoded, ranged},
+        source::{File, Known, Snapshot, Source},
+    },
 };
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";

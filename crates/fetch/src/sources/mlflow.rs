@@ -10,14 +10,15 @@ use onnxd_proto::domain::{
 use serde::{Deserialize, de::DeserializeOwned};
 use url::Url;
 
-use super::{
-    File, Known, Opened, Snapshot, Source, Validators, encoded, endpoint, json, opened, ranged,
-};
 use crate::{
     client::{Client, Request},
     environment::Environment,
     netrc,
     part::Offset,
+    sources::{
+        answer::{Opened, Validators, encoded, endpoint, json, opened, ranged},
+        source::{File, Known, Snapshot, Source},
+    },
 };
 
 const ARTIFACTS: &str = "api/2.0/mlflow-artifacts/artifacts";

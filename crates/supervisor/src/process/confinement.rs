@@ -1,5 +1,5 @@
 //! Drops the supervisor's privileges at start, and reports what the kernel lacks to confine workers. Workers and
-//! checkers confine themselves (`worker/src/sandbox/`). This process needs its sockets, files and children.
+//! checkers confine themselves (`crates/sandbox`). This process needs its sockets, files and children.
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetError,

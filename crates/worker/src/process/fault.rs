@@ -4,12 +4,10 @@
 use std::io;
 
 use onnxd_proto::{control_page::ControlPageError, exit::ExitStatus};
+use onnxd_sandbox::{SandboxError, scarcity::is_scarce};
 use thiserror::Error;
 
-use crate::{
-    sandbox::{SandboxError, scarcity::is_scarce},
-    session::RuntimeError,
-};
+use crate::session::RuntimeError;
 
 /// Why a worker ends.
 #[derive(Debug, Error)]

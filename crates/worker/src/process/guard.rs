@@ -27,12 +27,10 @@ use nix::{
     unistd::{Pid, getppid},
 };
 use onnxd_proto::{exit::ExitStatus, wire::message::NamedSocket};
+use onnxd_sandbox::files::Files;
 use tracing::{Span, error, info, warn};
 
-use crate::{
-    process::{fault::Fault, quit},
-    sandbox::files::Files,
-};
+use crate::process::{fault::Fault, quit};
 
 /// Maximum time between a killed supervisor closing its sockets and exiting.
 const SUPERVISOR_EXIT_TIMEOUT: Duration = Duration::from_millis(500);

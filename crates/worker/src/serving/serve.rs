@@ -13,6 +13,7 @@ use onnxd_proto::{
         operation::Rejection,
     },
 };
+use onnxd_sandbox::files::Files;
 use tracing::{debug, info};
 
 use crate::{
@@ -27,7 +28,6 @@ use crate::{
         ipc::{Receiver, Sender},
         terminations,
     },
-    sandbox::files::Files,
     serving::{ahead::Loader, refresh::Model},
     session::{self, Runtime},
 };

@@ -1,4 +1,4 @@
-//! The sandbox of a worker, seen from outside. `src/sandbox/tests.rs` tests it from inside.
+//! The sandbox of a worker, seen from outside. `sandbox/src/tests.rs` tests it from inside.
 
 use std::{fs, os::unix::fs::symlink, process::Command, thread};
 

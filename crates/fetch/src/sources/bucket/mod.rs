@@ -17,12 +17,16 @@ use onnxd_proto::domain::{
 use percent_encoding::percent_decode_str;
 
 use self::transport::fetch_error;
-use super::{File, Known, Opened, Snapshot, Source, Validators, checksums};
 use crate::{
     client::{Body, Client, Times},
     digest,
     environment::Environment,
     part::Offset,
+    sources::{
+        answer::{Opened, Validators},
+        checksums,
+        source::{File, Known, Snapshot, Source},
+    },
 };
 
 /// Objects below a prefix.
@@ -105,6 +109,10 @@ impl Bucket {
         if files.is_empty() {
             let message = format!("{}: no objects below this prefix", self.uri);
             return Err(FetchErrorKind::NotFound.because(message));
+        }
+        if files.iter().any(|file| file.path == Checksums::FILE) {
+            let message = format!("{}: {} has just been uploaded", self.uri, Checksums::FILE);
+            return Err(FetchErrorKind::Incomplete.because(message));
         }
         let id = listing_id(&files);
         if known.id.as_ref() == Some(&id) {

@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
 
-use super::super::json;
 use crate::{
     client::{Client, Request, shown},
     environment::{Environment, Secret, read},
+    sources::answer::json,
 };
 
 /// Docker's key for its own registry.

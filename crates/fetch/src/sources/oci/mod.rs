@@ -22,13 +22,16 @@ use self::{
     auth::Login,
     manifest::{Content, Manifest},
 };
-use super::{File, Known, Opened, Place, Snapshot, Source, Validators, opened, ranged};
 use crate::{
     client::{Client, Request, Response},
     digest::{self, Digest},
     environment::Environment,
     folder::OWN,
     part::Offset,
+    sources::{
+        answer::{Opened, Validators, opened, ranged},
+        source::{File, Known, Place, Snapshot, Source},
+    },
 };
 
 /// Docker's name of its registry, and the host that serves it.

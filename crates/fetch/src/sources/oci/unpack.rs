@@ -15,10 +15,10 @@ use onnxd_proto::domain::{
 use ring::digest::{Context, SHA256};
 use tar::{Archive, EntryType};
 
-use super::super::{File, Place};
 use crate::{
     digest::{self, Digest},
     part::Part,
+    sources::source::{File, Place},
 };
 
 /// The folder of a model in an image, as KServe's modelcars have it.
@@ -55,6 +55,11 @@ pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, 
             Ok(())
         })?;
     }
+    let check_count = |files: usize| match files > place.files_max {
+        true => Err(FetchErrorKind::TooLarge
+            .because(format!("the layers contain more than {} files", place.files_max))),
+        false => Ok(()),
+    };
     let root = if has_folder { FOLDER } else { "" };
     let mut budget = Budget { bytes: place.bytes_max, entries: ENTRIES_MAX };
     let mut files = BTreeMap::new();
@@ -65,10 +70,11 @@ pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, 
             let Some(path) = path.strip_prefix(root) else { return Ok(()) };
             match change(path, kind)? {
                 Change::File(path) => {
-                    if !is_inside(path) || files.len() + added.len() >= place.files_max {
-                        let message = format!("a layer contains {path:?}, or too many files");
+                    if !is_inside(path) {
+                        let message = format!("a layer contains {path:?}, outside the model");
                         return Err(FetchErrorKind::Malformed.because(message));
                     }
+                    check_count(added.len() + 1)?;
                     added.insert(path.to_owned(), extract(place, path, content)?);
                 }
                 Change::Remove(path) => {
@@ -83,6 +89,7 @@ pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, 
             Ok(())
         })?;
         files.extend(added);
+        check_count(files.len())?;
     }
     match files.is_empty() && !archives.is_empty() {
         true => Err(FetchErrorKind::NotFound.because("the image contains no files")),
@@ -272,7 +279,10 @@ mod tests {
             (vec![("models/a", Ok("x")), ("models/b", Err(EntryType::Fifo))], malformed),
             (vec![("models/../../x", Ok("x"))], malformed),
             (vec![("../x", Ok("x"))], malformed),
-            (vec![("a", Ok("")), ("b", Ok("")), ("c", Ok("")), ("d", Ok(""))], malformed),
+            (
+                vec![("a", Ok("")), ("b", Ok("")), ("c", Ok("")), ("d", Ok(""))],
+                FetchErrorKind::TooLarge,
+            ),
             (vec![("a", Ok("0123456789a"))], FetchErrorKind::TooLarge),
             (vec![], FetchErrorKind::NotFound),
         ] {

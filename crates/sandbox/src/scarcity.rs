@@ -6,7 +6,7 @@ use nix::errno::Errno;
 
 /// Returns whether the kernel refused something that it may allow a moment later: threads,
 /// descriptors, memory.
-pub(crate) fn is_scarce(error: &(dyn Error + 'static)) -> bool {
+pub fn is_scarce(error: &(dyn Error + 'static)) -> bool {
     let errno = match error.downcast_ref::<io::Error>() {
         Some(error) => error.raw_os_error().map(Errno::from_raw),
         None => error.downcast_ref::<Errno>().copied(),

@@ -1,11 +1,11 @@
-//! Confines processes that run untrusted models, both workers and checkers: priority, privileges,
-//! system calls ([`calls`]), files ([`files`]), and limits on memory, CPU time and disk. `main`
-//! calls this before a second thread exists, so it applies to all threads. [`files::Files`] applies
-//! later, once the paths are known.
+//! Confines processes that read untrusted data: workers, checkers and listers, which run models, and
+//! fetchers, which talk to other servers. Restricts priority, privileges, system calls ([`calls`]),
+//! files ([`files`]), and limits memory, CPU time and disk. `main` calls this before a second thread
+//! exists, so it applies to all threads. [`files::Files`] applies later, once the paths are known.
 
-pub(crate) mod calls;
-pub(crate) mod files;
-pub(crate) mod scarcity;
+mod calls;
+pub mod files;
+pub mod scarcity;
 
 use std::{fs, io};
 
@@ -35,23 +35,36 @@ const OOM_SCORE_MAX: i32 = 1000;
 
 /// Resource limits of a process. `None` means unlimited.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Anonymous memory. `None` means the machine's memory.
-    pub(crate) memory_bytes: Option<u64>,
+    pub memory_bytes: Option<u64>,
     /// CPU time. The kernel kills the process with SIGXCPU.
-    pub(crate) cpu_seconds: Option<u64>,
+    pub cpu_seconds: Option<u64>,
     /// The largest file it may write.
-    pub(crate) file_bytes: Option<u64>,
+    pub file_bytes: Option<u64>,
 }
 
+/// What a process may do with sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Use those that it inherited.
+    None,
+    /// Also open connections to other machines, and ask for names and addresses.
+    Outgoing,
+}
+
+/// Memory of a fetcher, for listings and buffers.
+const FETCHING_MEMORY_BYTES: u64 = 512 << 20;
 /// Memory of a lister: file names and parts of a model.
 const LISTING_MEMORY_BYTES: u64 = 256 << 20;
+/// A fetcher also keeps notes, and its log may be a file.
+const FETCHING_FILE_BYTES_MIN: u64 = 64 << 20;
 /// CPU time of a lister.
 const LISTING_CPU_SECONDS: u64 = 20;
 
 impl Limits {
     /// Returns the limits of a lister.
-    pub(crate) fn listing() -> Self {
+    pub fn listing() -> Self {
         Self {
             memory_bytes: Some(LISTING_MEMORY_BYTES),
             cpu_seconds: Some(LISTING_CPU_SECONDS),
@@ -59,8 +72,17 @@ impl Limits {
         }
     }
 
+    /// Returns the limits of a fetcher, which downloads at most `bytes`.
+    pub fn fetching(bytes: u64) -> Self {
+        Self {
+            memory_bytes: Some(FETCHING_MEMORY_BYTES),
+            file_bytes: Some(bytes.max(FETCHING_FILE_BYTES_MIN)),
+            ..Self::default()
+        }
+    }
+
     /// Returns the limits of a worker, which writes only its log.
-    pub(crate) fn serving() -> Self {
+    pub fn serving() -> Self {
         // If the log is a file, the limit would apply to the log.
         let logs_to_file =
             fstat(io::stderr()).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_file());
@@ -70,7 +92,7 @@ impl Limits {
 
 /// Why a process could not be confined.
 #[derive(Debug, Error)]
-pub(crate) enum SandboxError {
+pub enum SandboxError {
     /// Setting a limit or the priority failed.
     #[error("failed to set a resource limit: {0}")]
     Limit(#[from] rustix::io::Errno),
@@ -98,7 +120,7 @@ pub(crate) enum SandboxError {
 }
 
 /// Lowers the priority of this process below serving.
-pub(crate) fn yield_to_serving() {
+pub fn yield_to_serving() {
     // Relative to the niceness at start. It cannot be lowered again without privileges.
     let present = getpriority_process(None).unwrap_or(0);
     if let Err(error) = setpriority_process(None, (present + NICENESS).min(NICENESS_MAX)) {
@@ -108,7 +130,7 @@ pub(crate) fn yield_to_serving() {
 
 /// Has the kernel kill this process before the supervisor when memory runs out. Raising its own
 /// score needs no privilege.
-pub(crate) fn prefer_oom_kill() {
+pub fn prefer_oom_kill() {
     const PATH: &str = "/proc/self/oom_score_adj";
     let present = fs::read_to_string(PATH).ok().and_then(|text| text.trim().parse().ok());
     let score = (present.unwrap_or(0) + OOM_SCORE).min(OOM_SCORE_MAX);
@@ -118,7 +140,7 @@ pub(crate) fn prefer_oom_kill() {
 }
 
 /// Limits this process, even without a sandbox.
-pub(crate) fn limit(limits: Limits) -> Result<(), SandboxError> {
+pub fn limit(limits: Limits) -> Result<(), SandboxError> {
     // A core file would contain an untrusted model and could take gigabytes of disk.
     lower(Resource::Core, Some(0), 0)?;
     lower(Resource::Nofile, Some(FILES_MAX), 0)?;
@@ -135,11 +157,22 @@ pub(crate) fn limit(limits: Limits) -> Result<(), SandboxError> {
 }
 
 /// Gives up everything that no model needs. [`files::Files`] restricts files.
-pub(crate) fn enter() -> Result<(), SandboxError> {
+///
+/// # Errors
+/// The kernel does not support it.
+pub fn enter() -> Result<(), SandboxError> {
+    enter_with(Network::None)
+}
+
+/// Gives up everything that a process does not need which may use the network as stated.
+///
+/// # Errors
+/// The kernel does not support it.
+pub fn enter_with(network: Network) -> Result<(), SandboxError> {
     // Processes of the same user cannot attach or read memory, and no core is dumped.
     prctl::set_dumpable(false)?;
     prctl::set_no_new_privs()?;
-    calls::deny()
+    calls::deny(network)
 }
 
 /// Returns the machine's memory and swap. With this limit, an excessive allocation fails at once

@@ -11,7 +11,7 @@ use seccompiler::{
     SeccompRule, apply_filter_all_threads, sock_filter,
 };
 
-use super::SandboxError;
+use super::{Network, SandboxError};
 
 // Newer than the crate that names calls. Above 423, numbers are the same on all architectures.
 const SYS_FCHMODAT2: c_long = 452;
@@ -22,16 +22,8 @@ const SYS_FILE_SETATTR: c_long = 469;
 
 /// Calls that are denied with any arguments.
 const DENIED: &[&[c_long]] = &[
-    // Sockets: the one to the supervisor is open, and no other is needed, of any family.
-    &[
-        libc::SYS_socket,
-        libc::SYS_socketpair,
-        libc::SYS_connect,
-        libc::SYS_bind,
-        libc::SYS_listen,
-        libc::SYS_accept,
-        libc::SYS_accept4,
-    ],
+    // Sockets that others connect to.
+    &[libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4],
     // Other programs. Conditions on clone(2), below, deny new processes.
     &[libc::SYS_execve, libc::SYS_execveat],
     // Other processes: their memory, descriptors and signals, and System V and POSIX IPC.
@@ -195,19 +187,19 @@ const NAMESPACES: [i32; 7] = [
 ];
 
 /// Denies these calls for all threads of this process, permanently.
-pub(crate) fn deny() -> Result<(), SandboxError> {
-    for program in programs()? {
+pub(crate) fn deny(network: Network) -> Result<(), SandboxError> {
+    for program in programs(network)? {
         apply_filter_all_threads(&program)?;
     }
     Ok(())
 }
 
 /// Returns the filters. A call must pass all of them.
-fn programs() -> Result<Vec<BpfProgram>, SandboxError> {
+fn programs(network: Network) -> Result<Vec<BpfProgram>, SandboxError> {
     // The flags of clone3(2) are in memory, which filters cannot read. On ENOSYS, glibc falls back
     // to clone(2).
     let clone3 = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    let mut programs = vec![filter(rules()?, libc::EPERM)?, filter(clone3, libc::ENOSYS)?];
+    let mut programs = vec![filter(rules(network)?, libc::EPERM)?, filter(clone3, libc::ENOSYS)?];
     if cfg!(target_arch = "x86_64") {
         programs.push(deny_x32());
     }
@@ -223,11 +215,12 @@ fn filter(
     Ok(filter.try_into()?)
 }
 
-fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
+fn rules(network: Network) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     // A call without rules is always denied.
     let denied = DENIED.iter().flat_map(|calls| calls.iter());
     let mut rules: BTreeMap<_, _> = denied.map(|&call| (call, Vec::new())).collect();
+    rules.extend(sockets(network)?);
     let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
     let mut clone = vec![rule(&[(0, MaskedEq(thread), 0)])?];
     for flag in NAMESPACES {
@@ -253,6 +246,32 @@ fn rules() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
     let requests = requests.map(|request| rule(&[(1, Eq, request & u64::from(u32::MAX))]));
     rules.insert(libc::SYS_ioctl, requests.into_iter().collect::<Result<_, _>>()?);
     Ok(rules)
+}
+
+/// Returns the rules about new sockets. A worker needs none: the one to the supervisor is open.
+fn sockets(network: Network) -> Result<BTreeMap<c_long, Vec<SeccompRule>>, SandboxError> {
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    const TYPE: u64 = 0xf;
+    let of = |number: i32| u64::from(number.unsigned_abs());
+    if network == Network::None {
+        let calls = [libc::SYS_socket, libc::SYS_socketpair, libc::SYS_connect];
+        return Ok(calls.map(|call| (call, Vec::new())).into());
+    }
+    let (v4, v6) = (of(libc::AF_INET), of(libc::AF_INET6));
+    // The resolver asks the kernel for addresses through netlink. Local sockets would reach the
+    // machine's services, and onnxd's own admin interface.
+    let foreign = [(0, Ne, v4), (0, Ne, v6), (0, Ne, of(libc::AF_NETLINK))];
+    let raw = of(libc::SOCK_RAW);
+    let socket = vec![
+        rule(&foreign)?,
+        rule(&[(0, Eq, v4), (1, MaskedEq(TYPE), raw)])?,
+        rule(&[(0, Eq, v6), (1, MaskedEq(TYPE), raw)])?,
+    ];
+    // A pair of another type could be connected to a service.
+    let others = [libc::SOCK_DGRAM, libc::SOCK_SEQPACKET];
+    let pairs = others.map(|other| rule(&[(1, MaskedEq(TYPE), of(other))]));
+    let pairs = pairs.into_iter().collect::<Result<_, _>>()?;
+    Ok(BTreeMap::from([(libc::SYS_socket, socket), (libc::SYS_socketpair, pairs)]))
 }
 
 /// Builds a rule that matches when all conditions on 32-bit arguments hold.

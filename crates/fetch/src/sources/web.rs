@@ -9,14 +9,16 @@ use onnxd_proto::domain::{
 };
 use url::Url;
 
-use super::{
-    File, Known, Opened, Snapshot, Source, Validators, checksums, encoded, opened, ranged,
-};
 use crate::{
     client::{Client, Request},
     environment::Environment,
     netrc,
     part::Offset,
+    sources::{
+        answer::{Opened, Validators, encoded, opened, ranged},
+        checksums,
+        source::{File, Known, Snapshot, Source},
+    },
 };
 
 const REMEDY: &str = "add the host with login and password to ~/.netrc, or to the file in NETRC";

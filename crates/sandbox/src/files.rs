@@ -19,14 +19,32 @@ const KNOWN: ABI = ABI::V6;
 /// models.
 const MACHINE: [&str; 3] = ["/sys/devices/system/cpu", "/usr/lib/locale", "/usr/share/locale"];
 
+/// Paths that name resolution reads: its configuration, and the libraries that implement it.
+const RESOLVER: [&str; 14] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/etc/host.conf",
+    "/etc/nsswitch.conf",
+    "/etc/gai.conf",
+    "/etc/services",
+    "/etc/ld.so.cache",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/var/run/resolvconf",
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+];
+
 /// A set of files to open.
 #[derive(Debug)]
-pub(crate) struct Files(RulesetCreated);
+pub struct Files(RulesetCreated);
 
 impl Files {
     /// Returns the rules of a worker: read versions and compiled forms, and remove the admin
     /// socket. The directories must exist.
-    pub(crate) fn of_worker(layout: &Layout, admin_socket: &Path) -> Result<Self, SandboxError> {
+    pub fn of_worker(layout: &Layout, admin_socket: &Path) -> Result<Self, SandboxError> {
         let read = [layout.versions(), layout.compiled_root(), layout.generations_root()];
         let unlink = admin_socket.parent().map(Path::to_owned);
         Self::new(&read, &[(AccessFs::RemoveFile.into(), unlink.as_deref())])
@@ -34,7 +52,7 @@ impl Files {
 
     /// Returns the rules of a checker: read a version and the compiled forms of the serving one,
     /// and write its own compiled form. The directories must exist.
-    pub(crate) fn of_checker(
+    pub fn of_checker(
         version: &Path,
         serving: Option<&Path>,
         compiled: Option<&Path>,
@@ -52,17 +70,43 @@ impl Files {
     }
 
     /// Returns the rules of a lister: read the source, and the blobs of its hub cache.
-    pub(crate) fn of_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
+    pub fn of_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
         let read: Vec<PathBuf> = std::iter::once(source).chain(blobs).map(Into::into).collect();
         Self::new(&read, &[])
+    }
+
+    /// Returns the rules of a fetcher: write below the download directory, read what name resolution
+    /// needs and `credentials`, and connect to any port.
+    pub fn of_fetcher(downloads: &Path, credentials: &[PathBuf]) -> Result<Self, SandboxError> {
+        let read: Vec<PathBuf> =
+            RESOLVER.into_iter().map(PathBuf::from).chain(credentials.iter().cloned()).collect();
+        let write = AccessFs::ReadDir
+            | AccessFs::ReadFile
+            | AccessFs::WriteFile
+            | AccessFs::Truncate
+            | AccessFs::MakeReg
+            | AccessFs::MakeDir
+            | AccessFs::RemoveFile
+            | AccessFs::RemoveDir
+            | AccessFs::Refer;
+        let ports = AccessNet::BindTcp;
+        Self::within(ruleset(ports.into())?, &read, &[(write, Some(downloads))])
     }
 
     fn new(
         read: &[PathBuf],
         more: &[(BitFlags<AccessFs>, Option<&Path>)],
     ) -> Result<Self, SandboxError> {
+        Self::within(ruleset(AccessNet::from_all(KNOWN))?, read, more)
+    }
+
+    fn within(
+        ruleset: Ruleset,
+        read: &[PathBuf],
+        more: &[(BitFlags<AccessFs>, Option<&Path>)],
+    ) -> Result<Self, SandboxError> {
         let reading: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
-        let mut rules = ruleset()?.create()?.add_rules(path_beneath_rules(MACHINE, reading))?;
+        let mut rules = ruleset.create()?.add_rules(path_beneath_rules(MACHINE, reading))?;
         let read = read.iter().map(|path| (reading, Some(&**path)));
         for (access, path) in read.chain(more.iter().copied()) {
             let Some(path) = path else { continue };
@@ -73,12 +117,12 @@ impl Files {
     }
 
     /// Clones the rules for another thread.
-    pub(crate) fn try_clone(&self) -> Result<Self, SandboxError> {
+    pub fn try_clone(&self) -> Result<Self, SandboxError> {
         Ok(Self(self.0.try_clone()?))
     }
 
     /// Confines the calling thread and threads it starts later.
-    pub(crate) fn enter(self) -> Result<(), SandboxError> {
+    pub fn enter(self) -> Result<(), SandboxError> {
         self.0.restrict_self()?;
         Ok(())
     }
@@ -93,11 +137,11 @@ fn check_shortage(path: &Path) -> Result<(), SandboxError> {
     }
 }
 
-/// Denies everything without a rule: files, ports, and signals and abstract sockets of outside
-/// processes.
-fn ruleset() -> Result<Ruleset, RulesetError> {
+/// Denies everything without a rule: files, these uses of ports, and signals and abstract sockets of
+/// outside processes.
+fn ruleset(ports: BitFlags<AccessNet>) -> Result<Ruleset, RulesetError> {
     Ruleset::default()
         .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::from_all(KNOWN))?
+        .handle_access(ports)?
         .scope(Scope::from_all(KNOWN))
 }

@@ -2,7 +2,7 @@
 use std::{
     env,
     fs::{self, File, OpenOptions},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket},
     os::unix::{
         fs::PermissionsExt,
         net::{UnixDatagram, UnixListener, UnixStream},
@@ -17,7 +17,10 @@ use nix::{
     errno::Errno,
     libc,
     sched::{CloneFlags, unshare},
-    sys::signal::kill,
+    sys::{
+        signal::kill,
+        socket::{AddressFamily, SockFlag, SockType, socket},
+    },
     unistd::{Pid, getppid},
 };
 use onnxd_proto::layout::Layout;
@@ -46,7 +49,7 @@ fn confined_process_can_compute_and_nothing_else() {
         fs::write(file, "x").unwrap();
     }
     let _listener = UnixListener::bind(root.path().join("listener")).unwrap();
-    let output = in_dedicated_process("sandbox::tests::inside", root.path());
+    let output = in_dedicated_process("tests::inside", root.path());
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
     // A filter that matches no test runs none and succeeds.
@@ -80,6 +83,56 @@ fn inside() {
     guard.join().unwrap();
     // New threads still start, and are confined from the start.
     thread::spawn(move || denied_here(&root, &layout)).join().unwrap();
+}
+
+#[test]
+fn fetcher_can_connect_and_write_below_one_directory() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("downloads")).unwrap();
+    fs::write(root.path().join("token"), "x").unwrap();
+    fs::write(root.path().join("other"), "x").unwrap();
+    let output = in_dedicated_process("tests::inside_fetcher", root.path());
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{stdout}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(stdout.contains("1 passed"), "{stdout}");
+}
+
+#[test]
+#[ignore = "confines its process; the test above runs it in a dedicated one"]
+fn inside_fetcher() {
+    let Some(root) = env::var_os(ROOT) else { return };
+    let root = Path::new(&root).to_owned();
+    let (downloads, token) = (root.join("downloads"), root.join("token"));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = UnixListener::bind(root.join("listener")).unwrap();
+    limit(Limits::fetching(1 << 20)).unwrap();
+    super::enter_with(Network::Outgoing).unwrap();
+    Files::of_fetcher(&downloads, std::slice::from_ref(&token)).unwrap().enter().unwrap();
+    // As the resolver and the client do.
+    TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    assert!(("localhost", 1).to_socket_addrs().unwrap().next().is_some());
+    socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None).unwrap();
+    UnixStream::pair().unwrap();
+    fs::write(downloads.join("new"), "x").unwrap();
+    fs::create_dir(downloads.join("sub")).unwrap();
+    fs::rename(downloads.join("new"), downloads.join("sub/new")).unwrap();
+    assert_eq!(fs::read(&token).unwrap(), b"x");
+    let (eperm, eacces) = (Some(Errno::EPERM), Some(Errno::EACCES));
+    denied(TcpListener::bind("127.0.0.1:0").err(), eperm);
+    denied(UdpSocket::bind("127.0.0.1:0").err(), eperm);
+    denied(UnixStream::connect(root.join("listener")).err(), eperm);
+    denied(UnixDatagram::pair().err(), eperm);
+    denied(service.accept().err(), eperm);
+    denied(listener.accept().err(), eperm);
+    let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), None);
+    assert_eq!(raw.err(), eperm);
+    let packet = socket(AddressFamily::Packet, SockType::Datagram, SockFlag::empty(), None);
+    assert_eq!(packet.err(), eperm);
+    denied(Command::new("/bin/true").status().err(), eperm);
+    denied(File::open(root.join("other")).err(), eacces);
+    denied(File::open("/etc/passwd").err(), eacces);
+    denied(fs::write(root.join("new"), "").err(), eacces);
+    denied(fs::remove_file(&token).err(), eacces);
 }
 
 /// Asserts that operations are denied which work outside the sandbox, at least for root.

@@ -1,0 +1,119 @@
+//! Buckets whose listing changes, and those of Google, for which no server runs in tests.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use onnxd_proto::domain::fetch::{FetchErrorKind, Pin};
+
+use crate::{
+    double::{Asked, Double, Reply},
+    fetch::{Fetch, checksums, sha256},
+};
+
+const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+/// Serves objects of the bucket `bucket` below `/bucket/`, as S3 and Google do.
+fn answer(asked: &Asked, objects: &[(&str, &str)]) -> Reply {
+    // Google's client encodes slashes.
+    let path = asked.path.split('?').next().unwrap().replace("%2F", "/");
+    let path = path.trim_end_matches('/');
+    if path == "/bucket" {
+        let entries: String = objects
+            .iter()
+            .map(|(key, text)| {
+                let etag = sha256(text.as_bytes());
+                format!(
+                    "<Contents><Key>{key}</Key><Size>{}</Size><ETag>&quot;{etag}&quot;</ETag>\
+                     <LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>",
+                    text.len()
+                )
+            })
+            .collect();
+        return Reply::ok(format!("<ListBucketResult>{entries}</ListBucketResult>"));
+    }
+    let key = path.trim_start_matches("/bucket/");
+    let Some((_, text)) = objects.iter().find(|(name, _)| *name == key) else {
+        return Reply::status(404);
+    };
+    let etag = format!("\"{}\"", sha256(text.as_bytes()));
+    if asked.header("if-none-match") == etag {
+        return Reply::status(304).header("ETag", etag).header("Last-Modified", DATE);
+    }
+    if !asked.header("if-match").is_empty() && asked.header("if-match") != etag {
+        return Reply::status(412);
+    }
+    Reply::of_file(asked, text.as_bytes(), &etag).header("Last-Modified", DATE)
+}
+
+fn s3(server: &Double) -> Fetch {
+    let fetch = Fetch::of("s3://bucket/m").with("AWS_ENDPOINT_URL", server.url(""));
+    fetch.with("AWS_ACCESS_KEY_ID", "key").with("AWS_SECRET_ACCESS_KEY", "very-secret")
+}
+
+#[test]
+fn a_listing_is_a_snapshot_only_if_it_stays_equal() {
+    let count = AtomicUsize::new(0);
+    let server = Double::start(move |asked| {
+        let is_listing = asked.path.contains("list-type=2");
+        match count.fetch_add(usize::from(is_listing), Ordering::Relaxed) {
+            0 => answer(asked, &[("m/config.json", "{}")]),
+            _ => answer(asked, &[("m/config.json", "{}"), ("m/model.onnx", "x")]),
+        }
+    });
+    let mut fetch = s3(&server);
+    assert_eq!(fetch.kind(), FetchErrorKind::Incomplete);
+    let snapshot = fetch.all().unwrap();
+    assert_eq!(snapshot.pin, Pin::Listing);
+    assert_eq!(fetch.files(), ["config.json", "model.onnx"]);
+    server.asked();
+    // Files are known by their ETags.
+    fetch.all().unwrap();
+    assert!(server.lines().iter().all(|line| !line.contains("/bucket/m/model.onnx")));
+    fetch.about.known = Some(snapshot.id);
+    assert_eq!(fetch.resolve().unwrap(), None);
+    assert_eq!(server.asked().len(), 2);
+}
+
+#[test]
+fn an_object_that_changes_after_the_listing_is_not_mixed_in() {
+    let server = Double::start(|asked| {
+        let text = if asked.path.contains("list-type=2") { "old" } else { "new" };
+        answer(asked, &[("m/model.onnx", text)])
+    });
+    let fetch = s3(&server);
+    assert_eq!(fetch.kind(), FetchErrorKind::Incomplete);
+    assert!(fetch.files().is_empty());
+}
+
+#[test]
+fn a_refusal_quotes_neither_key_nor_signature() {
+    let server = Double::start(|_| {
+        let body =
+            "<Error><Code>SignatureDoesNotMatch</Code><StringToSign>signed</StringToSign></Error>";
+        Reply::status(403).body(body)
+    });
+    let error = s3(&server).fails();
+    assert_eq!(error.kind, FetchErrorKind::Unauthorized);
+    assert!(error.message.contains("SignatureDoesNotMatch"), "{error}");
+    assert!(error.message.contains("set AWS_ACCESS_KEY_ID"), "{error}");
+    assert!(!error.message.contains("very-secret") && !error.message.contains("signed"), "{error}");
+}
+
+#[test]
+fn google_buckets_have_the_same_snapshots() {
+    let server = Double::start(|asked| {
+        let sums = checksums(&[("model.onnx", b"x")]);
+        answer(asked, &[("m/SHA256SUMS", &sums), ("m/model.onnx", "x")])
+    });
+    let mut fetch = Fetch::of("gs://bucket/m").with("GOOGLE_BASE_URL", server.url(""));
+    fetch = fetch.with("GOOGLE_SKIP_SIGNATURE", "true");
+    // Otherwise the client looks for the credentials of this machine.
+    let key = r#"{"gcs_base_url": "URL", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}"#;
+    fetch = fetch.with("GOOGLE_SERVICE_ACCOUNT_KEY", key.replace("URL", &server.url("")));
+    let snapshot = fetch.all().unwrap();
+    assert_eq!(snapshot.pin, Pin::Checksums);
+    assert_eq!(fetch.read("model.onnx"), b"x");
+    fetch.about.known = Some(snapshot.id);
+    server.asked();
+    assert_eq!(fetch.resolve().unwrap(), None);
+    assert_eq!(server.lines(), ["GET /bucket/m%2FSHA256SUMS"]);
+}

@@ -1,0 +1,11 @@
+//! Tests of the fetcher against a server that misbehaves. `real/` has the tests with real servers.
+
+mod binary;
+mod bucket;
+mod double;
+mod fetch;
+mod hub;
+mod mlflow;
+mod registry;
+mod tls;
+mod web;
