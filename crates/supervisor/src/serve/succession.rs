@@ -205,8 +205,9 @@ impl Server {
         }
     }
 
-    /// Lets a successor that is ready serve. Updates are paused meanwhile. On an error the successor has exited, and
-    /// this process continues to serve.
+    /// Lets a successor that is ready serve, with updates paused.
+    ///
+    /// # On an error the successor has exited, this this process continues to serve.
     async fn transfer_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
         systemd::main_process_is(pid);

@@ -212,8 +212,8 @@ impl Dispatcher {
     }
 }
 
-/// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
-/// disconnected.
+/// Returns whether an answer has the requested kind and size. An operation is `None` if its client
+/// has disconnected.
 fn fits<'a>(
     answered: &operation::BatchResult,
     operations: impl Iterator<Item = Option<&'a Operation>>,
