@@ -182,10 +182,10 @@ pub(crate) struct ServeArguments {
     )]
     pub workers: Option<NonZeroUsize>,
 
-    /// Private MiB at which a worker is recycled [default: none]
+    /// Limit on a worker's private memory, in MiB [default: none]
     ///
-    /// The worker finishes its requests and is then replaced, at most one per minute. Set it if the memory of
-    /// workers keeps growing.
+    /// A worker above the limit is recycled: it finishes its requests and is restarted. Workers are recycled one at a
+    /// time, and each at most once a minute. Set it if the memory of workers keeps growing.
     ///
     /// Example: --worker-memory 2048
     #[arg(
@@ -223,9 +223,9 @@ pub(crate) struct ServeArguments {
     )]
     pub alone_cpus: Option<NonZeroUsize>,
 
-    /// Crashes per minute before a worker is given up [default: 10]
+    /// Restarts per minute before a worker is given up [default: 10]
     ///
-    /// All workers together may crash (workers + 1) / 2 times as often. Beyond that onnxd exits with code 69.
+    /// The limit for all workers together is (workers + 1) / 2 times as high. Beyond that, onnxd exits with code 69.
     ///
     /// Example: --worker-restarts 3
     #[arg(
@@ -487,7 +487,7 @@ pub(crate) struct ServeArguments {
 
     /// TOML file with any of these settings as keys
     ///
-    /// A key is the flag's name without the dashes, for example `workers = 4`. Flags win over variables, variables win
+    /// A key is the flag's name without the leading dashes, for example `workers = 4`. Flags win over variables, variables win
     /// over the file.
     ///
     /// Example: --config /etc/onnxd.toml
@@ -498,7 +498,7 @@ pub(crate) struct ServeArguments {
     /// Check the configuration and exit
     ///
     /// Exits with 0 if the configuration is valid. Otherwise prints the first error and exits with 78, or with 64 if
-    /// the command line is wrong. Starts and binds nothing.
+    /// the command line is invalid. Starts and binds nothing.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
