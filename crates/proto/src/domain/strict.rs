@@ -33,7 +33,7 @@ fn describe(facts: &Facts) -> Option<String> {
         let (declared, tokens) = (shortened.declared_tokens, facts.max_tokens);
         let reason = &shortened.reason;
         (
-            format!("texts would have {tokens} tokens, not {declared} ({reason})"),
+            format!("texts would be limited to {tokens} tokens instead of {declared} ({reason})"),
             format!("max_tokens = {tokens}"),
         )
     });
