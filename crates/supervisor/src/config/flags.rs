@@ -34,7 +34,7 @@ pub(crate) struct ServeArguments {
     )]
     pub model: Vec<String>,
 
-    /// Additional name by which requests may ask for a model
+    /// Another name that requests may use for a model
     ///
     /// Use it for names that existing clients already send. Repeat the flag for several aliases, or separate them
     /// with commas in the variable.
@@ -82,7 +82,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "HOST:PORT", env = "ONNXD_GRPC_LISTEN", help_heading = "Listening")]
     pub grpc_listen: Option<ListenAddress>,
 
-    /// Unix socket of the admin commands [default: onnxd-admin.sock]
+    /// Unix socket for admin commands [default: onnxd-admin.sock]
     ///
     /// `onnxd update`, `rollback`, `unload` and `status` connect to it. Only the user that runs onnxd may use it. By
     /// default it is onnxd-admin.sock in $RUNTIME_DIRECTORY, or else in $XDG_RUNTIME_DIR.
@@ -296,10 +296,10 @@ pub(crate) struct ServeArguments {
     )]
     pub check_timeout: Option<u64>,
 
-    /// MiB that checking a candidate may use [default: 4096]
+    /// Memory for checking a candidate, in MiB [default: 4096]
     ///
     /// It also limits the longest text that a model accepts. Raise it if a candidate is refused with the kind
-    /// `memory`, or if `onnxd status` shows a smaller limit on tokens than the model has.
+    /// `memory`, or if `onnxd status` shows that this setting shortened the longest text.
     ///
     /// Example: --check-memory 8192
     #[arg(
@@ -311,7 +311,7 @@ pub(crate) struct ServeArguments {
     )]
     pub check_memory: Option<u64>,
 
-    /// Smallest cosine between old and new embeddings [default: none]
+    /// Minimum cosine between old and new embeddings [default: none]
     ///
     /// Refuses a candidate whose embeddings of fixed texts differ more from those of the serving version. Without it
     /// drift is only reported. Set it if stored vectors must remain comparable.
@@ -344,7 +344,7 @@ pub(crate) struct ServeArguments {
     )]
     pub strict: Option<bool>,
 
-    /// Seconds in which failures roll an update back [default: 60]
+    /// Seconds after a commit in which failures undo it [default: 60]
     ///
     /// If workers fail twice within this time of a commit, onnxd restores the previous version and quarantines the new
     /// one. 0 turns automatic rollback off.
@@ -389,7 +389,7 @@ pub(crate) struct ServeArguments {
     )]
     pub queue_limit: Option<NonZeroUsize>,
 
-    /// Inputs per request on TEI routes [default: 32]
+    /// Maximum inputs per request on TEI routes [default: 32]
     ///
     /// TEI is text-embeddings-inference. The routes of OpenAI and Cohere have fixed limits.
     ///
@@ -403,10 +403,10 @@ pub(crate) struct ServeArguments {
     )]
     pub max_client_batch_size: Option<NonZeroUsize>,
 
-    /// Open HTTP and gRPC connections [default: 16384]
+    /// Maximum open HTTP and gRPC connections [default: 16384]
     ///
-    /// At the limit, a new connection closes the one that has been idle longest. The limit on file descriptors may
-    /// allow fewer; onnxd raises it as far as it may.
+    /// At the limit, a new connection closes the one that has been idle longest. onnxd raises its limit on file
+    /// descriptors as far as permitted, and accepts fewer connections if that is not enough.
     ///
     /// Example: --max-connections 1000
     #[arg(
@@ -448,7 +448,7 @@ pub(crate) struct ServeArguments {
     )]
     pub succession_timeout: Option<u64>,
 
-    /// Directory of versions [default: $STATE_DIRECTORY]
+    /// Directory for versions and records [default: $STATE_DIRECTORY]
     ///
     /// Holds the versions of every model and the record of its generations. Only one server may use it at a time.
     /// Without $STATE_DIRECTORY, which systemd sets, the default is $XDG_STATE_HOME/onnxd or ~/.local/state/onnxd.

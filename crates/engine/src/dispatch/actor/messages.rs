@@ -94,7 +94,12 @@ impl Dispatcher {
         let worker = &mut self.workers[id];
         let is_pinned = pinned.is_ok();
         if let Err(reason) = pinned {
-            tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+            tracing::warn!(
+                worker = id,
+                cpu = worker.cpu,
+                reason,
+                "worker could not be pinned to its CPU"
+            );
         }
         let models = self.registry.models().iter();
         let committed = models.map(|model| self.registry.page().committed(model.slot)).collect();
