@@ -74,7 +74,7 @@ mod tests {
         for words in [
             "--strict",
             "no file says it",
-            "64 tokens, not 128 (--check-memory)",
+            "64 tokens instead of 128 (--check-memory)",
             "`pooling = \"mean\"`, `normalize = true`, `max_tokens = 64`",
         ] {
             assert!(message.contains(words), "{words}: {message}");
