@@ -62,7 +62,7 @@ pub(crate) fn print(world: &World, end: &End) {
     let seconds = end.took.as_secs_f64().max(1e-9);
     let total = ledger.total();
     say("");
-    say(&format!("requests    {total} ({:.0} a second) in {seconds:.0} s", rate(total, seconds)));
+    say(&format!("requests    {total} ({:.0}/s) in {seconds:.0} s", rate(total, seconds)));
     say(&format!(
         "  answered  {} of all kinds, each checked; p50 {:.1} ms, p99 {:.1} ms, longest {:.2} s",
         latency.count(),
