@@ -17,13 +17,13 @@ use crate::{
     traffic::{Recording, Traffic},
 };
 
-/// p99 with `ahead`, relative to undisturbed.
+/// Maximum p99 with `ahead`, relative to undisturbed.
 const AHEAD_P99_MAX: f64 = 1.25;
-/// Maximum with `ahead`, relative to undisturbed.
+/// Maximum latency with `ahead`, relative to undisturbed.
 const AHEAD_LONGEST_MAX: f64 = 3.0;
-/// Share of the due updates that were made.
+/// Minimum share of due updates that were completed.
 const KEPT_UP_MIN: f64 = 0.9;
-/// Maximum with `lazy`, relative to the longest load plus the undisturbed maximum.
+/// Maximum latency with `lazy`, relative to the longest load plus the undisturbed maximum.
 const LAZY_LONGEST_MAX: f64 = 1.0;
 
 /// What happens to the server while clients send requests.

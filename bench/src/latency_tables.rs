@@ -127,7 +127,7 @@ fn stage_times(measured: &Measured, stage: Stage) -> Vec<Duration> {
     measured.recordings.iter().flat_map(|one| durations(&one.updates, stage)).collect()
 }
 
-/// Prints the waits of the slowest 1 % of requests and the update stages they met.
+/// Prints the waits of the slowest 1 % of requests and the update stages they overlapped.
 fn slowest(all: &[Measured; 4]) {
     let mut table = Table::new("slowest 1 %");
     for measured in all {

@@ -3,7 +3,8 @@
 //! comparable between machines.
 //!
 //! - [`latency`]: requests with and without updates. [`switching`]: time from a commit to the last
-//!   worker's switch. [`memory`], [`loading`], [`storm`]: as their names say.
+//!   worker's switch. [`memory`]: growth over many updates. [`loading`]: time to load a model.
+//!   [`storm`]: a hundred updates per second.
 //! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with closed-loop
 //!   and open-loop ([`open_loop`]) clients. [`trivial`]: overhead of the server. [`tensors`]: cost
 //!   of moving large tensors.
@@ -50,7 +51,7 @@ use crate::{
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    // Use one thread: clients need little CPU time, and what they use is missing to the workers.
+    // Use one thread: clients need little CPU time, and they take it from the workers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {

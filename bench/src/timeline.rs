@@ -1,4 +1,4 @@
-//! Assigns requests to the stage of an update that they met.
+//! Assigns each request to the update stage that it overlapped.
 
 use std::time::{Duration, Instant};
 

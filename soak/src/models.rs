@@ -88,7 +88,7 @@ pub(crate) fn point(link: &Path, to: &Path) {
 /// A directory that must be refused, and the allowed kinds of refusal.
 pub(crate) type RefusedDirectory = (&'static str, &'static [&'static str]);
 
-/// Bad candidates. Those of the test models are in `tiny/`; [`prepare`] makes the others.
+/// Bad candidates. Those of the test models are in `tiny/`; [`prepare`] creates the others.
 pub(crate) const BAD: [RefusedDirectory; 13] = [
     ("truncated", &["load"]),
     ("corrupt", &["load"]),

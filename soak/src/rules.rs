@@ -17,7 +17,7 @@ use crate::ledger::RequestInfo;
 const DEATHS: u64 = 5;
 /// Crashes that fail an item.
 const CRASHES: u64 = 2;
-/// Killed workers, while they load a version, that let the server refuse it.
+/// Deaths of loading workers after which the server may refuse the version.
 const LOADS: u64 = 2;
 
 /// Events in progress and event counts so far.

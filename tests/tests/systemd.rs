@@ -156,7 +156,7 @@ fn the_unit_file_is_accepted_by_systemd() {
     assert!(own.is_empty(), "{own:?}");
 }
 
-/// On a scale to 10, where lower is better. A service that listens on the network cannot reach 0.
+/// Out of 10; lower is better. A service that listens on the network cannot reach 0.
 const EXPOSURE_MAX: f64 = 2.0;
 
 #[test]

@@ -73,17 +73,17 @@ impl Layout {
         self.target.join("openapi.json")
     }
 
-    /// The sources of the book.
+    /// Returns the directory of the book's sources.
     pub(crate) fn documents(&self) -> PathBuf {
         self.workspace.join("docs")
     }
 
-    /// The book.
+    /// Returns the directory of the built book.
     pub(crate) fn book(&self) -> PathBuf {
         self.target.join("book")
     }
 
-    /// Where `cargo install` puts tools, as `.ci/run` does.
+    /// Returns the directory for tools installed with `cargo install`, the same as in `.ci/run`.
     pub(crate) fn installed(&self) -> PathBuf {
         self.target.join("tools")
     }

@@ -3,8 +3,7 @@
 //!
 //! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
 //!   [`clients`] last), [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
-//!   fuzzes the parsers, [`openapi`] writes the document of the HTTP interface,
-//!   [`docs`] builds the book.
+//!   fuzzes the parsers, [`openapi`] writes the OpenAPI document, [`docs`] builds the book.
 //! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
 //!   run Python through [`python`].
 //! - [`layout`] defines all paths, [`stamp`] records finished steps.

@@ -40,7 +40,7 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     if args.is_empty() { clients::run(layout, &[], Where::Possible) } else { Ok(ExitCode::SUCCESS) }
 }
 
-/// Adds the thread count behind `--`, unless the arguments already set one.
+/// Adds the thread count after `--`, unless the arguments already set one.
 fn limited(args: &[String]) -> Vec<String> {
     let mut parts = args.splitn(2, |arg| arg == "--");
     let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));

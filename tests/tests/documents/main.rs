@@ -1,7 +1,7 @@
 //! Checks documents against the sources. Every test named in `docs/reliability.md` and
 //! `docs/limits.md` exists in the named file, as do the files in the table of limits and the paths
-//! in `ARCHITECTURE.md` and `docs/architecture/`. [`prose`]
-//! checks how they read. `cargo xtask docs` and the tests of `xtask/src/docs/` check links.
+//! in `ARCHITECTURE.md` and `docs/architecture/`. [`prose`] checks the length of sentences. `cargo
+//! xtask docs` and the tests of `xtask/src/docs/` check links.
 //!
 //! Run with `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` to fix references to moved tests and
 //! files.
@@ -245,6 +245,6 @@ fn invented_names_and_helpers_are_not_tests() {
     for wrong in ["documents/main.rs::made_up", "documents/main.rs::tests_of", "nowhere.rs::two"] {
         assert!(!tests.contains(wrong), "{wrong}");
     }
-    // That file has unit tests, but this is not one of them.
+    // The file has unit tests, but this function is not one of them.
     assert!(!tests.contains("crates/proto/src/control_page.rs::create"));
 }

@@ -1,8 +1,8 @@
-//! Runs every command that README.md and the book show, against the real binaries, and compares the
-//! shape of the output they show with the real one. A document is one session: its commands run in
-//! order, and its servers keep running.
+//! Runs every command in README.md and the book against the real binaries, and compares the
+//! documented output with the actual output. A document is one session: its commands run in order,
+//! and its servers keep running.
 //!
-//! - [`blocks`] finds the commands, [`session`] runs them, [`shape`] compares.
+//! - [`blocks`] extracts the commands, [`session`] runs them, [`shape`] compares.
 
 mod blocks;
 mod session;
@@ -22,17 +22,17 @@ use self::{
     session::{Ended, Session},
 };
 
-/// A stranger reads it in two minutes.
+/// Short enough for a newcomer to read in two minutes.
 const README_LINES_MAX: usize = 150;
-/// The log of a server may arrive after its first answer.
+/// A server's log lines may arrive after its first response.
 const LOG_MAX: Duration = Duration::from_secs(10);
 
-/// A command that is not run as it is shown.
+/// A documented command that the test does not run as written.
 struct Elsewhere {
     command: &'static str,
-    /// Why, and what runs it instead.
+    /// Why not, and which test covers it instead.
     reason: &'static str,
-    /// What the session runs in its place.
+    /// The command that the session runs instead, if any.
     instead: Option<&'static str>,
 }
 
@@ -60,7 +60,7 @@ const ELSEWHERE: [Elsewhere; 3] = [
     },
 ];
 
-/// Documents with commands, and the server that their readers run already.
+/// Documents with commands, and the server that they assume is running.
 const DOCUMENTS: [(&str, Option<&str>); 6] = [
     ("README.md", None),
     ("docs/getting-started.md", None),
@@ -133,7 +133,7 @@ fn the_readme_is_short() {
     assert!(lines <= README_LINES_MAX, "{lines} lines, at most {README_LINES_MAX} are allowed");
 }
 
-/// Finds the Markdown files and the folders of a folder.
+/// Collects the Markdown files and the subfolders of a folder.
 fn markdown(folder: &Path, files: &mut Vec<PathBuf>, folders: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder can be read").flatten() {
         let path = entry.path();
@@ -150,7 +150,7 @@ async fn follow(path: &str) {
     let (_, server) = DOCUMENTS.iter().find(|(known, _)| *known == path).expect("it is listed");
     let document = fs::read_to_string(workspace().join(path)).expect("a document can be read");
     let commands = blocks::commands(&document).unwrap_or_else(|error| panic!("{path}: {error}"));
-    // Readers of the other documents have installed it.
+    // Documents that assume a running server also assume an installation.
     let mut session = Session::new(server.is_some());
     if let Some(server) = server {
         session.serve(server).await;
@@ -176,7 +176,7 @@ async fn run(session: &mut Session, command: &Command<'_>) -> Result<(), String>
     if is_server(command.text) {
         session.serve(command.text).await;
         let mut compared = Ok(());
-        // Its log goes on after the lines that are shown.
+        // The log may continue after the documented lines.
         let mut longer = Command { output: command.output.clone(), ..*command };
         longer.output.push("…");
         soon(LOG_MAX, || {

@@ -1,7 +1,7 @@
 //! Requests that two servers may interpret differently. Each contains another request where a
 //! server may look for the next one.
 
-/// Required behaviour of onnxd for a request.
+/// Required behavior of onnxd for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// The request is refused, or answered based on its headers only. Then the connection is closed

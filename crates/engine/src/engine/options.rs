@@ -60,7 +60,7 @@ pub(super) struct Resolved {
 }
 
 impl TextOptions {
-    /// Truncates texts that are too long at the end where the model does, usually the right one.
+    /// Truncates overlong texts at the end that the model cuts, usually the right one.
     pub fn cut() -> Self {
         Self { truncate: Some(Side::Model), ..Self::default() }
     }

@@ -47,7 +47,7 @@ use onnxd_engine::{
 };
 use onnxd_telemetry::metrics::Metrics;
 
-/// Most updates, rollbacks and unloads in progress, over all models. Further ones are refused.
+/// Maximum concurrent updates, rollbacks and unloads, over all models. Further ones are refused.
 const CALLS_MAX: usize = 768;
 
 /// State shared by the admin handlers.

@@ -17,9 +17,9 @@ use subtle::ConstantTimeEq;
 use super::ListenAddress;
 use onnxd_proto::exit::Failure;
 
-/// Shortest token, in bytes. A shorter one could be guessed.
+/// Minimum length of the token in bytes. A shorter one could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Largest token file, in bytes.
+/// Maximum size of the token file in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// The configuration of the admin interface over TCP.

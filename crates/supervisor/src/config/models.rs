@@ -9,7 +9,7 @@ use onnxd_engine::models::registry::ModelSource;
 use super::absolute;
 use onnxd_proto::exit::Failure;
 
-/// Longest alias, in bytes.
+/// Maximum length of an alias in bytes.
 const ALIAS_BYTES_MAX: usize = 256;
 
 /// Returns the models of `--model` with their aliases.

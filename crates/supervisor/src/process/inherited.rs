@@ -22,7 +22,7 @@ use onnxd_proto::exit::Failure;
 pub(crate) const SUCCESSION: &str = "ONNXD_SUCCESSION_FDS";
 /// Number of the first descriptor, the same as systemd's.
 pub(crate) const FIRST: RawFd = 3;
-/// Most descriptors that systemd may pass.
+/// Maximum descriptors that systemd may pass.
 const DESCRIPTORS_MAX: usize = 16;
 
 /// The listening socket for HTTP.
@@ -118,7 +118,8 @@ impl Inherited {
         (matches || socket.activated).then_some(socket)
     }
 
-    /// Closes the sockets that were not taken. Clients would connect to them and wait in vain.
+    /// Closes the sockets that were not taken. Clients would connect to them and never get a
+    /// response.
     pub(crate) fn close_unused(&mut self) {
         self.sockets.clear();
     }

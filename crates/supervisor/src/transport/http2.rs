@@ -26,14 +26,14 @@ use crate::transport::{
     slots::ConnectionSlot,
 };
 
-/// Concurrent calls on one connection.
+/// Maximum concurrent calls on one connection.
 const STREAMS_MAX: u32 = 128;
 /// Calls that a client may open and reset before they are processed, or that were refused. Beyond this
 /// the connection is closed; no well-behaved client needs more (CVE-2023-44487).
 const RESETS_MAX: usize = 64;
-/// Largest headers of a call, in bytes.
+/// Maximum size of a call's headers in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
-/// Bytes of one call's response that may wait for the client to read.
+/// Maximum unread bytes of one call's response.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// How long a connection may be without a call. Clients reconnect for the next one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);

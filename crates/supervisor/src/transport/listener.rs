@@ -57,7 +57,7 @@ const SLOW_TICK: Duration = Duration::from_secs(5);
 /// How long an idle connection stays open during a drain. A request in flight is answered with
 /// `connection: close`.
 const PARTING: Duration = Duration::from_secs(2);
-/// Largest request headers, in bytes.
+/// Maximum size of request headers in bytes.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Pause of the accept loop when descriptors are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

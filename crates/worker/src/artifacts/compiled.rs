@@ -149,7 +149,7 @@ impl<'a> Compilation<'a> {
         Ok(Self { root, key, _lock: lock })
     }
 
-    /// Returns whether a sound compiled form exists already.
+    /// Returns whether a valid compiled form exists already.
     pub(crate) fn is_done(&self) -> bool {
         is_sound(self.root, self.key)
     }
@@ -176,7 +176,7 @@ impl<'a> Compilation<'a> {
             if is_aligned(&compiled)? {
                 break;
             }
-            // The next arrangement may not write this file.
+            // The next arrangement may write no such file, so remove this one.
             let _ = fs::remove_file(temporary.path().join(COMPILED_WEIGHTS));
         }
         Manifest::of(temporary.path())
@@ -203,7 +203,7 @@ impl<'a> Compilation<'a> {
 }
 
 /// Returns whether all packed weights are aligned. Kernels crash on unaligned weights, and ONNX
-/// Runtime writes them right behind the previous tensor.
+/// Runtime writes them directly after the previous tensor.
 fn is_aligned(compiled: &Path) -> Result<bool, String> {
     let message = |error: io::Error| format!("{}: {error}", compiled.display());
     let file = File::open(compiled).map_err(message)?;

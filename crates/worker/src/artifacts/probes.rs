@@ -141,7 +141,7 @@ impl Probes {
     /// Requires that a rerun over the first texts, or all of them, gives the same outputs.
     ///
     /// # Errors
-    /// The outputs differ. The message names `file`, which made them, and the cosine.
+    /// The outputs differ. The message names `file`, which produced them, and the cosine.
     pub(crate) fn require(&self, again: &Self, file: &str) -> Result<(), Refusal> {
         let mut pairs = self.rows().zip(again.rows());
         if again.rows().len() > 0 && pairs.all(|(a, b)| is_same(b, &a[..a.len().min(b.len())])) {

@@ -134,7 +134,7 @@ impl GraphInput {
         Ok(Self { name: name.to_owned(), kind, element, shape, converted })
     }
 
-    /// Describes the input for people.
+    /// Returns a human-readable description of the input.
     pub(super) fn describe(&self) -> String {
         let how = match self.kind {
             Kind::Ids | Kind::Mask | Kind::TypeIds => "",

@@ -137,7 +137,7 @@ impl Session {
         &self.outputs
     }
 
-    /// Describes the inputs for people.
+    /// Returns a human-readable description of each input.
     pub(crate) fn describe_inputs(&self) -> Vec<String> {
         self.inputs.iter().map(GraphInput::describe).collect()
     }
@@ -186,7 +186,7 @@ impl Session {
         output.shape.last().and_then(|&size| usize::try_from(size).ok())
     }
 
-    /// Describes the selected output and its type for people.
+    /// Returns a human-readable description of the selected output and its type.
     pub(crate) fn describe_output(&self) -> String {
         let output = self.outputs.iter().find(|output| output.name == self.output);
         let datatype = output.map_or("", |output| output.datatype.name());

@@ -21,7 +21,7 @@ pub(crate) struct Tiny {
     pub(crate) models: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
-/// `tests/golden/minilm.json`, made with sentence-transformers.
+/// `tests/golden/minilm.json`, generated with sentence-transformers.
 #[derive(Deserialize)]
 struct Golden {
     items: Vec<GoldenItem>,

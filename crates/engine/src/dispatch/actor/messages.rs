@@ -1,5 +1,5 @@
-//! Handles a worker's messages. A message that does not match what the worker was asked is an
-//! error, and the worker is replaced.
+//! Handles a worker's messages. A message that does not answer a request is a protocol violation,
+//! and the worker is replaced.
 
 use std::time::{Duration, Instant};
 
@@ -212,7 +212,7 @@ impl Dispatcher {
     }
 }
 
-/// Returns whether an answer has the requested kind and size. An ask is `None` if its client has
+/// Returns whether an answer has the requested kind and size. An item is `None` if its client has
 /// disconnected.
 fn fits<'a>(
     answered: &operation::BatchResult,

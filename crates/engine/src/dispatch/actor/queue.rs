@@ -89,7 +89,7 @@ impl Dispatcher {
             group.items = items;
             group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
-                // No client is waiting for it any more, so its model is not charged.
+                // No client is waiting for it, so its model is not charged.
                 let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
                 self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {

@@ -76,7 +76,7 @@ pub(super) struct Accepted {
     pub waited: Duration,
     /// Workers that died while computing it.
     pub deaths: u32,
-    /// Those of them that died by their own fault.
+    /// The deaths among them that were the worker's own fault.
     pub faults: u32,
 }
 

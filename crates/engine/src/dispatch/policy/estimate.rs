@@ -1,5 +1,5 @@
 //! Estimates how much work an item is, before it is tokenized or run. Pure. Learns from the
-//! workers' answers how many tokens a piece of text makes and how long runs take.
+//! workers' answers how many tokens a piece of text becomes and how long runs take.
 
 use onnxd_proto::{
     domain::cost::CostTable,
@@ -137,7 +137,7 @@ impl Estimate {
     }
 }
 
-/// Counts the pieces of a text. Most tokenizers make at least one token of each word and each
+/// Counts the pieces of a text. Most tokenizers produce at least one token for each word and each
 /// punctuation mark. Three bytes beyond ASCII count as one piece: a Chinese character, or half a
 /// Russian word.
 pub fn pieces(text: &[u8]) -> u32 {

@@ -170,7 +170,7 @@ impl Groups {
         self.0.front().is_some_and(|group| group.sent.wide)
     }
 
-    /// Returns the items at these indexes of the group with this id, or `None` if one of them is
+    /// Returns the items at these indices of the group with this id, or `None` if one of them is
     /// not waiting for an answer.
     pub(crate) fn unanswered_at(
         &self,
@@ -180,7 +180,7 @@ impl Groups {
         take(&mut self.current(id)?.unanswered.clone(), indices)
     }
 
-    /// Takes the items at these indexes from the group with this id. Takes nothing and returns
+    /// Takes the items at these indices from the group with this id. Takes nothing and returns
     /// `None` if one of them is not waiting for an answer; the items then go to another worker.
     pub(crate) fn answered(
         &mut self,

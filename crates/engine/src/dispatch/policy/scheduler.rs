@@ -7,8 +7,8 @@
 //!   age as if the client had sent them one by one, as fast as an idle server answers. So a client
 //!   that sends 32 at once does not delay a client that sends one.
 //! - Among models with queued work, the next turn goes to the one that has used the least time. A
-//!   model without work saves up no credit (start-time fair queueing: Goyal, Vin and Cheng, 1996).
-//!   So a slow model delays a fast one only by the group that is running.
+//!   model without work accumulates no credit (start-time fair queueing: Goyal, Vin and Cheng,
+//!   1996). So a slow model delays a fast one only by the group that is running.
 //! - Background work gets what interactive work of any model leaves. A worker that may run an
 //!   interactive item gets that first, and the two never share a group. A background group is one
 //!   item, or several that take at most [`GROUP_MICROS_MIN`] one after the other. An arriving

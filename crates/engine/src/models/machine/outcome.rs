@@ -109,7 +109,7 @@ impl<P: Payload> UpdateMachine<P> {
             }
         }
         if leftovers == Leftovers::Loaded {
-            // Workers that loaded it already would hold it for nothing.
+            // Workers that have loaded it would keep it in memory for nothing.
             self.actions.push(Action::DropLoadedAhead);
         }
         let message = format!("superseded by a newer update, which was refused: {refusal}");

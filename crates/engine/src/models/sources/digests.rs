@@ -30,7 +30,7 @@ impl Identity {
     /// Returns the identity of the file as it is now.
     ///
     /// # Errors
-    /// The system's error.
+    /// The error of the operating system.
     pub(in crate::models) fn of(file: &File) -> io::Result<Self> {
         Ok(Self(FileStamp::from(&file.metadata()?)))
     }

@@ -73,7 +73,7 @@ impl Source for Directory {
 }
 
 impl Directory {
-    /// Opens the files that make a version.
+    /// Opens the files that make up a version.
     ///
     /// # Errors
     /// `Contract` if the model or a file it needs is missing or outside the source, or if the files
@@ -181,7 +181,7 @@ impl OpenFiles {
             files.push(SnapshotFile { path, bytes, sha256 });
             handles.push((file, identity));
         }
-        // Corrected checksums make a new snapshot.
+        // Corrected checksums change the snapshot's id.
         if let Some((_, identity)) = identified(&tree, checksums::FILE)? {
             id.add(checksums::FILE, &identity);
         }

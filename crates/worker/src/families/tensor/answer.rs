@@ -21,9 +21,9 @@ use crate::{
     session::{InputTensor, SessionError, TensorOutput},
 };
 
-/// Largest item, in bytes, that shares a run with others. Copying this much costs next to nothing.
+/// Maximum bytes of an item that shares a run with others. Copying this much costs next to nothing.
 const SHARED_ITEM_BYTES_MAX: usize = 256 * 1024;
-/// Rows of one run that several items share.
+/// Maximum rows of a run that several items share.
 const SHARED_ROWS_MAX: u64 = 256;
 
 /// An item whose tensors match the model's signature.

@@ -1,5 +1,5 @@
 //! Measures the cost of running a text model by shape, and which texts can share a run without
-//! changing the output. Called when a compiled form is made.
+//! changing the output. Called when a compiled form is built.
 
 use std::time::Duration;
 

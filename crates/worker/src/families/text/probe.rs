@@ -1,4 +1,4 @@
-//! Runs the fixed texts through a model. Their embeddings or scores identify its behaviour.
+//! Runs the fixed texts through a model. Their embeddings or scores identify its behavior.
 
 use onnxd_proto::domain::{Refusal, Task};
 

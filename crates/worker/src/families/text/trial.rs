@@ -12,7 +12,7 @@ use super::{
 };
 use crate::artifacts::probes;
 
-/// Largest vocabulary whose weights can be sent.
+/// Maximum vocabulary size whose weights can be sent.
 const VOCABULARY_MAX: usize = 1 << 20;
 
 /// Runs one input of each kind that serving runs.

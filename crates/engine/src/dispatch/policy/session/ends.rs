@@ -28,7 +28,7 @@ pub(crate) enum Progress {
     Over,
 }
 
-/// What the end of a process says about the models.
+/// How far the models are to blame for the end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
     /// Nothing: it was stopped from outside, recycled, or short of resources.
@@ -168,9 +168,9 @@ impl Session {
         }
     }
 
-    /// Returns what the end of the process says about the models, and the load during which it
-    /// ended. That is a load at its start, or one triggered by a ping while it was idle. Groups are
-    /// not covered: see [`Session::take_unanswered`].
+    /// Returns how far the models are to blame for the end of the process, and the load during
+    /// which it ended. That is a load at its start, or one triggered by a ping while it was idle.
+    /// Groups are not covered: see [`Session::take_unanswered`].
     pub(crate) fn blame(
         &self,
         committed: impl Fn(Slot) -> Generation,

@@ -75,7 +75,7 @@ enum Phase {
 pub(crate) enum SocketAction {
     /// Open it, then call [`Session::connected`].
     Connect,
-    /// Drop it and kill the process, which is not needed any more.
+    /// Drop it and kill the process, which is no longer needed.
     Refuse,
 }
 

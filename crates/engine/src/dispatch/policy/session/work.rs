@@ -61,7 +61,7 @@ impl Session {
         self.service_mut()?.groups.record_time(group, micros)
     }
 
-    /// Takes the items at these indexes of the group with this id, which the worker has answered.
+    /// Takes the items at these indices of the group with this id, which the worker has answered.
     /// Returns `None` if one of them is not waiting for an answer.
     pub(crate) fn answered(
         &mut self,

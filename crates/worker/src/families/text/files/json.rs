@@ -10,7 +10,7 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Largest JSON file in bytes. Tokenizers are larger and are read elsewhere.
+/// Maximum size of a JSON file in bytes. Tokenizers are larger and are read elsewhere.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The start of a Git LFS pointer.

@@ -10,7 +10,7 @@ use super::json::{JsonFile, contract, join, read_json};
 
 /// The file's name.
 pub(crate) const FILE: &str = "modules.json";
-/// Most modules of one model, or of one route of a router.
+/// Maximum modules of one model, or of one route of a router.
 const MODULES_MAX: usize = 64;
 
 /// Packages whose classes are identified by the last part of their names.

@@ -9,7 +9,7 @@ use onnxd_proto::{
 
 use super::{Files, json::contract};
 
-/// Most prompts of one model, and the largest one in bytes.
+/// Maximum prompts of one model, and maximum bytes of one prompt.
 const PROMPTS_MAX: usize = 256;
 const PROMPT_BYTES_MAX: usize = 16 * 1024;
 /// Common names of the prompt for each side of a search, the most common first.

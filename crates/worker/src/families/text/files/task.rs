@@ -11,7 +11,7 @@ use super::{
     modules::{Kind, Module},
 };
 
-/// Most labels of one model.
+/// Maximum labels of one model.
 const LABELS_MAX: usize = 65_536;
 /// Label names that mean relevant or not relevant.
 const RELEVANT: [&str; 6] = ["relevant", "yes", "true", "positive", "match", "duplicate"];

@@ -22,7 +22,7 @@ use crate::families::text::files::json::{JsonFile, contract};
 /// The file that configures the tokenizer.
 const CONFIG: &str = "tokenizer_config.json";
 
-/// Longest word in characters that is looked up in a word-piece vocabulary.
+/// Maximum characters of a word that is looked up in a word-piece vocabulary.
 const WORD_CHARS_MAX: u32 = 100;
 
 /// The tokenizers that can be converted.

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::not_convertible;
 use crate::families::text::files::json::contract;
 
-/// Largest file in bytes. The file of a vocabulary with 250,000 tokens has 5 MB.
+/// Maximum size of the file in bytes. A vocabulary of 250,000 tokens is 5 MB.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 const LINES: &str = "vocab.txt";
