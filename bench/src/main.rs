@@ -43,8 +43,8 @@ use e2e::{fixtures, processes};
 
 use crate::{
     options::{Options, Part, Settings},
-    report::{Report, say},
-    subject::{Pair, Subject},
+    report::{Report, print_line},
+    subject::{ModelPair, Subject},
     texts::Corpus,
     traffic::Traffic,
 };
@@ -76,9 +76,9 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<bool, String> {
     let settings = options.settings();
     let mut report = Report::default();
-    introduce(&mut report);
+    print_header(&mut report);
     let workers = thread::available_parallelism().map_or(1, Into::into);
-    let minilm = Pair::minilm();
+    let minilm = ModelPair::minilm();
     let with_server = [Part::Latency, Part::Switch, Part::Memory];
     if with_server.iter().any(|part| options.has(*part)) {
         let mut subject = Subject::start(minilm.clone(), workers, settings.seed).await?;
@@ -112,7 +112,7 @@ async fn run(options: &Options) -> Result<bool, String> {
         tensors::run(settings, &mut report).await?;
     }
     if options.has(Part::Storm) {
-        let mut subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;
+        let mut subject = Subject::start(ModelPair::tiny(), workers, settings.seed).await?;
         warm_up(&subject, settings, &mut report).await?;
         storm::run(&mut subject, settings, &mut report).await?;
         end(subject, settings).await?;
@@ -125,7 +125,7 @@ async fn run(options: &Options) -> Result<bool, String> {
 }
 
 /// Prints and records the machine, the versions and the command.
-fn introduce(report: &mut Report) {
+fn print_header(report: &mut Report) {
     let version = std::process::Command::new(fixtures::onnxd()).arg("--version").output();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let runtime = fixtures::onnxruntime();
@@ -135,10 +135,10 @@ fn introduce(report: &mut Report) {
     facts.extend(processes::machine());
     facts.push(("versions", format!("{}, {runtime}", version.unwrap_or_default())));
     for (name, value) in &facts {
-        say(&format!("{name:<9} {value}"));
+        print_line(&format!("{name:<9} {value}"));
         report.figures(name, value);
     }
-    say("");
+    print_line("");
 }
 
 async fn warm_up(

@@ -9,11 +9,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 pub(crate) struct Options {
     #[command(subcommand)]
-    pub what: What,
+    pub what: BenchCommand,
 }
 
 #[derive(Clone, Debug, Subcommand)]
-pub(crate) enum What {
+pub(crate) enum BenchCommand {
     /// Latency, memory and load times with and without updates
     Update(Settings),
     /// 100 updates per second
@@ -134,7 +134,9 @@ impl Settings {
 
 impl Options {
     pub(crate) fn settings(&self) -> &Settings {
-        let (What::Update(settings) | What::Storm(settings) | What::Serve(settings)) = &self.what;
+        let (BenchCommand::Update(settings)
+        | BenchCommand::Storm(settings)
+        | BenchCommand::Serve(settings)) = &self.what;
         settings
     }
 
@@ -142,12 +144,14 @@ impl Options {
     pub(crate) fn has(&self, part: Part) -> bool {
         let Settings { only, storm, .. } = self.settings();
         match &self.what {
-            What::Storm(_) => part == Part::Storm,
-            What::Serve(_) => SERVE.contains(&part) && (only.is_empty() || only.contains(&part)),
-            What::Update(_) if only.is_empty() => {
+            BenchCommand::Storm(_) => part == Part::Storm,
+            BenchCommand::Serve(_) => {
+                SERVE.contains(&part) && (only.is_empty() || only.contains(&part))
+            }
+            BenchCommand::Update(_) if only.is_empty() => {
                 !SERVE.contains(&part) && (part != Part::Storm || *storm)
             }
-            What::Update(_) => only.contains(&part) || part == Part::Storm && *storm,
+            BenchCommand::Update(_) => only.contains(&part) || part == Part::Storm && *storm,
         }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Returns the layout of the workspace that this program was built from.
-    pub(crate) fn of_workspace() -> Self {
+    pub(crate) fn for_workspace() -> Self {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let workspace = package.parent().unwrap_or(package).to_owned();
         let target = match env::var_os("CARGO_TARGET_DIR") {

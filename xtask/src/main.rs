@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Error> {
-    let layout = Layout::of_workspace();
+    let layout = Layout::for_workspace();
     match command {
         Command::Serve(options) => serve::run(&layout, options),
         Command::Setup => setup(&layout).map(|()| ExitCode::SUCCESS),
@@ -128,16 +128,16 @@ fn run(command: Command) -> Result<ExitCode, Error> {
 /// Prepares everything needed to start onnxd or the tests manually.
 fn setup(layout: &Layout) -> Result<(), Error> {
     let _lock = layout.lock()?;
-    let python = Python::of(layout);
+    let python = Python::for_tools(layout);
     fetch::runtime(layout, &python)?;
     model::minilm(layout, &python)?;
     model::tiny(layout, &python)?;
-    say(&format!("ONNX Runtime  {}", layout::shown(&layout.runtime())));
-    say(&format!("models        {}", layout::shown(&layout.models())));
+    print_line(&format!("ONNX Runtime  {}", layout::shown(&layout.runtime())));
+    print_line(&format!("models        {}", layout::shown(&layout.models())));
     Ok(())
 }
 
 /// Prints a line. Unlike `println!`, it does not panic on a closed pipe.
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -16,7 +16,7 @@ const WORDS_AVERAGE_MAX: f64 = 18.0;
 /// Abbreviations whose period does not end a sentence.
 const ABBREVIATIONS: [&str; 3] = ["e.g.", "i.e.", "vs."];
 /// Skipped: one is generated, the other is a list of links.
-const LEFT_OUT: [&str; 2] = ["docs/reference.md", "docs/SUMMARY.md"];
+const SKIPPED: [&str; 2] = ["docs/reference.md", "docs/SUMMARY.md"];
 
 /// A sentence, or a list item without a final period.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ fn markdown(folder: &Path, documents: &mut Vec<PathBuf>) {
         if entry.path().is_dir() {
             markdown(&path, documents);
         } else if path.extension().is_some_and(|extension| extension == "md")
-            && !LEFT_OUT.iter().any(|left_out| path == Path::new(left_out))
+            && !SKIPPED.iter().any(|skipped| path == Path::new(skipped))
         {
             documents.push(path);
         }
@@ -108,13 +108,13 @@ fn blocks(document: &str) -> Vec<Vec<(usize, String)>> {
         let is_fence = line.starts_with("```");
         is_code ^= is_fence;
         is_comment |= line.starts_with("<!--");
-        let is_left_out = is_code || is_fence || is_comment || is_markup(line);
+        let is_skipped = is_code || is_fence || is_comment || is_markup(line);
         is_comment &= !line.ends_with("-->");
         let item = item(line);
-        if is_left_out || item.is_some() {
+        if is_skipped || item.is_some() {
             blocks.push(std::mem::take(&mut block));
         }
-        if !is_left_out {
+        if !is_skipped {
             block.push((index + 1, item.unwrap_or(line).to_owned()));
         }
     }

@@ -19,7 +19,7 @@ use e2e::{fixtures::workspace, soon};
 
 use self::{
     blocks::Command,
-    session::{Ended, Session},
+    session::{CommandOutput, Session},
 };
 
 /// Short enough for a newcomer to read in two minutes.
@@ -28,7 +28,7 @@ const README_LINES_MAX: usize = 150;
 const LOG_MAX: Duration = Duration::from_secs(10);
 
 /// A documented command that the test does not run as written.
-struct Elsewhere {
+struct SkippedCommand {
     command: &'static str,
     /// Why not, and which test covers it instead.
     reason: &'static str,
@@ -36,8 +36,8 @@ struct Elsewhere {
     instead: Option<&'static str>,
 }
 
-const ELSEWHERE: [Elsewhere; 3] = [
-    Elsewhere {
+const SKIPPED_COMMANDS: [SkippedCommand; 3] = [
+    SkippedCommand {
         command: "cargo xtask serve",
         reason: "builds and downloads; `.ci/run` runs it, and the tests of `xtask/src/serve.rs` compare its output",
         instead: Some(
@@ -48,12 +48,12 @@ const ELSEWHERE: [Elsewhere; 3] = [
              --worker-binary target/quick/onnxd-worker",
         ),
     },
-    Elsewhere {
+    SkippedCommand {
         command: "cargo build --release -p onnxd -p onnxd-worker",
         reason: "builds for minutes; `cargo xtask soak` does so every night",
         instead: None,
     },
-    Elsewhere {
+    SkippedCommand {
         command: "systemctl kill -s USR2 --kill-whom=main onnxd",
         reason: "needs systemd and root; the tests in `tests/tests/upgrade/` send the signal",
         instead: None,
@@ -121,7 +121,7 @@ fn every_document_with_commands_is_followed() {
     }
     let followed: BTreeSet<String> = DOCUMENTS.iter().map(|(path, _)| (*path).to_owned()).collect();
     assert_eq!(found, followed);
-    for Elsewhere { command, reason, .. } in ELSEWHERE {
+    for SkippedCommand { command, reason, .. } in SKIPPED_COMMANDS {
         assert!(commands.contains(command), "no document shows `{command}`, which {reason}");
     }
 }
@@ -167,8 +167,8 @@ async fn follow(path: &str) {
 
 /// Runs a command and compares its output and its exit code.
 async fn run(session: &mut Session, command: &Command<'_>) -> Result<(), String> {
-    if let Some(elsewhere) = ELSEWHERE.iter().find(|known| known.command == command.text) {
-        if let Some(instead) = elsewhere.instead {
+    if let Some(skipped) = SKIPPED_COMMANDS.iter().find(|known| known.command == command.text) {
+        if let Some(instead) = skipped.instead {
             session.serve(instead).await;
         }
         return Ok(());
@@ -187,7 +187,7 @@ async fn run(session: &mut Session, command: &Command<'_>) -> Result<(), String>
         });
         return compared;
     }
-    let Ended { output, code } = session.run(command.text).await;
+    let CommandOutput { output, code } = session.run(command.text).await;
     compare(command, &output)?;
     let expected = i32::from(is_refused(command));
     match code {

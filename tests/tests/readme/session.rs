@@ -51,7 +51,7 @@ struct Server {
 
 /// The result of a command.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct CommandOutput {
     /// Standard output and standard error, interleaved as written.
     pub output: String,
     /// The exit code, unless a signal ended it.
@@ -167,12 +167,12 @@ impl Session {
     ///
     /// # Panics
     /// Panics if it does not end within a generous time limit.
-    pub(crate) async fn run(&self, command: &str) -> Ended {
+    pub(crate) async fn run(&self, command: &str) -> CommandOutput {
         let mut shell = self.shell(&format!("exec 2>&1; {command}"));
         let output = timeout(COMMAND_MAX, shell.output()).await;
         let output = output.unwrap_or_else(|_| panic!("`{command}` did not end"));
         let output = output.expect("bash can be started");
-        Ended { output: self.shown(&output.stdout), code: output.status.code() }
+        CommandOutput { output: self.shown(&output.stdout), code: output.status.code() }
     }
 
     /// Starts a server, which replaces the previous one, and waits until it is ready.

@@ -8,7 +8,7 @@
 use serde_json::Value;
 
 /// Marks text that a document omits.
-const LEFT_OUT: char = '…';
+const OMISSION: char = '…';
 /// A word of this many or more hexadecimal digits counts as a digest.
 const DIGEST_LENGTH_MIN: usize = 12;
 /// Placeholders for any number and any digest. Output never contains these characters.
@@ -34,7 +34,7 @@ pub(crate) fn compare(shown: &[&str], real: &[&str]) -> Result<(), String> {
 fn is_same(shown: &[&str], real: &[&str], index: usize, furthest: &mut usize) -> bool {
     *furthest = index.max(*furthest);
     let Some((first, rest)) = shown.split_first() else { return real.is_empty() };
-    if is_left_out(first) {
+    if is_omission(first) {
         let mut next = 1..=real.len();
         return next.any(|next| is_same(rest, &real[next..], index + 1, furthest));
     }
@@ -42,8 +42,8 @@ fn is_same(shown: &[&str], real: &[&str], index: usize, furthest: &mut usize) ->
     is_same_line(first, line) && is_same(rest, others, index + 1, furthest)
 }
 
-fn is_left_out(line: &str) -> bool {
-    line.trim() == LEFT_OUT.to_string()
+fn is_omission(line: &str) -> bool {
+    line.trim() == OMISSION.to_string()
 }
 
 fn without_blank_ends<'lines, 'text>(lines: &'lines [&'text str]) -> &'lines [&'text str] {
@@ -106,14 +106,14 @@ fn has_enough(whole: bool, shown: usize, real: usize) -> bool {
 
 fn is_same_text(shown: &str, real: &str) -> bool {
     let (shown, real) = (normal(shown), normal(real));
-    let mut parts = shown.split(LEFT_OUT);
+    let mut parts = shown.split(OMISSION);
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = real.strip_prefix(first) else { return false };
     let mut parts: Vec<&str> = parts.collect();
     let Some(last) = parts.pop() else { return rest.is_empty() };
     for part in parts {
         match after_gap(rest, part) {
-            Some(behind) => rest = behind,
+            Some(after) => rest = after,
             None => return false,
         }
     }
@@ -123,7 +123,7 @@ fn is_same_text(shown: &str, real: &str) -> bool {
 /// Returns the text after the first `part` that is preceded by at least one character.
 fn after_gap<'text>(text: &'text str, part: &str) -> Option<&'text str> {
     let first = text.chars().next()?.len_utf8();
-    text[first..].split_once(part).map(|(_, behind)| behind)
+    text[first..].split_once(part).map(|(_, after)| after)
 }
 
 /// Replaces numbers and digests with placeholders, and collapses whitespace.
@@ -164,24 +164,24 @@ fn replace_word<'text>(text: &'text str, normal: &mut String) -> &'text str {
     // A number with letters, such as `7ms` or `29T20`.
     let mut word = word;
     while !word.is_empty() {
-        let (digits, behind) = split(word, |letter| letter.is_ascii_digit());
-        let (letters, behind) = split(behind, |letter| !letter.is_ascii_digit());
+        let (digits, after) = split(word, |letter| letter.is_ascii_digit());
+        let (letters, after) = split(after, |letter| !letter.is_ascii_digit());
         if !digits.is_empty() {
             normal.push(NUMBER);
         }
         normal.push_str(letters);
-        word = behind;
+        word = after;
     }
     // A decimal fraction is part of the number.
     if normal.ends_with(NUMBER)
         && let Some(fraction) = rest.strip_prefix('.')
-        && let (digits, behind) = split(fraction, |letter| letter.is_ascii_digit())
+        && let (digits, after) = split(fraction, |letter| letter.is_ascii_digit())
         && !digits.is_empty()
     {
-        rest = behind;
-        let (unit, behind) = split(rest, char::is_alphanumeric);
+        rest = after;
+        let (unit, after) = split(rest, char::is_alphanumeric);
         normal.push_str(unit);
-        rest = behind;
+        rest = after;
     }
     rest
 }

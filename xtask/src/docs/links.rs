@@ -107,14 +107,14 @@ fn anchors(text: &str) -> Vec<String> {
         if heading.len() == line.len() || !heading.starts_with(' ') {
             continue;
         }
-        let anchor: String = heading.trim().chars().filter_map(of_anchor).collect();
+        let anchor: String = heading.trim().chars().filter_map(anchor_char).collect();
         let before = anchors.iter().filter(|known| **known == anchor).count();
         anchors.push(if before == 0 { anchor } else { format!("{anchor}-{before}") });
     }
     anchors
 }
 
-fn of_anchor(letter: char) -> Option<char> {
+fn anchor_char(letter: char) -> Option<char> {
     match letter {
         ' ' => Some('-'),
         '-' | '_' => Some(letter),
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_link_of_the_documents_leads_somewhere() {
-        let faults = faults(Layout::of_workspace().workspace()).expect("documents can be read");
+        let faults = faults(Layout::for_workspace().workspace()).expect("documents can be read");
         assert!(faults.is_empty(), "{}", faults.join("\n"));
     }
 

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     error::Error,
     layout::{Layout, shown},
-    process, say,
+    print_line, process,
 };
 
 /// The release to install, which the book is written for.
@@ -31,7 +31,7 @@ pub(crate) fn run(layout: &Layout) -> Result<ExitCode, Error> {
     }
     build(layout, &mdbook)?;
     report(html::faults(&layout.book())?)?;
-    say(&shown(&layout.book().join("index.html")));
+    print_line(&shown(&layout.book().join("index.html")));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -67,7 +67,7 @@ fn build(layout: &Layout, mdbook: &Path) -> Result<(), Error> {
         .map_err(Error::io("cannot start", mdbook))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        say(messages.trim_end());
+        print_line(messages.trim_end());
         return Err(Error::Failed { what: "mdbook build".to_owned(), status: output.status });
     }
     report(warnings(&messages))

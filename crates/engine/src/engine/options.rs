@@ -210,7 +210,7 @@ mod tests {
 
     fn with_prompts(prompts: &[&str]) -> Facts {
         let prompts = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
-        Facts { prompts, ..Facts::of(Task::Embed) }
+        Facts { prompts, ..Facts::new(Task::Embed) }
     }
 
     fn with_switch() -> Facts {

@@ -180,7 +180,7 @@ pub enum Aggregation {
 
 impl TextOutput {
     /// Returns whether a model with this task can produce the output.
-    pub fn is_of(self, task: Task) -> bool {
+    pub fn is_supported_by(self, task: Task) -> bool {
         match self {
             Self::Embedding { .. } => task == Task::Embed,
             Self::TokenEmbeddings => matches!(task, Task::Embed | Task::MultiVector),

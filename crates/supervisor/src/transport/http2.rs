@@ -55,7 +55,7 @@ pub(super) struct Calls {
 
 /// Counts the open calls of a connection.
 #[derive(Clone, Copy, Debug, Default)]
-struct Open {
+struct OpenCalls {
     /// Whether there was ever a call.
     any: bool,
     open: usize,
@@ -63,12 +63,12 @@ struct Open {
 
 /// Counts response pieces that the client has not read. Such a client may still answer pings.
 #[derive(Debug)]
-struct Unsent {
+struct UnreadPieces {
     slot: Arc<ConnectionSlot>,
     pieces: Mutex<usize>,
 }
 
-impl Unsent {
+impl UnreadPieces {
     fn change(&self, change: impl FnOnce(usize) -> usize) {
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *pieces;
@@ -85,19 +85,19 @@ impl Unsent {
 /// A call in progress.
 #[derive(Debug)]
 struct Call {
-    calls: watch::Sender<Open>,
-    unsent: Arc<Unsent>,
+    calls: watch::Sender<OpenCalls>,
+    unsent: Arc<UnreadPieces>,
     /// The call may stay open indefinitely. Its connection counts as idle, otherwise a few clients with
     /// such calls could occupy all slots forever.
     may_idle: bool,
 }
 
 impl Call {
-    fn begin(calls: &watch::Sender<Open>, unsent: &Arc<Unsent>, may_idle: bool) -> Self {
+    fn begin(calls: &watch::Sender<OpenCalls>, unsent: &Arc<UnreadPieces>, may_idle: bool) -> Self {
         if !may_idle {
             unsent.slot.answer_begins();
         }
-        calls.send_modify(|calls| *calls = Open { any: true, open: calls.open + 1 });
+        calls.send_modify(|calls| *calls = OpenCalls { any: true, open: calls.open + 1 });
         Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_idle }
     }
 }
@@ -132,8 +132,8 @@ pub(super) async fn process(
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
-    let (calls, seen) = watch::channel(Open::default());
-    let unsent = Arc::new(Unsent { slot, pieces: Mutex::new(0) });
+    let (calls, seen) = watch::channel(OpenCalls::default());
+    let unsent = Arc::new(UnreadPieces { slot, pieces: Mutex::new(0) });
     let service = service_fn(move |request: Request<Incoming>| {
         let may_idle = may_idle(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
@@ -175,7 +175,7 @@ fn is_gone(error: &hyper::Error) -> bool {
 }
 
 /// Waits until the client should be told to make no more calls.
-async fn closing(mut seen: watch::Receiver<Open>, mut drain: watch::Receiver<bool>) {
+async fn closing(mut seen: watch::Receiver<OpenCalls>, mut drain: watch::Receiver<bool>) {
     loop {
         let idle = seen.borrow_and_update().open == 0;
         tokio::select! {

@@ -73,7 +73,7 @@ pub(crate) struct Key(String);
 
 impl Key {
     /// Returns the key of this build of ONNX Runtime on this machine.
-    pub(crate) fn of(runtime: &Runtime) -> Self {
+    pub(crate) fn new(runtime: &Runtime) -> Self {
         Self::from_parts(&runtime.identity(), &CPU)
     }
 
@@ -179,7 +179,7 @@ impl<'a> Compilation<'a> {
             // The next arrangement may write no such file, so remove this one.
             let _ = fs::remove_file(temporary.path().join(COMPILED_WEIGHTS));
         }
-        Manifest::of(temporary.path())
+        Manifest::from_files(temporary.path())
             .and_then(|all| all.write(temporary.path()))
             .map_err(message)?;
         accept(&compiled)?;
@@ -220,7 +220,7 @@ fn is_aligned(compiled: &Path) -> Result<bool, String> {
 }
 
 impl Manifest {
-    fn of(dir: &Path) -> io::Result<Self> {
+    fn from_files(dir: &Path) -> io::Result<Self> {
         let mut files = Vec::new();
         // Small models have no separate weights file.
         for name in [MODEL, COMPILED_WEIGHTS] {

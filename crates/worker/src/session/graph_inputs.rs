@@ -114,7 +114,7 @@ impl Rows {
 
 impl GraphInput {
     /// Recognizes an input of the graph.
-    pub(super) fn of(outlet: &Outlet) -> Result<Self, SessionError> {
+    pub(super) fn new(outlet: &Outlet) -> Result<Self, SessionError> {
         let name = outlet.name();
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
             return Err(unknown(name, "is not a tensor"));

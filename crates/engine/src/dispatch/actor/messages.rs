@@ -172,7 +172,7 @@ impl Dispatcher {
         if !fits(&answered, operations, &record.facts, payload.len()) {
             return Err("its answer does not match the request");
         }
-        let helped = worker.groups().are_helped();
+        let helped = worker.groups().is_boosted();
         let charge = worker.record_time(group, answered.infer_cpu_micros);
         let taken = worker.answered(group, indices()).ok_or("it answers an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);

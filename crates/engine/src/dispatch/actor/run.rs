@@ -24,8 +24,8 @@ impl Dispatcher {
         loop {
             self.start_due(Instant::now());
             self.retry_loads(Instant::now());
-            self.end_hangs(Instant::now());
-            self.end_unread(Instant::now());
+            self.enforce_deadlines(Instant::now());
+            self.stop_unread(Instant::now());
             self.recycle(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {

@@ -129,7 +129,7 @@ impl Dispatcher {
             started: Instant::now(),
             registry,
             supervision,
-            restarts: Budget::of_all(supervision.restarts_max, workers.len()),
+            restarts: Budget::shared(supervision.restarts_max, workers.len()),
             metrics,
             welcome,
             workers,

@@ -54,7 +54,7 @@ pub enum Size {
 
 impl Size {
     /// Returns the size of an item whose payload is `parts`.
-    pub fn of<'p>(operation: &Operation, parts: impl Iterator<Item = &'p [u8]>) -> Self {
+    pub fn new<'p>(operation: &Operation, parts: impl Iterator<Item = &'p [u8]>) -> Self {
         match operation {
             Operation::Text { text, .. } if text.content == Content::Ids => {
                 let tokens = parts.map(|part| part.len() / 4).sum::<usize>();
@@ -202,7 +202,7 @@ mod tests {
             text: TextOperation { content, truncate, ..TextOperation::default() },
             output: TextOutput::Scores,
         };
-        let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());
+        let of = |content, bytes: &[u8]| Size::new(&text(content), [bytes].into_iter());
         assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));
         assert_eq!(of(Content::Text, b"how big"), Size::Pieces(2));
     }

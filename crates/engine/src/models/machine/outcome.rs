@@ -104,7 +104,7 @@ impl<P: Payload> UpdateMachine<P> {
             Origin::FirstUse => self.pending.failed(now, refusal),
             Origin::Rollback(failed) => {
                 // Two further failures trigger another attempt.
-                self.probation = Some(failed.again());
+                self.probation = Some(failed.restarted());
                 self.actions.push(Action::RollbackFailed(refusal.clone()));
             }
         }

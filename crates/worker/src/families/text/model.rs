@@ -160,7 +160,7 @@ impl TextModel {
     fn repeated_token(&self, tokens: u32, id: u32) -> Prepared {
         let tokens = tokens as usize;
         Prepared {
-            tokens: Tokens::of(vec![id.into(); tokens], vec![0; tokens]),
+            tokens: Tokens::new(vec![id.into(); tokens], vec![0; tokens]),
             route: self.settings.plan.default,
             switches: self.preparation.switches.any(),
             kept: vec![true; tokens],

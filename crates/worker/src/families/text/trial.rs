@@ -89,7 +89,7 @@ fn facts(version: &TextModel, dimension: usize) -> Result<Facts, Refusal> {
         pipeline: description.pipeline,
         switches: description.switches,
         guesses: version.guesses.clone(),
-        ..Facts::of(task)
+        ..Facts::new(task)
     })
 }
 
