@@ -217,7 +217,7 @@ pub struct Memory {
 
 impl Memory {
     /// Reads proc_pid_smaps(5); zeros if the process does not exist.
-    pub fn of(pid: i32) -> Self {
+    pub fn read(pid: i32) -> Self {
         let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
         let bytes = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name));
@@ -301,7 +301,7 @@ mod tests {
     #[test]
     fn the_current_process_uses_memory_and_cpu_time() {
         let own = i32::try_from(std::process::id()).unwrap();
-        let memory = Memory::of(own);
+        let memory = Memory::read(own);
         assert!(memory.rss >= memory.pss && memory.pss > 0 && memory.anonymous > 0);
         assert!(peak_memory_bytes(own) >= memory.anonymous && resident_bytes(own) > 0);
         // Compute until the kernel has counted a tick, which takes longer on a busy machine.

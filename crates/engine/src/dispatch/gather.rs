@@ -196,7 +196,8 @@ impl Dispatch {
         answer.await.unwrap_or_default()
     }
 
-    /// Returns the time allowed for a request that asks for `requested`, capped by the server's limit.
+    /// Returns the time allowed for a request with the timeout `requested`, capped by the server's
+    /// limit.
     pub fn time_allowed(&self, requested: Option<Duration>) -> Duration {
         requested.map_or(self.limits.timeout, |requested| requested.min(self.limits.timeout))
     }

@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn guesses_and_shortened_texts_are_named_with_their_settings() {
-        let certain = Facts { max_tokens: 64, ..Facts::of(Task::Embed) };
+        let certain = Facts { max_tokens: 64, ..Facts::new(Task::Embed) };
         assert_eq!(certain.require_certain(), Ok(()));
         let guess = |key: &str, value: &str| Guess {
             key: key.into(),

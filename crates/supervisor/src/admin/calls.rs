@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use onnxd_admin::api::{JSON, Refusal, RefusalKind};
 use serde::de::DeserializeOwned;
 
-/// Largest body of a call, in bytes.
+/// Maximum body of a call in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Path parameter with the model's name.

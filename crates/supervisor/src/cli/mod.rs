@@ -176,7 +176,7 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
     let origins = match matches.subcommand() {
         Some((name, matches)) => command
             .find_subcommand(name)
-            .map_or_else(Origins::default, |command| Origins::of(command, matches)),
+            .map_or_else(Origins::default, |command| Origins::new(command, matches)),
         None => Origins::default(),
     };
     Ok((Cli::from_arg_matches_mut(&mut matches)?, origins))

@@ -188,7 +188,7 @@ impl Server {
         tracing::info!("preparing succession, waiting for running updates");
         let idle = async {
             self.updater.pause().await;
-            background.rest().await;
+            background.wait_until_idle().await;
         };
         time::timeout_at(deadline, idle).await.map_err(|_| late())?;
         let mut successor = self
@@ -216,7 +216,7 @@ impl Server {
             Ok(None) => {
                 // Undo what the successor may have done before it exited.
                 systemd::main_process_is(process::id());
-                self.store.sign();
+                self.store.write_pid();
                 return Err(format!(
                     "the successor failed while taking over: {}",
                     successor.kill().await
@@ -237,7 +237,7 @@ impl Server {
         for (name, descriptor) in &self.successor_descriptors {
             passed.push((name, descriptor.try_clone()?));
         }
-        passed.push((LOCK, self.store.lock_for_a_successor()?.into()));
+        passed.push((LOCK, self.store.lock_for_successor()?.into()));
         passed.push((HANDOVER, theirs.into()));
         let names: Vec<&str> = passed.iter().map(|(name, _)| *name).collect();
         let mut arguments = env::args_os();
@@ -285,7 +285,7 @@ impl Server {
             tracing::warn!("predecessor exited before it handed over, taking over");
         }
         admin::take_over_name(&config.admin_socket).map_err(failed)?;
-        self.store.sign();
+        self.store.write_pid();
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;
         let updater = std::sync::Arc::clone(&self.updater);
@@ -323,9 +323,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_killed_process_is_limited() {
-        let begin = Instant::now();
+        let start = Instant::now();
         assert_eq!(describe_exit(future::pending()).await, "still running 2 s after SIGKILL");
-        assert_eq!(begin.elapsed(), KILL_TIMEOUT);
+        assert_eq!(start.elapsed(), KILL_TIMEOUT);
         let killed = ExitStatus::from_raw(9);
         assert!(describe_exit(future::ready(Ok(killed))).await.contains("signal: 9"));
     }

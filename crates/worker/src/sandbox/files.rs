@@ -26,7 +26,7 @@ pub(crate) struct Files(RulesetCreated);
 impl Files {
     /// Returns the rules of a worker: read versions and compiled forms, and remove the admin
     /// socket. The directories must exist.
-    pub(crate) fn of_worker(layout: &Layout, admin_socket: &Path) -> Result<Self, SandboxError> {
+    pub(crate) fn for_worker(layout: &Layout, admin_socket: &Path) -> Result<Self, SandboxError> {
         let read = [layout.versions(), layout.compiled_root(), layout.generations_root()];
         let unlink = admin_socket.parent().map(Path::to_owned);
         Self::new(&read, &[(AccessFs::RemoveFile.into(), unlink.as_deref())])
@@ -34,7 +34,7 @@ impl Files {
 
     /// Returns the rules of a checker: read a version and the compiled forms of the serving one,
     /// and write its own compiled form. The directories must exist.
-    pub(crate) fn of_checker(
+    pub(crate) fn for_checker(
         version: &Path,
         serving: Option<&Path>,
         compiled: Option<&Path>,
@@ -52,7 +52,7 @@ impl Files {
     }
 
     /// Returns the rules of a lister: read the source, and the blobs of its hub cache.
-    pub(crate) fn of_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
+    pub(crate) fn for_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
         let read: Vec<PathBuf> = std::iter::once(source).chain(blobs).map(Into::into).collect();
         Self::new(&read, &[])
     }

@@ -1,5 +1,5 @@
-//! Handles a worker's messages. A message that does not match what the worker was asked is an
-//! error, and the worker is replaced.
+//! Handles a worker's messages. A message that does not answer a request is a protocol violation,
+//! and the worker is replaced.
 
 use std::time::{Duration, Instant};
 
@@ -177,7 +177,7 @@ impl Dispatcher {
         if !fits(&answered, operations, &record.facts, payload.len()) {
             return Err("sent an answer that does not match the request");
         }
-        let helped = worker.groups().are_helped();
+        let helped = worker.groups().is_boosted();
         let charge = worker.record_time(group, answered.infer_cpu_micros);
         let taken = worker.answered(group, indices()).ok_or("answered an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);

@@ -23,7 +23,7 @@ impl Switches {
     ///
     /// # Errors
     /// `onnxd.toml` names an unknown input or value.
-    pub(crate) fn of(
+    pub(crate) fn new(
         names: Vec<String>,
         words: &[String],
         model_config: &ModelConfig,
@@ -160,7 +160,7 @@ mod tests {
         let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
         let mut guesses = Vec::new();
         let switches =
-            Switches::of(vec!["task_id".into()], &words, model_config, &mut guesses).unwrap();
+            Switches::new(vec!["task_id".into()], &words, model_config, &mut guesses).unwrap();
         (switches, guesses)
     }
 
