@@ -35,7 +35,7 @@ impl Load {
 
 /// A finished update or rollback.
 #[derive(Clone, Debug)]
-pub(crate) struct Called {
+pub(crate) struct CallResult {
     pub start: Instant,
     pub end: Instant,
     /// Steps with the times at which they were reported.
@@ -44,18 +44,18 @@ pub(crate) struct Called {
 }
 
 impl Control {
-    pub(crate) fn of(server: &Server, model: &str) -> Self {
-        Self { calls: control::Control::of(server), model: model.to_owned() }
+    pub(crate) fn new(server: &Server, model: &str) -> Self {
+        Self { calls: control::Control::new(server), model: model.to_owned() }
     }
 
     /// Equivalent to `onnxd update MODEL --from DIR --load LOAD`.
-    pub(crate) async fn update(&self, from: &Path, load: Load) -> Result<Called, String> {
+    pub(crate) async fn update(&self, from: &Path, load: Load) -> Result<CallResult, String> {
         let start = Instant::now();
         read(start, self.calls.update(&self.model, from, load.name()).await).await
     }
 
     /// Equivalent to `onnxd rollback MODEL`.
-    pub(crate) async fn rollback(&self) -> Result<Called, String> {
+    pub(crate) async fn rollback(&self) -> Result<CallResult, String> {
         let start = Instant::now();
         read(start, self.calls.rollback(&self.model).await).await
     }
@@ -74,7 +74,7 @@ impl Control {
 }
 
 /// Reads a response to its end and records when each line arrives.
-async fn read(start: Instant, mut call: Call) -> Result<Called, String> {
+async fn read(start: Instant, mut call: Call) -> Result<CallResult, String> {
     let mut steps = Vec::new();
     while let Some(line) = call.line().await {
         let now = Instant::now();
@@ -87,7 +87,7 @@ async fn read(start: Instant, mut call: Call) -> Result<Called, String> {
             Some(error) => Err(Refusal::deserialize(error).map_err(invalid)?),
             None => Ok(Committed::deserialize(&line).map_err(invalid)?),
         };
-        return Ok(Called { start, end: now, steps, result });
+        return Ok(CallResult { start, end: now, steps, result });
     }
     Err(format!("an update ended without an outcome after {steps:?}"))
 }

@@ -7,23 +7,23 @@ use serde_json::json;
 use tokio::time;
 
 use crate::{
-    control::{Called, Load},
+    control::{CallResult, Load},
     latency_tables as tables,
     machine::{self, Cpu},
     options::Settings,
     report::Report,
     stats::{Latencies, millis, ratio, real},
-    subject::{Fresh, Subject},
+    subject::{FreshVersions, Subject},
     traffic::{Recording, Traffic},
 };
 
-/// p99 with `ahead`, relative to undisturbed.
+/// Maximum p99 with `ahead`, relative to undisturbed.
 const AHEAD_P99_MAX: f64 = 1.25;
-/// Maximum with `ahead`, relative to undisturbed.
+/// Maximum latency with `ahead`, relative to undisturbed.
 const AHEAD_LONGEST_MAX: f64 = 3.0;
-/// Share of the due updates that were made.
+/// Minimum share of due updates that were completed.
 const KEPT_UP_MIN: f64 = 0.9;
-/// Maximum with `lazy`, relative to the longest load plus the undisturbed maximum.
+/// Maximum latency with `lazy`, relative to the longest load plus the undisturbed maximum.
 const LAZY_LONGEST_MAX: f64 = 1.0;
 
 /// What happens to the server while clients send requests.
@@ -79,7 +79,7 @@ impl Measured {
         real(requests as u64) / self.elapsed().as_secs_f64()
     }
 
-    pub(crate) fn updates(&self) -> impl Iterator<Item = &Called> {
+    pub(crate) fn updates(&self) -> impl Iterator<Item = &CallResult> {
         self.recordings.iter().flat_map(|one| &one.updates)
     }
 
@@ -142,15 +142,15 @@ async fn undisturbed(
     subject: &mut Subject,
     settings: &Settings,
     phase: Phase,
-    fresh: &mut Fresh,
+    fresh: &mut FreshVersions,
     report: &mut Report,
 ) -> Result<(Recording, Vec<Duration>), String> {
     let mut attempt = 1;
     loop {
-        machine::rest(subject, settings).await?;
+        machine::wait_until_idle(subject, settings).await?;
         let (recording, loads) = measure(subject, settings, phase, fresh).await?;
         report.violations(phase.name(), &recording.violations);
-        if !machine::again(&recording, settings, attempt) {
+        if !machine::must_repeat(&recording, settings, attempt) {
             return Ok((recording, loads));
         }
         attempt += 1;
@@ -162,12 +162,12 @@ async fn measure(
     subject: &mut Subject,
     settings: &Settings,
     phase: Phase,
-    fresh: &mut Fresh,
+    fresh: &mut FreshVersions,
 ) -> Result<(Recording, Vec<Duration>), String> {
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
-    let (period, end) = (settings.period(), traffic.begin() + settings.phase());
+    let (period, end) = (settings.period(), traffic.started() + settings.phase());
     let (mut updates, mut loads) = (Vec::new(), Vec::new());
-    let mut next = traffic.begin() + period / 2;
+    let mut next = traffic.started() + period / 2;
     while phase != Phase::Undisturbed && next < end {
         time::sleep_until(next.into()).await;
         updates.push(match phase {

@@ -7,16 +7,16 @@ use serde_json::{Value, json};
 use crate::{
     latency::{Measured, Phase},
     machine::{Cpu, NOISE_MAX, noise},
-    report::{Table, fixed, say},
+    report::{Table, fixed, print_line},
     stats::{Latencies, millis, ms, ratio, real},
     timeline::{Stage, durations, staged},
-    traffic::{Recording, Seen},
+    traffic::{Recording, RequestSample},
 };
 
 /// Prints one line per finished round.
 pub(crate) fn print_round(name: &str, recording: &Recording) {
     let latencies = recording.latencies();
-    say(&format!(
+    print_line(&format!(
         "{name}: {} requests, p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms, others used {:.0}%",
         latencies.len(),
         millis(latencies.median()),
@@ -63,7 +63,7 @@ fn phases(all: &[Measured; 4]) {
     table.print();
     for measured in all.iter().filter(|measured| !measured.loads.is_empty()) {
         let loads: Latencies = measured.loads.iter().copied().collect();
-        say(&format!(
+        print_line(&format!(
             "{}: {} loads on refresh, median {:.1} ms, longest {:.1} ms",
             measured.phase.name(),
             loads.len(),
@@ -82,7 +82,7 @@ fn rounds(undisturbed: &Measured) {
         ratio(most.unwrap_or_default(), least.unwrap_or_default())
     };
     if all.len() > 1 {
-        say(&format!(
+        print_line(&format!(
             "noise: undisturbed rounds differ by {:.2}x in p99, {:.2}x in the longest",
             spread(Latencies::p99),
             spread(Latencies::longest)
@@ -115,11 +115,11 @@ fn stages(all: &[Measured; 4]) {
     table.print();
 }
 
-fn all_staged(measured: &Measured) -> Vec<(Stage, Seen)> {
+fn all_staged(measured: &Measured) -> Vec<(Stage, RequestSample)> {
     measured.recordings.iter().flat_map(staged).collect()
 }
 
-fn of_stage(seen: &[(Stage, Seen)], stage: Stage) -> Latencies {
+fn of_stage(seen: &[(Stage, RequestSample)], stage: Stage) -> Latencies {
     seen.iter().filter(|(of, _)| *of == stage).map(|(_, seen)| seen.latency()).collect()
 }
 
@@ -127,18 +127,18 @@ fn stage_times(measured: &Measured, stage: Stage) -> Vec<Duration> {
     measured.recordings.iter().flat_map(|one| durations(&one.updates, stage)).collect()
 }
 
-/// Prints the waits of the slowest 1 % of requests and the update stages they met.
+/// Prints the waits of the slowest 1 % of requests and the update stages they overlapped.
 fn slowest(all: &[Measured; 4]) {
     let mut table = Table::new("slowest 1 %");
     for measured in all {
         let limit = measured.latencies().p99();
         let seen = all_staged(measured);
-        let slow: Vec<&(Stage, Seen)> =
+        let slow: Vec<&(Stage, RequestSample)> =
             seen.iter().filter(|(_, seen)| seen.latency() >= limit).collect();
-        let mean = |of: fn(&Seen) -> Duration| {
+        let mean = |of: fn(&RequestSample) -> Duration| {
             millis(slow.iter().map(|(_, seen)| of(seen)).collect::<Latencies>().mean())
         };
-        let (all, queue) = (mean(Seen::latency), mean(|seen| seen.timing.queue));
+        let (all, queue) = (mean(RequestSample::latency), mean(|seen| seen.timing.queue));
         let infer = mean(|seen| seen.timing.infer);
         let met = Stage::ALL.iter().filter_map(|stage| {
             let count = slow.iter().filter(|(of, _)| of == stage).count();
@@ -176,7 +176,7 @@ fn cpu(all: &[Measured; 4]) {
     table.print();
     let noisy = |measured: &Measured| noise(measured.cpu(), measured.elapsed()) > NOISE_MAX;
     if all.iter().any(noisy) {
-        say("NOISY: other processes used this machine; repeat the run on an idle one");
+        print_line("NOISY: other processes used this machine; repeat the run on an idle one");
     }
 }
 

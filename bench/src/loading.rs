@@ -9,14 +9,14 @@ use crate::{
     options::Settings,
     report::{Report, Table, fixed},
     stats::{Latencies, millis, ratio},
-    subject::Pair,
+    subject::ModelPair,
 };
 
 /// Load time of the compiled model, relative to the plain one.
 const COMPILED_MAX: f64 = 0.5;
 
 pub(crate) async fn run(
-    pair: &Pair,
+    pair: &ModelPair,
     workers: usize,
     settings: &Settings,
     report: &mut Report,
@@ -32,7 +32,7 @@ pub(crate) async fn run(
                 block(&home.state())?;
             }
             let server = pair.builder(workers).home(&home).start().await;
-            let control = Control::of(&server, pair.model);
+            let control = Control::new(&server, pair.model);
             let status = control.status().await;
             server.stop().await;
             if !compiled {

@@ -10,7 +10,9 @@ use e2e::processes::{cpu_seconds, machine_seconds};
 use serde::Serialize;
 use tokio::time;
 
-use crate::{options::Settings, report::say, stats::real, subject::Subject, traffic::Recording};
+use crate::{
+    options::Settings, report::print_line, stats::real, subject::Subject, traffic::Recording,
+};
 
 /// Share of the machine's CPU time that other processes may use before results are doubtful.
 pub(crate) const NOISE_MAX: f64 = 0.05;
@@ -74,10 +76,10 @@ pub(crate) fn noise(cpu: Cpu, elapsed: Duration) -> f64 {
 }
 
 /// Waits until the server is idle and, with `--patient`, until the machine is idle as well.
-pub(crate) async fn rest(subject: &Subject, settings: &Settings) -> Result<(), String> {
+pub(crate) async fn wait_until_idle(subject: &Subject, settings: &Settings) -> Result<(), String> {
     subject.settle().await?;
-    let begin = Instant::now();
-    while settings.patient && begin.elapsed() < PATIENCE {
+    let started = Instant::now();
+    while settings.patient && started.elapsed() < PATIENCE {
         let (before, start) = (Cpu::now(subject.server.pid(), &[]), Instant::now());
         time::sleep(QUIET_TIME).await;
         let used = Cpu::now(subject.server.pid(), &[]) - before;
@@ -89,11 +91,11 @@ pub(crate) async fn rest(subject: &Subject, settings: &Settings) -> Result<(), S
 }
 
 /// Returns whether a recording must be discarded and repeated.
-pub(crate) fn again(recording: &Recording, settings: &Settings, attempt: usize) -> bool {
+pub(crate) fn must_repeat(recording: &Recording, settings: &Settings, attempt: usize) -> bool {
     let noise = noise(recording.cpu, recording.elapsed);
-    let again = settings.patient && noise > NOISE_MAX && attempt < ATTEMPTS;
-    if again {
-        say(&format!("  discarded: other processes used {:.0}%", noise * 100.0));
+    let must_repeat = settings.patient && noise > NOISE_MAX && attempt < ATTEMPTS;
+    if must_repeat {
+        print_line(&format!("  discarded: other processes used {:.0}%", noise * 100.0));
     }
-    again
+    must_repeat
 }

@@ -3,7 +3,8 @@
 //! comparable between machines.
 //!
 //! - [`latency`]: requests with and without updates. [`switching`]: time from a commit to the last
-//!   worker's switch. [`memory`], [`loading`], [`storm`]: as their names say.
+//!   worker's switch. [`memory`]: growth over many updates. [`loading`]: time to load a model.
+//!   [`storm`]: a hundred updates per second.
 //! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with closed-loop
 //!   and open-loop ([`open_loop`]) clients. [`trivial`]: overhead of the server. [`tensors`]: cost
 //!   of moving large tensors.
@@ -43,16 +44,16 @@ use clap::Parser;
 use e2e::{fixtures, processes};
 
 use crate::{
-    options::{Options, Part, Settings, What},
-    report::{Report, say},
-    subject::{Pair, Subject},
+    options::{BenchCommand, Options, Part, Settings},
+    report::{Report, print_line},
+    subject::{ModelPair, Subject},
     texts::Corpus,
     traffic::Traffic,
 };
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    // Use one thread: clients need little CPU time, and what they use is missing to the workers.
+    // Use one thread: clients need little CPU time, and they take it from the workers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
         runtime.block_on(async {
@@ -76,13 +77,13 @@ fn main() -> ExitCode {
 /// Returns false if a guarantee was violated.
 async fn run(options: &Options) -> Result<bool, String> {
     let mut report = Report::default();
-    introduce(&mut report);
+    print_header(&mut report);
     let workers = thread::available_parallelism().map_or(1, Into::into);
     match &options.what {
-        What::Picture(options) => picture::run(options, workers).await.map(|()| true),
-        What::Update(settings) | What::Storm(settings) | What::Serve(settings) => {
-            measure(options, settings, workers, report).await
-        }
+        BenchCommand::Picture(options) => picture::run(options, workers).await.map(|()| true),
+        BenchCommand::Update(settings)
+        | BenchCommand::Storm(settings)
+        | BenchCommand::Serve(settings) => measure(options, settings, workers, report).await,
     }
 }
 
@@ -93,7 +94,7 @@ async fn measure(
     workers: usize,
     mut report: Report,
 ) -> Result<bool, String> {
-    let minilm = Pair::minilm();
+    let minilm = ModelPair::minilm();
     let with_server = [Part::Latency, Part::Switch, Part::Memory];
     if with_server.iter().any(|part| options.has(*part)) {
         let mut subject = Subject::start(minilm.clone(), workers, settings.seed).await?;
@@ -127,7 +128,7 @@ async fn measure(
         tensors::run(settings, &mut report).await?;
     }
     if options.has(Part::Storm) {
-        let mut subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;
+        let mut subject = Subject::start(ModelPair::tiny(), workers, settings.seed).await?;
         warm_up(&subject, settings, &mut report).await?;
         storm::run(&mut subject, settings, &mut report).await?;
         end(subject, settings).await?;
@@ -140,7 +141,7 @@ async fn measure(
 }
 
 /// Prints and records the machine, the versions and the command.
-fn introduce(report: &mut Report) {
+fn print_header(report: &mut Report) {
     let version = std::process::Command::new(fixtures::onnxd()).arg("--version").output();
     let version = version.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     let runtime = fixtures::onnxruntime();
@@ -150,10 +151,10 @@ fn introduce(report: &mut Report) {
     facts.extend(processes::machine());
     facts.push(("versions", format!("{}, {runtime}", version.unwrap_or_default())));
     for (name, value) in &facts {
-        say(&format!("{name:<9} {value}"));
+        print_line(&format!("{name:<9} {value}"));
         report.figures(name, value);
     }
-    say("");
+    print_line("");
 }
 
 async fn warm_up(

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use crate::{
     options::Settings,
-    report::{Report, Table, fixed, say},
+    report::{Report, Table, fixed, print_line},
     stats::{Latencies, millis, real},
-    subject::{Pair, Subject},
+    subject::{ModelPair, Subject},
     traffic::Traffic,
 };
 
@@ -27,7 +27,7 @@ const WORKER_MAX: f64 = 40.0;
 const MEGABYTE: f64 = 1e6;
 
 /// A process and its memory at each measurement.
-struct Grown {
+struct MemoryGrowth {
     name: String,
     pid: i32,
     at: Vec<Memory>,
@@ -61,12 +61,12 @@ pub(crate) async fn run(
         let recording = traffic.finish(subject, updates).await?;
         report.violations("memory", &recording.violations);
         subject.settle().await?;
-        processes.iter_mut().for_each(|process| process.at.push(Memory::of(process.pid)));
+        processes.iter_mut().for_each(|process| process.at.push(Memory::read(process.pid)));
         counts.push(done);
     }
     let times: Latencies = times.into_iter().collect();
     print(&processes, &counts, report);
-    say(&format!(
+    print_line(&format!(
         "{done} rollbacks, loaded ahead: mean {:.0} ms, p99 {:.0} ms, longest {:.0} ms",
         millis(times.mean()),
         millis(times.p99()),
@@ -84,14 +84,14 @@ pub(crate) async fn run(
     Ok(())
 }
 
-async fn processes(subject: &Subject) -> Vec<Grown> {
+async fn processes(subject: &Subject) -> Vec<MemoryGrowth> {
     let workers = subject.worker_pids().await;
     let workers = workers.into_iter().enumerate().map(|(id, pid)| (format!("worker {id}"), pid));
     let all = [("supervisor".to_owned(), subject.server.pid())].into_iter().chain(workers);
-    all.map(|(name, pid)| Grown { name, pid, at: Vec::new() }).collect()
+    all.map(|(name, pid)| MemoryGrowth { name, pid, at: Vec::new() }).collect()
 }
 
-fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
+fn print(processes: &[MemoryGrowth], counts: &[usize], report: &mut Report) {
     let columns = ["resident MB", "PSS MB", "private MB"];
     let parts: [fn(&Memory) -> u64; 3] =
         [|memory| memory.rss, |memory| memory.pss, |memory| memory.anonymous];
@@ -115,7 +115,7 @@ fn print(processes: &[Grown], counts: &[usize], report: &mut Report) {
 
 /// Compares a server with one worker to one with three.
 pub(crate) async fn further_workers(
-    pair: &Pair,
+    pair: &ModelPair,
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
@@ -132,7 +132,7 @@ pub(crate) async fn further_workers(
         let status = subject.control.status().await;
         let loads = status.workers.iter().filter_map(|worker| worker.loads.get(pair.model));
         let compiled = loads.filter(|load| load.compiled).count();
-        let pss = |pid: i32| real(Memory::of(pid).pss) / MEGABYTE;
+        let pss = |pid: i32| real(Memory::read(pid).pss) / MEGABYTE;
         let supervisor = pss(subject.server.pid());
         let of_workers: f64 = status.pids().into_iter().map(pss).sum();
         let cells = [

@@ -42,7 +42,7 @@ struct Outcome {
 
 /// Capacity of the server.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Peak {
+pub(crate) struct Capacity {
     /// Corpus that it was measured with.
     pub corpus: Corpus,
     /// Requests per second with many closed-loop clients.
@@ -53,15 +53,15 @@ pub(crate) struct Peak {
 
 pub(crate) async fn run(
     subject: &Subject,
-    peak: Peak,
+    peak: Capacity,
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let Peak { corpus, per_second: capacity, queue_limit } = peak;
+    let Capacity { corpus, per_second: capacity, queue_limit } = peak;
     let mut table = Table::new(format!("{}: open loop", corpus.name()));
     let mut figures = Vec::new();
     for load in LOADS {
-        machine::rest(subject, settings).await?;
+        machine::wait_until_idle(subject, settings).await?;
         let rate = capacity * load;
         let outcome = LocalSet::new().run_until(offer(subject, rate, settings)).await;
         let latencies: Latencies = outcome.latencies.iter().copied().collect();
@@ -100,14 +100,14 @@ async fn offer(subject: &Subject, rate: f64, settings: &Settings) -> Outcome {
     let mut random = Random::new(settings.seed);
     let idle: Rc<RefCell<Vec<Client>>> = Rc::default();
     let outcome: Rc<RefCell<Outcome>> = Rc::default();
-    let begin = Instant::now();
+    let start = Instant::now();
     let (mut due, mut requests, mut index) = (Duration::ZERO, Vec::new(), 0);
     loop {
         due += Duration::from_secs_f64(random.exponential() / rate);
         if due >= settings.phase() {
             break;
         }
-        time::sleep_until((begin + due).into()).await;
+        time::sleep_until((start + due).into()).await;
         index = (index + 1) % subject.texts.len();
         let (body, address) = (subject.texts.body(index), subject.server.address());
         let (idle, outcome, end) = (Rc::clone(&idle), Rc::clone(&outcome), settings.phase());
@@ -125,8 +125,8 @@ async fn offer(subject: &Subject, rate: f64, settings: &Settings) -> Outcome {
             let mut outcome = outcome.borrow_mut();
             match answer.map(|answer| answer.status) {
                 Ok(200) => {
-                    outcome.latencies.push(begin.elapsed() - due);
-                    outcome.in_time += usize::from(begin.elapsed() <= end);
+                    outcome.latencies.push(start.elapsed() - due);
+                    outcome.in_time += usize::from(start.elapsed() <= end);
                 }
                 Ok(429) => outcome.refused += 1,
                 _ => {

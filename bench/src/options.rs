@@ -9,11 +9,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 #[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
 pub(crate) struct Options {
     #[command(subcommand)]
-    pub what: What,
+    pub what: BenchCommand,
 }
 
 #[derive(Clone, Debug, Subcommand)]
-pub(crate) enum What {
+pub(crate) enum BenchCommand {
     /// Latency, memory and load times with and without updates
     Update(Settings),
     /// 100 updates per second
@@ -177,15 +177,15 @@ impl Options {
     /// Returns whether a part is selected.
     pub(crate) fn has(&self, part: Part) -> bool {
         match &self.what {
-            What::Picture(_) => false,
-            What::Storm(_) => part == Part::Storm,
-            What::Serve(Settings { only, .. }) => {
+            BenchCommand::Picture(_) => false,
+            BenchCommand::Storm(_) => part == Part::Storm,
+            BenchCommand::Serve(Settings { only, .. }) => {
                 SERVE.contains(&part) && (only.is_empty() || only.contains(&part))
             }
-            What::Update(Settings { only, storm, .. }) if only.is_empty() => {
+            BenchCommand::Update(Settings { only, storm, .. }) if only.is_empty() => {
                 !SERVE.contains(&part) && (part != Part::Storm || *storm)
             }
-            What::Update(Settings { only, storm, .. }) => {
+            BenchCommand::Update(Settings { only, storm, .. }) => {
                 only.contains(&part) || part == Part::Storm && *storm
             }
         }
@@ -217,7 +217,7 @@ mod tests {
     fn picture_updates_every_period() {
         let times = |arguments: &str| -> Vec<u128> {
             let options = Options::parse_from(arguments.split(' '));
-            let What::Picture(options) = options.what else { unreachable!() };
+            let BenchCommand::Picture(options) = options.what else { unreachable!() };
             options.update_times().iter().map(Duration::as_millis).collect()
         };
         assert_eq!(times("bench picture --seconds 12 --period 4"), [2000, 6000, 10_000]);

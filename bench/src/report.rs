@@ -52,7 +52,7 @@ impl Report {
     /// Records violations of guarantees and prints them immediately.
     pub(crate) fn violations(&mut self, phase: &str, violations: &[String]) {
         for violation in violations {
-            say(&format!("VOID  {phase}: {violation}"));
+            print_line(&format!("VOID  {phase}: {violation}"));
             self.violations.push(format!("{phase}: {violation}"));
         }
     }
@@ -68,7 +68,7 @@ impl Report {
         }
         table.print();
         if !self.is_sound() {
-            say(&format!("VOID: {} violations, see above", self.violations.len()));
+            print_line(&format!("VOID: {} violations, see above", self.violations.len()));
         }
         self.is_sound()
     }
@@ -121,7 +121,7 @@ impl Table {
     }
 
     pub(crate) fn print(&self) {
-        say(&format!("\n{}", self.lines().join("\n")));
+        print_line(&format!("\n{}", self.lines().join("\n")));
     }
 
     fn lines(&self) -> Vec<String> {
@@ -147,7 +147,7 @@ pub(crate) fn fixed(value: f64, digits: usize) -> String {
 }
 
 /// Prints a line. Unlike `println!`, it does not panic on a closed pipe.
-pub(crate) fn say(line: &str) {
+pub(crate) fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

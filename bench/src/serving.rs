@@ -13,12 +13,12 @@ use tokio::time;
 use crate::{
     limit::{self, BatchMethod, Limit},
     machine::{self, Cpu},
-    open_loop::{self, Peak},
+    open_loop::{self, Capacity},
     options::Settings,
-    report::{Report, say},
+    report::{Report, print_line},
     serving_tables as tables,
     stats::{Latencies, millis, real},
-    subject::{Pair, Subject},
+    subject::{ModelPair, Subject},
     texts::{Corpus, Texts},
     traffic::Traffic,
 };
@@ -93,7 +93,7 @@ struct Bench<'a> {
 }
 
 pub(crate) async fn run(
-    pair: &Pair,
+    pair: &ModelPair,
     corpus: Corpus,
     workers: usize,
     settings: &Settings,
@@ -136,7 +136,7 @@ pub(crate) async fn run(
     if settings.other.is_some() {
         tables::print_served("other", &other, better);
     }
-    say(&format!("memory of all processes: {memory:.1} MB (PSS)"));
+    print_line(&format!("memory of all processes: {memory:.1} MB (PSS)"));
     compare(corpus, alone, better, &served, report);
     let figures = json!({
         "limits": limits,
@@ -146,14 +146,14 @@ pub(crate) async fn run(
     });
     report.figures(corpus.name(), figures);
     let per_second = served[CLIENTS.len() - 1].per_second();
-    let peak = Peak { corpus, per_second, queue_limit: QUEUE_LIMIT };
+    let peak = Capacity { corpus, per_second, queue_limit: QUEUE_LIMIT };
     open_loop::run(&bench.subject, peak, settings, report).await?;
     bench.end(workers, report, corpus).await
 }
 
 impl<'a> Bench<'a> {
     async fn start(
-        pair: &Pair,
+        pair: &ModelPair,
         corpus: Corpus,
         workers: usize,
         settings: &'a Settings,
@@ -166,7 +166,7 @@ impl<'a> Bench<'a> {
         let file = server.home().models().join(format!("{}.json", corpus.name()));
         let bytes = serde_json::to_vec(texts.texts()).map_err(|error| error.to_string())?;
         std::fs::write(&file, bytes).map_err(|error| error.to_string())?;
-        let subject = Subject::of(server, pair.clone(), texts).await?;
+        let subject = Subject::prepare(server, pair.clone(), texts).await?;
         subject.settle().await?;
         let status = subject.control.status().await;
         let cpus = status.workers.iter().filter_map(|worker| worker.cpu).collect();
@@ -175,7 +175,7 @@ impl<'a> Bench<'a> {
     }
 
     async fn limit(&self, way: BatchMethod, processes: usize) -> Result<Limit, String> {
-        machine::rest(&self.subject, self.settings).await?;
+        machine::wait_until_idle(&self.subject, self.settings).await?;
         let seconds = self.settings.phase().as_secs_f64();
         limit::run(&self.version, &self.texts, &self.cpus[..processes], way, seconds).await
     }
@@ -186,7 +186,7 @@ impl<'a> Bench<'a> {
         served: &mut Served,
         report: &mut Report,
     ) -> Result<(), String> {
-        machine::rest(&self.subject, self.settings).await?;
+        machine::wait_until_idle(&self.subject, self.settings).await?;
         let before = self.subject.control.status().await;
         let traffic = Traffic::start(&self.subject, clients, Duration::ZERO).await?;
         time::sleep(self.settings.phase()).await;
@@ -207,7 +207,7 @@ impl<'a> Bench<'a> {
     async fn memory(&self) -> Result<f64, String> {
         let mut pids = self.subject.worker_pids().await;
         pids.push(self.subject.server.pid());
-        Ok(pids.into_iter().map(|pid| real(Memory::of(pid).pss)).sum::<f64>() / 1e6)
+        Ok(pids.into_iter().map(|pid| real(Memory::read(pid).pss)).sum::<f64>() / 1e6)
     }
 
     /// Restarts the server with its compiled forms and times the first response.
@@ -215,13 +215,13 @@ impl<'a> Bench<'a> {
         let home = std::sync::Arc::clone(self.subject.server.home());
         let pair = self.subject.pair.clone();
         self.subject.server.stop().await;
-        let begin = Instant::now();
+        let start = Instant::now();
         let server = pair.builder(workers).home(&home).start().await;
         let mut client = server.client().await;
         let body = self.subject.texts.body(0);
         let answer = client.send(hyper::Method::POST, "/embed", body).await;
         let answer = answer.map_err(|error| error.to_string())?;
-        let first = begin.elapsed().as_secs_f64();
+        let first = start.elapsed().as_secs_f64();
         if answer.status != 200 {
             report
                 .violations("start", &[format!("the first response has status {}", answer.status)]);

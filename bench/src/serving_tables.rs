@@ -88,7 +88,7 @@ pub(crate) async fn other(
     settings: &Settings,
 ) -> Result<Served, String> {
     let stop = Arc::new(AtomicBool::new(false));
-    let begin = Instant::now();
+    let started = Instant::now();
     let mut clients_running = Vec::new();
     for number in 0..clients {
         let client = Client::connect(address).await;
@@ -108,7 +108,7 @@ pub(crate) async fn other(
     }
     time::sleep(settings.phase()).await;
     stop.store(true, Ordering::Relaxed);
-    let mut served = Served { seconds: begin.elapsed().as_secs_f64(), ..Served::default() };
+    let mut served = Served { seconds: started.elapsed().as_secs_f64(), ..Served::default() };
     for one in clients_running {
         let (latencies, failed) = one.await.map_err(|error| error.to_string())?;
         served.latencies.extend(latencies);

@@ -89,7 +89,7 @@ pub(crate) fn ms(time: Duration) -> String {
     format!("{:.2}", millis(time))
 }
 
-/// Returns `one` divided by `other`.
+/// Returns the first duration divided by the second.
 pub(crate) fn ratio(one: Duration, other: Duration) -> f64 {
     one.as_secs_f64() / other.as_secs_f64()
 }

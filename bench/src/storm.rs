@@ -9,10 +9,10 @@ use serde_json::json;
 use tokio::time;
 
 use crate::{
-    control::{Called, Load},
+    control::{CallResult, Load},
     machine,
     options::Settings,
-    report::{Report, Table, fixed, say},
+    report::{Report, Table, fixed, print_line},
     stats::real,
     subject::Subject,
     traffic::{Recording, Traffic},
@@ -30,7 +30,7 @@ const LAST_MAX: f64 = 1.0;
 struct Outcomes(BTreeMap<String, usize>);
 
 impl Outcomes {
-    fn of(calls: &[Called]) -> Self {
+    fn count(calls: &[CallResult]) -> Self {
         let mut outcomes = Self::default();
         for called in calls {
             let outcome = match &called.result {
@@ -59,11 +59,11 @@ pub(crate) async fn run(
     let base = quiet.iter().map(|one| throughput(one, length)).sum::<f64>() / 2.0;
     print(&quiet, &recording, length);
 
-    let outcomes = Outcomes::of(&recording.updates);
+    let outcomes = Outcomes::count(&recording.updates);
     let last = recording.first_seen.last().map_or(Duration::ZERO, |(_, at)| *at);
     let last = last.saturating_sub(last_call).as_secs_f64();
     let listed = outcomes.0.iter().map(|(outcome, count)| format!("{count} {outcome}"));
-    say(&format!(
+    print_line(&format!(
         "storm: {} calls, {}; the last generation served {last:.3} s after the last call",
         recording.updates.len(),
         listed.collect::<Vec<_>>().join(", "),
@@ -91,7 +91,7 @@ async fn undisturbed(
     settings: &Settings,
     length: Duration,
 ) -> Result<Recording, String> {
-    machine::rest(subject, settings).await?;
+    machine::wait_until_idle(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     time::sleep(length).await;
     traffic.finish(subject, Vec::new()).await
@@ -103,18 +103,18 @@ async fn storm(
     settings: &Settings,
     length: Duration,
 ) -> Result<(Recording, Duration), String> {
-    machine::rest(subject, settings).await?;
+    machine::wait_until_idle(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     let mut calls = Vec::new();
-    let mut next = traffic.begin();
-    while next < traffic.begin() + length {
+    let mut next = traffic.started();
+    while next < traffic.started() + length {
         time::sleep_until(next.into()).await;
         let control = subject.control.clone();
         let directory = subject.pair.directories[calls.len() % 2].clone();
         calls.push(tokio::spawn(async move { control.update(&directory, Load::Ahead).await }));
         next += BETWEEN;
     }
-    let last_call = Instant::now() - traffic.begin();
+    let last_call = Instant::now() - traffic.started();
     let mut updates = Vec::new();
     for call in calls {
         let called = call.await.map_err(|error| error.to_string())??;

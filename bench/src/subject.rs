@@ -13,7 +13,7 @@ use std::{
 use e2e::{admin::Committed, fixtures, home::Home, launch::Builder, server::Server};
 
 use crate::{
-    control::{Called, Control, Load},
+    control::{CallResult, Control, Load},
     texts::{Corpus, Texts},
 };
 
@@ -26,12 +26,12 @@ const FREED: Duration = Duration::from_millis(500);
 
 /// Two model directories that serve under one name.
 #[derive(Clone, Debug)]
-pub(crate) struct Pair {
+pub(crate) struct ModelPair {
     pub model: &'static str,
     pub directories: [PathBuf; 2],
 }
 
-impl Pair {
+impl ModelPair {
     /// Returns MiniLM and its variant.
     pub(crate) fn minilm() -> Self {
         let directories = ["minilm", "minilm-variant"].map(fixtures::model);
@@ -54,7 +54,7 @@ pub(crate) struct Subject {
     pub server: Server,
     pub control: Control,
     pub texts: Arc<Texts>,
-    pub pair: Pair,
+    pub pair: ModelPair,
     /// The last commit.
     pub serving: Committed,
     /// Content names by version.
@@ -63,15 +63,19 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// Starts a server and leaves it serving the second content, with both kept and compiled.
-    pub(crate) async fn start(pair: Pair, workers: usize, seed: u64) -> Result<Self, String> {
+    pub(crate) async fn start(pair: ModelPair, workers: usize, seed: u64) -> Result<Self, String> {
         let server = pair.builder(workers).start().await;
         let texts = Texts::new(seed, pair.model, Corpus::Short);
-        Self::of(server, pair, texts).await
+        Self::prepare(server, pair, texts).await
     }
 
     /// Prepares a server that is already running, with the given texts.
-    pub(crate) async fn of(server: Server, pair: Pair, mut texts: Texts) -> Result<Self, String> {
-        let control = Control::of(&server, pair.model);
+    pub(crate) async fn prepare(
+        server: Server,
+        pair: ModelPair,
+        mut texts: Texts,
+    ) -> Result<Self, String> {
+        let control = Control::new(&server, pair.model);
         let mut client = server.client().await;
         texts.learn(CONTENTS[0], &mut client).await?;
         let first = server.status().await.model(pair.model).version.clone();
@@ -93,7 +97,7 @@ impl Subject {
     }
 
     /// Updates to the directory that is not serving.
-    pub(crate) async fn update(&mut self, load: Load) -> Result<Called, String> {
+    pub(crate) async fn update(&mut self, load: Load) -> Result<CallResult, String> {
         let next = usize::from(self.content() == CONTENTS[0]);
         let directory = self.pair.directories[next].clone();
         let called = self.control.update(&directory, load).await?;
@@ -101,20 +105,23 @@ impl Subject {
     }
 
     /// Updates to a directory with content that is new to the server.
-    pub(crate) async fn update_to(&mut self, fresh: &mut Fresh) -> Result<Called, String> {
+    pub(crate) async fn update_to(
+        &mut self,
+        fresh: &mut FreshVersions,
+    ) -> Result<CallResult, String> {
         fresh.change()?;
         let called = self.control.update(&fresh.directory, Load::Ahead).await?;
         self.record(called, CONTENTS[1])
     }
 
     /// Rolls back to the previous version.
-    pub(crate) async fn rollback(&mut self) -> Result<Called, String> {
+    pub(crate) async fn rollback(&mut self) -> Result<CallResult, String> {
         let next = usize::from(self.content() == CONTENTS[0]);
         let called = self.control.rollback().await?;
         self.record(called, CONTENTS[next])
     }
 
-    fn record(&mut self, called: Called, content: &str) -> Result<Called, String> {
+    fn record(&mut self, called: CallResult, content: &str) -> Result<CallResult, String> {
         let refused = |refusal: &e2e::admin::Refusal| format!("refused: {refusal:?}");
         self.serving = called.result.as_ref().map_err(refused)?.clone();
         self.contents.insert(self.serving.version.clone(), content.to_owned());
@@ -126,16 +133,16 @@ impl Subject {
     }
 
     /// Returns a source of contents that are new to the server.
-    pub(crate) fn fresh(&self) -> Result<Fresh, String> {
-        Fresh::new(self.server.home(), &self.pair.directories[1])
+    pub(crate) fn fresh(&self) -> Result<FreshVersions, String> {
+        FreshVersions::new(self.server.home(), &self.pair.directories[1])
     }
 
     /// Waits until every worker serves the last commit and the previous version is freed. Sends
     /// requests meanwhile, because workers switch only when they have work.
     pub(crate) async fn settle(&self) -> Result<(), String> {
-        let begin = Instant::now();
+        let start = Instant::now();
         while !self.control.switched(self.serving.generation).await {
-            if begin.elapsed() > SETTLE_MAX {
+            if start.elapsed() > SETTLE_MAX {
                 return Err(format!(
                     "not all workers serve generation {}",
                     self.serving.generation
@@ -171,11 +178,11 @@ impl Subject {
 }
 
 /// A model directory that becomes a new version of the same model with every change.
-pub(crate) struct Fresh {
+pub(crate) struct FreshVersions {
     directory: PathBuf,
 }
 
-impl Fresh {
+impl FreshVersions {
     fn new(home: &Home, like: &Path) -> Result<Self, String> {
         let directory = home.models().join("fresh");
         fixtures::replace_model(like, &directory);

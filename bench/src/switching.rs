@@ -92,7 +92,7 @@ async fn measure(
     by: CommitKind,
     report: &mut Report,
 ) -> Result<Samples, String> {
-    machine::rest(subject, settings).await?;
+    machine::wait_until_idle(subject, settings).await?;
     let traffic = Traffic::start(subject, settings.clients, Duration::ZERO).await?;
     let (mut updates, mut samples) = (Vec::new(), Samples::default());
     for _ in 0..settings.repeats() * 2 {

@@ -75,8 +75,8 @@ async fn measure(client: &mut Client, side: usize, length: Duration) -> Result<M
     let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
     let body = Bytes::from([json.as_bytes(), &pixels].concat());
     let (mut all, mut run, mut copy) = (Vec::new(), Vec::new(), Vec::new());
-    let begun = Instant::now();
-    while begun.elapsed() < length || all.len() < 20 {
+    let start = Instant::now();
+    while start.elapsed() < length || all.len() < 20 {
         let path = "/v2/models/image/infer";
         let sent = Instant::now();
         let answer = client.send_with(Method::POST, path, &headers, body.clone()).await;

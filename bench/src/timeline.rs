@@ -1,12 +1,12 @@
-//! Assigns requests to the stage of an update that they met.
+//! Assigns each request to the update stage that it overlapped.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use crate::{
-    control::Called,
-    traffic::{Recording, Seen},
+    control::CallResult,
+    traffic::{Recording, RequestSample},
 };
 
 /// Time after a commit in which it still has effects: old versions are freed and, with `lazy`, new
@@ -56,7 +56,7 @@ pub(crate) struct Span {
 }
 
 /// Returns the stages of one update.
-pub(crate) fn spans(called: &Called) -> Vec<Span> {
+pub(crate) fn spans(called: &CallResult) -> Vec<Span> {
     let last = |name: &str| {
         let mut found = called.steps.iter().rev();
         found.find(|(step, _)| step == name).map(|(_, at)| *at)
@@ -80,10 +80,10 @@ pub(crate) fn spans(called: &Called) -> Vec<Span> {
 }
 
 /// Returns every request with the stage at its midpoint.
-pub(crate) fn staged(recording: &Recording) -> Vec<(Stage, Seen)> {
+pub(crate) fn staged(recording: &Recording) -> Vec<(Stage, RequestSample)> {
     let all: Vec<Span> = recording.updates.iter().flat_map(spans).collect();
-    let stage = |seen: &Seen| {
-        let middle = recording.begin + seen.start + seen.latency() / 2;
+    let stage = |seen: &RequestSample| {
+        let middle = recording.started + seen.start + seen.latency() / 2;
         // The later update wins if two overlap.
         let found = all.iter().rev().find(|span| span.start <= middle && middle < span.end);
         found.map_or(Stage::Quiet, |span| span.stage)
@@ -92,7 +92,7 @@ pub(crate) fn staged(recording: &Recording) -> Vec<(Stage, Seen)> {
 }
 
 /// Returns the durations of a stage in all updates.
-pub(crate) fn durations(updates: &[Called], stage: Stage) -> Vec<Duration> {
+pub(crate) fn durations(updates: &[CallResult], stage: Stage) -> Vec<Duration> {
     let spans = updates.iter().flat_map(spans).filter(|span| span.stage == stage);
     spans.map(|span| span.end - span.start).collect()
 }
@@ -111,7 +111,7 @@ mod tests {
         let steps =
             vec![step("staging", 10), step("staged", 30), step("loaded", 50), step("loaded", 70)];
         let result = Err(Refusal { kind: String::new(), message: String::new() });
-        let called = Called { start, end: at(80), steps, result };
+        let called = CallResult { start, end: at(80), steps, result };
         let found: Vec<(Stage, u128)> = spans(&called)
             .iter()
             .map(|span| (span.stage, (span.end - start).as_millis()))

@@ -15,14 +15,14 @@ use e2e::{
 use hyper::Method;
 use tokio::{task::JoinHandle, time};
 
-use crate::{control::Called, machine::Cpu, stats::Latencies, subject::Subject, texts::Texts};
+use crate::{control::CallResult, machine::Cpu, stats::Latencies, subject::Subject, texts::Texts};
 
 /// Maximum number of violations to print.
 const SHOWN_MAX: usize = 5;
 
 /// Running clients.
 pub(crate) struct Traffic {
-    begin: Instant,
+    started: Instant,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Vec<(Request, Timing)>>>,
     /// What was serving at the start.
@@ -39,13 +39,13 @@ struct Shared {
 
 /// A request, with times relative to the start.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Seen {
+pub(crate) struct RequestSample {
     pub start: Duration,
     pub end: Duration,
     pub timing: Timing,
 }
 
-impl Seen {
+impl RequestSample {
     pub(crate) fn latency(&self) -> Duration {
         self.end - self.start
     }
@@ -61,11 +61,11 @@ pub(crate) struct Timing {
 /// Everything recorded between start and finish.
 #[derive(Debug)]
 pub(crate) struct Recording {
-    pub begin: Instant,
+    pub started: Instant,
     pub elapsed: Duration,
-    pub seen: Vec<Seen>,
+    pub seen: Vec<RequestSample>,
     pub failed: usize,
-    pub updates: Vec<Called>,
+    pub updates: Vec<CallResult>,
     pub cpu: Cpu,
     /// Violations of guarantees; should be empty.
     pub violations: Vec<String>,
@@ -75,7 +75,7 @@ pub(crate) struct Recording {
 
 impl Recording {
     pub(crate) fn latencies(&self) -> Latencies {
-        self.seen.iter().map(Seen::latency).collect()
+        self.seen.iter().map(RequestSample::latency).collect()
     }
 }
 
@@ -97,7 +97,7 @@ impl Traffic {
             let client = Client::connect(subject.server.address()).await;
             connected.push(client.map_err(|error| error.to_string())?);
         }
-        let begin = Instant::now();
+        let started = Instant::now();
         let generation = subject.serving.generation;
         let initial = Update {
             start: Duration::ZERO,
@@ -108,14 +108,14 @@ impl Traffic {
         let cpu = Cpu::now(subject.server.pid(), &pids);
         let running = connected.into_iter().enumerate().map(|(number, client)| {
             let shared = Arc::clone(&shared);
-            tokio::spawn(ClientLoop { number, client, begin, pause, shared }.run())
+            tokio::spawn(ClientLoop { number, client, started, pause, shared }.run())
         });
         let clients = running.collect();
-        Ok(Self { begin, shared, clients, initial, pids, cpu })
+        Ok(Self { started, shared, clients, initial, pids, cpu })
     }
 
-    pub(crate) fn begin(&self) -> Instant {
-        self.begin
+    pub(crate) fn started(&self) -> Instant {
+        self.started
     }
 
     /// Lets every client finish its request and checks all responses. `updates` are all updates
@@ -123,16 +123,16 @@ impl Traffic {
     pub(crate) async fn finish(
         mut self,
         subject: &Subject,
-        updates: Vec<Called>,
+        updates: Vec<CallResult>,
     ) -> Result<Recording, String> {
-        let elapsed = self.begin.elapsed();
+        let elapsed = self.started.elapsed();
         let cpu = Cpu::now(subject.server.pid(), &self.pids) - self.cpu;
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut answers = Vec::new();
         for client in std::mem::take(&mut self.clients) {
             answers.extend(client.await.map_err(|error| error.to_string())?);
         }
-        let seen = answers.iter().map(|(request, timing)| Seen {
+        let seen = answers.iter().map(|(request, timing)| RequestSample {
             start: request.start,
             end: request.end,
             timing: *timing,
@@ -157,12 +157,12 @@ impl Traffic {
                 [count].into_iter().chain(shown).collect()
             }
         };
-        let begin = self.begin;
-        Ok(Recording { begin, elapsed, seen, failed, updates, cpu, violations, first_seen })
+        let started = self.started;
+        Ok(Recording { started, elapsed, seen, failed, updates, cpu, violations, first_seen })
     }
 
-    fn history_of(&self, updates: &[Called]) -> Vec<Update> {
-        let since = |at: Instant| at.saturating_duration_since(self.begin);
+    fn history_of(&self, updates: &[CallResult]) -> Vec<Update> {
+        let since = |at: Instant| at.saturating_duration_since(self.started);
         let committed = updates.iter().filter_map(|called| {
             let committed = called.result.as_ref().ok()?;
             Some(Update {
@@ -197,7 +197,7 @@ fn first_seen(history: &History) -> Vec<(u64, Duration)> {
 struct ClientLoop {
     number: usize,
     client: Client,
-    begin: Instant,
+    started: Instant,
     pause: Duration,
     shared: Arc<Shared>,
 }
@@ -210,9 +210,9 @@ impl ClientLoop {
             // Clients take turns through the texts, so that each text is sent equally often.
             let index = self.shared.sent.fetch_add(1, Ordering::Relaxed) % self.shared.texts.len();
             let body = self.shared.texts.body(index);
-            let start = self.begin.elapsed();
+            let start = self.started.elapsed();
             let answer = self.client.send(Method::POST, "/embed", body).await;
-            let end = self.begin.elapsed();
+            let end = self.started.elapsed();
             let timing = answer.as_ref().map_or_else(|_| Timing::default(), timing);
             let outcome = match answer {
                 Ok(response) if response.status == 200 => self.label(index, &response),

@@ -10,7 +10,7 @@ use crate::{
     options::Settings,
     report::{Report, Table, fixed},
     stats::{millis, real},
-    subject::{Pair, Subject},
+    subject::{ModelPair, Subject},
     traffic::Traffic,
 };
 
@@ -26,7 +26,7 @@ pub(crate) async fn run(
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let subject = Subject::start(Pair::tiny(), workers, settings.seed).await?;
+    let subject = Subject::start(ModelPair::tiny(), workers, settings.seed).await?;
     subject.settle().await?;
     let texts = subject.server.home().models().join("trivial.json");
     let bytes = serde_json::to_vec(subject.texts.texts()).map_err(|error| error.to_string())?;

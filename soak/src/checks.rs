@@ -8,11 +8,11 @@ use e2e::exposition::{Exposition, Labels};
 use crate::{ledger::Ledger, models::SPARE, resources::Resources, world::World};
 
 /// By this time, the server has closed abandoned connections and idle threads have exited.
-const QUIET_WITHIN: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The server's counters that the soak compares.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Counted {
+pub(crate) struct ServerCounters {
     /// By route and status.
     requests: BTreeMap<(String, u16), u64>,
     commits: u64,
@@ -23,7 +23,7 @@ pub(crate) struct Counted {
     pub killed: BTreeMap<String, u64>,
 }
 
-impl Counted {
+impl ServerCounters {
     /// Reads the counters from `/metrics`.
     pub(crate) async fn now(world: &World) -> Result<Self, String> {
         let answer = world.server.client().await.get("/metrics").await;
@@ -100,8 +100,8 @@ fn whole(value: f64) -> u64 {
 }
 
 /// Waits until the server is idle again and reports what it leaked.
-pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
-    let begin = world.now();
+pub(crate) async fn wait_until_idle(world: &World, before: &Resources) -> Resources {
+    let start = world.now();
     loop {
         // Do not wait for loads: a client's last request may have loaded a model lazily, and without
         // another request the other workers never follow.
@@ -109,7 +109,7 @@ pub(crate) async fn rest(world: &World, before: &Resources) -> Resources {
         let mut now = Resources::now(&world.server);
         now.left.retain(|name| !is_kept(world, name));
         let above = now.above(before);
-        if above.is_empty() || world.now() - begin > QUIET_WITHIN {
+        if above.is_empty() || world.now() - start > IDLE_TIMEOUT {
             above.iter().for_each(|what| world.violated(&format!("I7: {what}")));
             return now;
         }
@@ -124,16 +124,16 @@ fn is_kept(world: &World, name: &str) -> bool {
     let known = || world.versions.values().flatten().any(|known| known == version);
     matches!(folder, Some("versions" | "compiled"))
         && parts.next().is_none()
-        && (world.ledger().served_lately(version) || known())
+        && (world.ledger().recently_served(version) || known())
 }
 
 /// Compares the counters of server and clients.
-pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
-    let counted = match Counted::now(world).await {
+pub(crate) async fn counts(world: &World, before: &ServerCounters) -> ServerCounters {
+    let counted = match ServerCounters::now(world).await {
         Ok(counted) => counted.since(before),
         Err(error) => {
             world.violated(&format!("metrics: {error}"));
-            return Counted::default();
+            return ServerCounters::default();
         }
     };
     let mut ledger = world.ledger();
@@ -157,7 +157,7 @@ pub(crate) async fn counts(world: &World, before: &Counted) -> Counted {
 /// and that every worker was restarted. The server kills all workers stopped for good. It also
 /// kills some that were stopped briefly when their work became overdue, and on an overloaded
 /// machine some that respond too late.
-fn deaths(ledger: &mut Ledger, counted: &Counted) {
+fn deaths(ledger: &mut Ledger, counted: &ServerCounters) {
     let (kills, crashes, hangs) = (ledger.kills, ledger.crashes, ledger.hangs);
     let killed = |reason: &str| counted.killed.get(reason).copied().unwrap_or_default();
     let (stopped, hung) = (killed("stopped"), killed("hung"));
@@ -184,11 +184,11 @@ fn deaths(ledger: &mut Ledger, counted: &Counted) {
 mod tests {
     use super::*;
 
-    fn counted(answers: u64, killed: u64) -> Counted {
-        Counted {
+    fn counted(answers: u64, killed: u64) -> ServerCounters {
+        ServerCounters {
             requests: BTreeMap::from([(("/embed".to_owned(), 200), answers)]),
             restarts: BTreeMap::from([("killed".to_owned(), killed), ("exited".to_owned(), 0)]),
-            ..Counted::default()
+            ..ServerCounters::default()
         }
     }
 
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn an_unexplained_worker_exit_is_found() {
-        let violations = |counted: &Counted| {
+        let violations = |counted: &ServerCounters| {
             let mut ledger = Ledger::new(std::iter::empty());
             (ledger.kills, ledger.hangs) = (3, 1);
             deaths(&mut ledger, counted);
@@ -218,7 +218,10 @@ mod tests {
         };
         let with = |stopped, hung| {
             let killed = [("stopped".to_owned(), stopped), ("hung".to_owned(), hung)];
-            move |count| Counted { killed: BTreeMap::from(killed.clone()), ..counted(0, count) }
+            move |count| ServerCounters {
+                killed: BTreeMap::from(killed.clone()),
+                ..counted(0, count)
+            }
         };
         assert_eq!(violations(&with(1, 0)(4)), 0);
         assert_eq!(violations(&with(1, 0)(5)), 1, "one exit too many");

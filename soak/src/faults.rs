@@ -16,23 +16,27 @@ use crate::{
 };
 
 /// A worker exits within this time after a fatal signal; it may be stopped for a while.
-const DIES_WITHIN: Duration = Duration::from_secs(10);
+const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The supervisor has noticed an exit by then and sends the worker nothing more.
-const HEARD_WITHIN: Duration = Duration::from_millis(200);
+const EXIT_NOTICED_AFTER: Duration = Duration::from_millis(200);
 /// The server replaces a stopped worker after two seconds.
-const REPLACED_WITHIN: Duration = Duration::from_secs(20);
+const REPLACEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Carries out one fault and waits for its end.
 pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
     world.note(&format!("{fault:?}"));
     *world.ledger().faults.entry(fault.name()).or_default() += 1;
     match fault {
-        Fault::Kill { worker } => deadly(&world, old(&world, worker).await, Signal::SIGKILL).await,
+        Fault::Kill { worker } => {
+            send_fatal_signal(&world, pick_long_running(&world, worker).await, Signal::SIGKILL)
+                .await
+        }
         Fault::KillAny { worker } => {
-            deadly(&world, any(&world, worker).await, Signal::SIGKILL).await;
+            send_fatal_signal(&world, any(&world, worker).await, Signal::SIGKILL).await;
         }
         Fault::Crash { worker } => {
-            deadly(&world, old(&world, worker).await, Signal::SIGSEGV).await;
+            send_fatal_signal(&world, pick_long_running(&world, worker).await, Signal::SIGSEGV)
+                .await;
         }
         Fault::Stop { worker, millis } => stop(&world, worker, Duration::from_millis(millis)).await,
         Fault::KillChecker => kill_checkers(&world),
@@ -60,7 +64,7 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
 }
 
 /// Sends a fatal signal.
-async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
+async fn send_fatal_signal(world: &World, victim: Option<Worker>, signal: Signal) {
     let Some((id, process)) = victim else { return };
     {
         let mut ledger = world.ledger();
@@ -80,7 +84,7 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
     }
     // The first SIGSEGV runs Rust's stack overflow handler. It finds no overflow and removes
     // itself, so that the next fault is fatal.
-    let end = world.now() + DIES_WITHIN;
+    let end = world.now() + EXIT_TIMEOUT;
     while process.runs() && world.now() < end {
         process.signal(signal);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -88,7 +92,7 @@ async fn deadly(world: &World, victim: Option<Worker>, signal: Signal) {
     if process.runs() {
         return world.violated(&format!("worker {id}, {process:?}, survived {signal}"));
     }
-    tokio::time::sleep(HEARD_WITHIN).await;
+    tokio::time::sleep(EXIT_NOTICED_AFTER).await;
     let mut ledger = world.ledger();
     ledger.marks().deaths_over += 1;
     ledger.marks().crashes_over += u64::from(signal != Signal::SIGKILL);
@@ -122,7 +126,7 @@ async fn stop(world: &World, pick: usize, pause: Duration) {
         }
         return;
     }
-    let end = world.now() + REPLACED_WITHIN;
+    let end = world.now() + REPLACEMENT_TIMEOUT;
     while process.runs() && world.now() < end {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -149,7 +153,7 @@ async fn any(world: &World, pick: usize) -> Option<Worker> {
 }
 
 /// Picks one of the oldest quarter.
-async fn old(world: &World, pick: usize) -> Option<Worker> {
+async fn pick_long_running(world: &World, pick: usize) -> Option<Worker> {
     let workers = workers(world).await;
     workers.get(pick % (workers.len() / 4).max(1)).copied()
 }
@@ -170,14 +174,14 @@ async fn hangup(world: &World, model: usize, to: Option<models::Content>) {
     let home = world.server.home();
     let source = model.source(home);
     match to {
-        Some(content) => models::point(&source, &model.directory(content)),
-        None => models::point(&source, &home.models().join("nowhere")),
+        Some(content) => models::repoint(&source, &model.directory(content)),
+        None => models::repoint(&source, &home.models().join("nowhere")),
     }
     let now = world.now();
     world.ledger().marks().hangup(now);
     world.server.signal(Signal::SIGHUP);
     if to.is_none() {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        models::point(&source, &model.directory(models::Content::A));
+        models::repoint(&source, &model.directory(models::Content::A));
     }
 }

@@ -15,7 +15,7 @@ use e2e::{
     processes::Process,
 };
 
-use crate::{latency::Latency, rules::Marks};
+use crate::{latency::Latency, rules::EventCounts};
 
 /// Requests, and other events, kept for the dump.
 const KEPT: usize = 20_000;
@@ -23,13 +23,13 @@ const KEPT: usize = 20_000;
 const VIOLATIONS: usize = 200;
 
 /// The server keeps served versions for two minutes and removes older ones after a commit.
-const SERVED_LATELY: Duration = Duration::from_secs(200);
+const RECENTLY_SERVED: Duration = Duration::from_secs(200);
 
 /// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
     lives: BTreeMap<&'static str, Live>,
-    marks: Marks,
+    marks: EventCounts,
     /// By route and status.
     pub counts: BTreeMap<(&'static str, u16), u64>,
     /// By route, requests whose client did not wait for the answer.
@@ -60,9 +60,9 @@ pub(crate) struct Ledger {
 
 /// A request in flight.
 #[derive(Debug)]
-pub(crate) struct Open {
-    begun: StartInfo,
-    marks: Marks,
+pub(crate) struct OpenRequest {
+    start_info: StartInfo,
+    marks: EventCounts,
     pub start: Duration,
 }
 
@@ -80,7 +80,7 @@ impl Ledger {
         let lives = models.map(|model| (model, Live::new(client::DEADLINE)));
         Self {
             lives: lives.collect(),
-            marks: Marks::default(),
+            marks: EventCounts::default(),
             counts: BTreeMap::new(),
             unknown: BTreeMap::new(),
             excused: BTreeMap::new(),
@@ -108,17 +108,17 @@ impl Ledger {
     }
 
     /// Returns the current events that may excuse failures.
-    pub(crate) fn marks(&mut self) -> &mut Marks {
+    pub(crate) fn marks(&mut self) -> &mut EventCounts {
         &mut self.marks
     }
 
-    pub(crate) fn begin(&mut self, model: &str, start: Duration) -> Open {
+    pub(crate) fn begin(&mut self, model: &str, start: Duration) -> OpenRequest {
         let marks = self.marks.clone();
-        Open { begun: self.live(model).begin(), marks, start }
+        OpenRequest { start_info: self.live(model).begin(), marks, start }
     }
 
     /// Records the end of a request.
-    pub(crate) fn end(&mut self, open: Open, info: RequestInfo, request: Request) {
+    pub(crate) fn end(&mut self, open: OpenRequest, info: RequestInfo, request: Request) {
         let status = match &request.outcome {
             Outcome::Answered(_) => Some(200),
             Outcome::Failed(status, _) => Some(*status),
@@ -131,13 +131,13 @@ impl Ledger {
         let live = self.lives.get_mut(info.model).expect("a served model");
         match status.and_then(|status| open.marks.excuse(&self.marks, info, status)) {
             Some(reason) => {
-                live.excuse(open.begun);
+                live.excuse(open.start_info);
                 *self.excused.entry((status.unwrap_or_default(), reason)).or_default() += 1;
             }
             None => {
-                let violations = live.end(open.begun, &request);
-                let gone = status == Some(404) && violations.is_empty();
-                if gone {
+                let violations = live.end(open.start_info, &request);
+                let is_unloaded = status == Some(404) && violations.is_empty();
+                if is_unloaded {
                     *self.excused.entry((404, "unloaded")).or_default() += 1;
                 } else if status == Some(200) {
                     self.latency.add(request.end - request.start);
@@ -170,12 +170,12 @@ impl Ledger {
     /// Records the commit of a version.
     pub(crate) fn serves(&mut self, version: &str, now: Duration) {
         self.committed += 1;
-        self.served.retain(|_, at| now.saturating_sub(*at) < SERVED_LATELY);
+        self.served.retain(|_, at| now.saturating_sub(*at) < RECENTLY_SERVED);
         self.served.insert(version.to_owned(), now);
     }
 
     /// Returns whether a version was committed recently, as of the last commit.
-    pub(crate) fn served_lately(&self, version: &str) -> bool {
+    pub(crate) fn recently_served(&self, version: &str) -> bool {
         self.served.contains_key(version)
     }
 

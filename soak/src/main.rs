@@ -31,12 +31,12 @@ use clap::Parser;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::{
-    checks::Counted,
+    checks::ServerCounters,
     clients::SteadyClient,
     options::Options,
     resources::{Resources, Samples},
     schedule::Event,
-    summary::{End, say},
+    summary::{FinalState, print_line},
     world::World,
 };
 
@@ -45,14 +45,14 @@ const PROGRESS: Duration = Duration::from_secs(5);
 /// Interval between samples of the server's resources.
 const SAMPLE: Duration = Duration::from_secs(1);
 /// Running faults end within this time after the last one starts.
-const FAULTS_END_WITHIN: Duration = Duration::from_secs(200);
+const FAULTS_END_TIMEOUT: Duration = Duration::from_secs(200);
 /// A run stops after this many violations: later ones follow from the first.
-const ENOUGH: u64 = 20;
+const VIOLATIONS_MAX: u64 = 20;
 
 fn main() -> ExitCode {
     let options = Options::parse();
     if options.schedule {
-        schedule::draw(&options).iter().for_each(|event| say(&format!("{event:?}")));
+        schedule::draw(&options).iter().for_each(|event| print_line(&format!("{event:?}")));
         return ExitCode::SUCCESS;
     }
     let runtime =
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("soak: {error}"));
+            print_line(&format!("soak: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -72,12 +72,12 @@ fn main() -> ExitCode {
 async fn run(options: &Options) -> Result<bool, String> {
     let schedule = schedule::draw(options);
     let (command, count) = (Options::command(), schedule.len());
-    say(&format!("{command}: seed {}, {count} faults and updates", options.seed));
+    print_line(&format!("{command}: seed {}, {count} faults and updates", options.seed));
     let mut world = World::start(options).await;
     world.server.settled().await;
     let before = Resources::now(&world.server);
-    let counted = Counted::now(&world).await?;
-    world.begin = std::time::Instant::now();
+    let counted = ServerCounters::now(&world).await?;
+    world.start = std::time::Instant::now();
     let world = Arc::new(world);
 
     let mut clients = Vec::new();
@@ -93,11 +93,11 @@ async fn run(options: &Options) -> Result<bool, String> {
     world.stop();
     join(&world, clients).await;
     let samples = watching.await.map_err(|error| error.to_string())?;
-    say("clients stopped: waiting until the server is idle");
-    let after = checks::rest(&world, &before).await;
+    print_line("clients stopped: waiting until the server is idle");
+    let after = checks::wait_until_idle(&world, &before).await;
     let counted = checks::counts(&world, &counted).await;
     let restarts = counted.restarts.values().sum();
-    summary::print(&world, &End { took, samples, before, after, restarts });
+    summary::print(&world, &FinalState { took, samples, before, after, restarts });
     conclude(world, &schedule).await
 }
 
@@ -106,8 +106,8 @@ async fn follow(world: &Arc<World>, schedule: &[Event]) {
     let mut faults = JoinSet::new();
     for event in schedule {
         tokio::time::sleep(event.at.saturating_sub(world.now())).await;
-        if world.ledger().violations_seen >= ENOUGH {
-            say("too many violations: skipping the remaining events");
+        if world.ledger().violations_seen >= VIOLATIONS_MAX {
+            print_line("too many violations: skipping the remaining events");
             break;
         }
         faults.spawn(faults::cause(Arc::clone(world), event.fault.clone()));
@@ -115,7 +115,7 @@ async fn follow(world: &Arc<World>, schedule: &[Event]) {
             note(world, ended);
         }
     }
-    if world.ledger().violations_seen < ENOUGH {
+    if world.ledger().violations_seen < VIOLATIONS_MAX {
         tokio::time::sleep(world.options.length().saturating_sub(world.now())).await;
     }
     let ending = async {
@@ -123,7 +123,7 @@ async fn follow(world: &Arc<World>, schedule: &[Event]) {
             note(world, ended);
         }
     };
-    if tokio::time::timeout(FAULTS_END_WITHIN, ending).await.is_err() {
+    if tokio::time::timeout(FAULTS_END_TIMEOUT, ending).await.is_err() {
         world.violated("a fault or an update did not end");
     }
 }
@@ -164,8 +164,11 @@ async fn conclude(world: Arc<World>, schedule: &[Event]) -> Result<bool, String>
         None => ended.map(|()| true),
         Some(directory) => {
             let directory = directory.map_err(|error| error.to_string())?;
-            say(&format!("FAILED; seed, schedule and history are in {}", directory.display()));
-            say(&format!("reproduce with: {} (seed {seed})", Options::command()));
+            print_line(&format!(
+                "FAILED; seed, schedule and history are in {}",
+                directory.display()
+            ));
+            print_line(&format!("reproduce with: {} (seed {seed})", Options::command()));
             ended.map(|()| false)
         }
     }

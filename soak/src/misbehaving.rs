@@ -19,7 +19,7 @@ use crate::{models::MODELS, probe::Transport, world::World};
 /// Duration of a storm.
 const STORM: Duration = Duration::from_millis(700);
 /// Rejected clients retry after this time, sooner than `retry-after` says.
-const TURNED_AWAY: Duration = Duration::from_millis(5);
+const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// Time that slow clients read before they disconnect.
 const SLOW: Duration = Duration::from_secs(3);
 /// Time limit for an invalid request.
@@ -45,7 +45,7 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
                             if response.header("retry-after").is_none() {
                                 world.violated("429 without retry-after");
                             }
-                            tokio::time::sleep(TURNED_AWAY).await;
+                            tokio::time::sleep(RETRY_PAUSE).await;
                         }
                     }
                     Err(error) => return lost(&world, EMBED, &error.to_string()),

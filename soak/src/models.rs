@@ -78,7 +78,7 @@ pub(crate) fn unique(home: &Home, what: &str) -> PathBuf {
 }
 
 /// Repoints a link atomically.
-pub(crate) fn point(link: &Path, to: &Path) {
+pub(crate) fn repoint(link: &Path, to: &Path) {
     let new = link.with_extension(format!("new-{}", std::process::id()));
     let _ = fs::remove_file(&new);
     symlink(to, &new).expect("a link");
@@ -88,7 +88,7 @@ pub(crate) fn point(link: &Path, to: &Path) {
 /// A directory that must be refused, and the allowed kinds of refusal.
 pub(crate) type RefusedDirectory = (&'static str, &'static [&'static str]);
 
-/// Bad candidates. Those of the test models are in `tiny/`; [`prepare`] makes the others.
+/// Bad candidates. Those of the test models are in `tiny/`; [`prepare`] creates the others.
 pub(crate) const BAD: [RefusedDirectory; 13] = [
     ("truncated", &["load"]),
     ("corrupt", &["load"]),
@@ -119,7 +119,7 @@ pub(crate) fn refused_directory(
 /// Creates the directories that the test models lack.
 pub(crate) fn prepare(home: &Home) {
     for model in MODELS.iter().chain([&SPARE]) {
-        point(&model.source(home), &model.directory(Content::A));
+        repoint(&model.source(home), &model.directory(Content::A));
     }
     let b = MODELS[0].directory(Content::B);
     let made = |name: &str| {

@@ -44,7 +44,7 @@ impl Resources {
             children: children.len(),
             supervisor_bytes: resident_bytes(pid),
             worker_bytes: children.iter().map(|child| resident_bytes(child.pid)).max().unwrap_or(0),
-            left: Disk::of(server.home()).leftovers(),
+            left: Disk::new(server.home()).leftovers(),
             shared_memory: fs::read_dir("/dev/shm").map_or(0, Iterator::count),
         }
     }

@@ -17,12 +17,12 @@ use crate::ledger::RequestInfo;
 const DEATHS: u64 = 5;
 /// Crashes that fail an item.
 const CRASHES: u64 = 2;
-/// Killed workers, while they load a version, that let the server refuse it.
+/// Deaths of loading workers after which the server may refuse the version.
 const LOADS: u64 = 2;
 
 /// Events in progress and event counts so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Marks {
+pub(crate) struct EventCounts {
     /// By model: storms in progress, and storms started.
     storms: BTreeMap<&'static str, (u64, u64)>,
     /// Workers sent a crash signal, and those whose crash the server has noticed.
@@ -36,10 +36,10 @@ pub(crate) struct Marks {
     last_hangup: Option<Duration>,
 }
 
-impl Marks {
+impl EventCounts {
     pub(crate) fn storm_begins(&mut self, model: &'static str) {
-        let (going, begun) = self.storms.entry(model).or_default();
-        (*going, *begun) = (*going + 1, *begun + 1);
+        let (running, total) = self.storms.entry(model).or_default();
+        (*running, *total) = (*running + 1, *total + 1);
     }
 
     pub(crate) fn storm_ends(&mut self, model: &'static str) {
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn failures_are_excused_only_by_events_during_the_request() {
-        let quiet = Marks::default();
+        let quiet = EventCounts::default();
         for status in [200, 400, 404, 429, 500, 503, 504] {
             assert_eq!(quiet.excuse(&quiet, REQUEST, status), None, "{status}");
         }
@@ -121,7 +121,7 @@ mod tests {
 
         let short = RequestInfo { short: true, ..REQUEST };
         assert_eq!(quiet.excuse(&quiet, short, 504), Some("short deadline"));
-        let crashed = |crashes, deaths| Marks { crashes, deaths, ..Marks::default() };
+        let crashed = |crashes, deaths| EventCounts { crashes, deaths, ..EventCounts::default() };
         assert!(quiet.excuse(&crashed(2, 2), REQUEST, 500).is_some());
         assert!(quiet.excuse(&crashed(0, 5), REQUEST, 500).is_some());
         assert!(quiet.excuse(&crashed(1, 4), REQUEST, 500).is_none());
@@ -129,17 +129,18 @@ mod tests {
 
     #[test]
     fn a_good_update_is_refused_only_because_of_other_events() {
-        let (quiet, killed) = (Marks::default(), Marks { checkers_killed: 1, ..Marks::default() });
+        let (quiet, killed) =
+            (EventCounts::default(), EventCounts { checkers_killed: 1, ..EventCounts::default() });
         assert!(quiet.may_refuse(&quiet, "superseded"));
         assert!(quiet.may_refuse(&killed, "crash"));
-        let ended = |crashes, deaths| Marks { crashes, deaths, ..Marks::default() };
+        let ended = |crashes, deaths| EventCounts { crashes, deaths, ..EventCounts::default() };
         assert!(quiet.may_refuse(&ended(1, 1), "crash"));
         assert!(quiet.may_refuse(&ended(0, 2), "crash"));
         assert!(!quiet.may_refuse(&ended(0, 1), "crash"));
         assert!(ended(1, 1).may_refuse(&ended(1, 1), "crash"), "the server had not noticed it yet");
-        let known = Marks { crashes_over: 1, deaths_over: 1, ..ended(1, 1) };
+        let known = EventCounts { crashes_over: 1, deaths_over: 1, ..ended(1, 1) };
         assert!(!known.may_refuse(&known, "crash"));
-        assert!(!known.may_refuse(&Marks { deaths: 2, ..known.clone() }, "crash"));
+        assert!(!known.may_refuse(&EventCounts { deaths: 2, ..known.clone() }, "crash"));
         for kind in ["crash", "load", "contract", "timeout", "internal", "space"] {
             assert!(!killed.may_refuse(&killed, kind), "{kind}");
         }

@@ -16,7 +16,7 @@ use crate::{
 
 /// Two crashes during an item's lifetime make the server blame the item. Crashes are spaced this
 /// far apart to avoid that.
-const CRASHES_APART: Duration = Duration::from_secs(3);
+const CRASH_SPACING: Duration = Duration::from_secs(3);
 /// No event starts in this last part of a run, so that all of them end in time.
 const LAST_PART: Duration = Duration::from_secs(2);
 
@@ -105,7 +105,7 @@ fn space_crashes(events: &mut [Event]) {
             if event.at < next {
                 event.fault = Fault::Kill { worker };
             } else {
-                next = event.at + CRASHES_APART;
+                next = event.at + CRASH_SPACING;
             }
         }
     }
@@ -244,6 +244,6 @@ mod tests {
         let crash = |event: &&Event| matches!(event.fault, Fault::Crash { .. });
         let at: Vec<Duration> = events.iter().filter(crash).map(|event| event.at).collect();
         assert!(at.len() > 100);
-        assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= CRASHES_APART));
+        assert!(at.windows(2).all(|pair| pair[1] - pair[0] >= CRASH_SPACING));
     }
 }

@@ -21,7 +21,7 @@ use crate::{
 const SHOWN: usize = 10;
 
 /// Prints a line.
-pub(crate) fn say(line: &str) {
+pub(crate) fn print_line(line: &str) {
     let mut out = io::stdout().lock();
     // Ignore the error: the reader may have closed the pipe.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
@@ -32,7 +32,7 @@ pub(crate) fn progress(world: &World, samples: &Samples) {
     let ledger = world.ledger();
     let resources = samples.last().cloned().unwrap_or_default();
     let latency = &ledger.latency;
-    say(&format!(
+    print_line(&format!(
         "{:6.0} s  {:>8} requests  {:>5} commits  {:>5} refused  {:>5} deaths  p99 {:>5.0} ms  longest {:>5.2} s  {:>4.0} MiB  {:>3} descriptors  {} violations",
         world.now().as_secs_f64(),
         ledger.total(),
@@ -48,7 +48,7 @@ pub(crate) fn progress(world: &World, samples: &Samples) {
 }
 
 /// The final state of a run.
-pub(crate) struct End {
+pub(crate) struct FinalState {
     pub took: Duration,
     pub samples: Samples,
     pub before: Resources,
@@ -56,14 +56,14 @@ pub(crate) struct End {
     pub restarts: u64,
 }
 
-pub(crate) fn print(world: &World, end: &End) {
+pub(crate) fn print(world: &World, end: &FinalState) {
     let ledger = world.ledger();
     let latency = &ledger.latency;
     let seconds = end.took.as_secs_f64().max(1e-9);
     let total = ledger.total();
-    say("");
-    say(&format!("requests    {total} ({:.0} a second) in {seconds:.0} s", rate(total, seconds)));
-    say(&format!(
+    print_line("");
+    print_line(&format!("requests    {total} ({:.0}/s) in {seconds:.0} s", rate(total, seconds)));
+    print_line(&format!(
         "  answered  {} of all kinds, each checked; p50 {:.1} ms, p99 {:.1} ms, longest {:.2} s",
         latency.count(),
         milliseconds(latency.quantile(0.5)),
@@ -71,35 +71,35 @@ pub(crate) fn print(world: &World, end: &End) {
         latency.longest().as_secs_f64(),
     ));
     for ((status, reason), count) in &ledger.excused {
-        say(&format!("  {status}       {count} ({reason})"));
+        print_line(&format!("  {status}       {count} ({reason})"));
     }
     let left: u64 = ledger.unknown.values().sum();
-    say(&format!("  abandoned {left} by clients that disconnected"));
+    print_line(&format!("  abandoned {left} by clients that disconnected"));
     let refused: u64 = ledger.refused.values().sum();
-    say(&format!(
+    print_line(&format!(
         "updates     {} committed, {refused} refused: {}",
         ledger.committed,
         list(&ledger.refused)
     ));
-    say(&format!(
+    print_line(&format!(
         "            {} generations answered, {} of them from SIGHUP or automatic rollback",
         ledger.generations(),
         ledger.unrequested()
     ));
-    say(&format!("faults      {}", list(&ledger.faults)));
-    say(&format!(
+    print_line(&format!("faults      {}", list(&ledger.faults)));
+    print_line(&format!(
         "deaths      {} of workers, {} restarted",
         ledger.kills + ledger.crashes + ledger.hangs,
         end.restarts
     ));
     resources(end);
-    say(&format!("violations  {}", ledger.violations_seen));
+    print_line(&format!("violations  {}", ledger.violations_seen));
     for violation in ledger.violations.iter().take(SHOWN) {
-        say(&format!("  {violation:.600}"));
+        print_line(&format!("  {violation:.600}"));
     }
 }
 
-fn resources(end: &End) {
+fn resources(end: &FinalState) {
     let (before, after) = (&end.before, &end.after);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let slope = |of: fn(&Resources) -> u64, unit: f64| {
@@ -108,14 +108,14 @@ fn resources(end: &End) {
     };
     let bytes = slope(|one| one.supervisor_bytes, f64::from(1 << 20));
     let descriptors = slope(|one| one.descriptors as u64, 1.0);
-    say(&format!(
+    print_line(&format!(
         "memory      supervisor {:.0} MiB before, {:.0} after ({bytes}); largest worker {:.0}, {:.0}",
         mebibytes(before.supervisor_bytes),
         mebibytes(after.supervisor_bytes),
         mebibytes(before.worker_bytes),
         mebibytes(after.worker_bytes),
     ));
-    say(&format!(
+    print_line(&format!(
         "idle        descriptors {} before, {} after ({descriptors}), threads {} and {}, children {} and {}",
         before.descriptors,
         after.descriptors,

@@ -15,13 +15,13 @@ use e2e::{
 
 use crate::{
     models::{self, Content, MODELS, Model, SPARE},
-    rules::Marks,
+    rules::EventCounts,
     schedule::Fault,
     world::World,
 };
 
 /// A call that has not returned by then is a violation.
-const RETURNS_WITHIN: Duration = Duration::from_secs(150);
+const CALL_TIMEOUT: Duration = Duration::from_secs(150);
 
 /// Required result of an update.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +61,7 @@ pub(crate) async fn cause(world: &Arc<World>, fault: Fault) {
         }
         Fault::UpdateStorm { model, calls } => storm(world, at(model), calls).await,
         Fault::Swapped { model } => swapped(world, at(model)).await,
-        Fault::Torn { pause_millis } => torn(world, pause_millis).await,
+        Fault::Torn { pause_millis } => replace_files(world, pause_millis).await,
         Fault::Unload { millis, to } => unload(world, millis, to).await,
         other => world.violated(&format!("no handler for {other:?}")),
     }
@@ -117,10 +117,10 @@ async fn storm(world: &Arc<World>, model: Model, calls: usize) {
 
 async fn swapped(world: &World, model: Model) {
     let link = models::unique(world.server.home(), "swapped");
-    models::point(&link, &model.directory(Content::A));
+    models::repoint(&link, &model.directory(Content::A));
     let swapping = async {
         for turn in 0..40 {
-            models::point(&link, &model.directory(Content::ALL[turn % 2]));
+            models::repoint(&link, &model.directory(Content::ALL[turn % 2]));
             tokio::time::sleep(Duration::from_micros(500)).await;
         }
     };
@@ -131,7 +131,7 @@ async fn swapped(world: &World, model: Model) {
 }
 
 /// Replaces the files of one content with those of the other, one by one, while they are copied.
-async fn torn(world: &World, pause_millis: u64) {
+async fn replace_files(world: &World, pause_millis: u64) {
     let home = world.server.home();
     let (one, other) = (models::with_sums(Content::A, home), models::with_sums(Content::B, home));
     let rewriting = async {
@@ -153,7 +153,7 @@ async fn update(world: &World, call: Call<'_>) {
     let load = if call.lazy { "lazy" } else { "ahead" };
     let calling =
         async { world.control.forced_update(call.model, call.from, load).await.end().await.1 };
-    let Ok(outcome) = tokio::time::timeout(RETURNS_WITHIN, calling).await else {
+    let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, calling).await else {
         return world.violated(&format!("an update of {} did not return", call.model));
     };
     take(world, &call, (start, then), outcome);
@@ -162,7 +162,7 @@ async fn update(world: &World, call: Call<'_>) {
 fn take(
     world: &World,
     call: &Call<'_>,
-    (start, then): (Duration, Marks),
+    (start, then): (Duration, EventCounts),
     outcome: Result<Committed, Refusal>,
 ) {
     let Call { model, from, expected, .. } = call;
@@ -205,7 +205,7 @@ fn take(
 async fn rollback(world: &World, model: Model) {
     let (start, then) = (world.now(), world.ledger().marks().clone());
     let calling = async { world.control.rollback(model.name).await.end().await.1 };
-    let Ok(outcome) = tokio::time::timeout(RETURNS_WITHIN, calling).await else {
+    let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, calling).await else {
         return world.violated(&format!("a rollback of {} did not return", model.name));
     };
     let now = world.now();
@@ -247,7 +247,7 @@ async fn unload(world: &World, millis: u64, to: Content) {
     world.ledger().live(SPARE.name).load_called();
     let (from, called): (PathBuf, _) = (SPARE.directory(to), world.now());
     while world.control.status().await.model(SPARE.name).state != "loaded" {
-        if world.now() - called > RETURNS_WITHIN {
+        if world.now() - called > CALL_TIMEOUT {
             return world.violated("the spare model was not loaded again");
         }
         // Retry: all workers that loaded it may have been killed.

@@ -36,7 +36,7 @@ pub(crate) struct World {
     pub options: Options,
     pub server: Server,
     pub control: Control,
-    pub begin: Instant,
+    pub start: Instant,
     pub probes: Vec<Probe>,
     /// By model, its two known versions.
     pub versions: BTreeMap<&'static str, [String; 2]>,
@@ -52,13 +52,13 @@ impl World {
         let builder = grpc::listening(Server::builder()).workers(options.workers);
         models::prepare(&builder.directories());
         let server = with_arguments(builder, options).start().await;
-        let control = Control::of(&server);
+        let control = Control::new(&server);
         let names = MODELS.iter().chain([&SPARE]).map(|model| model.name);
         let mut world = Self {
             options: options.clone(),
             server,
             control,
-            begin: Instant::now(),
+            start: Instant::now(),
             probes: Vec::new(),
             versions: BTreeMap::new(),
             many: tokio::sync::Mutex::new(()),
@@ -129,7 +129,7 @@ impl World {
     }
 
     pub(crate) fn now(&self) -> Duration {
-        self.begin.elapsed()
+        self.start.elapsed()
     }
 
     /// Adds an event to the dump.

@@ -31,7 +31,7 @@ pub struct Call {
 
 impl Control {
     /// Returns the client for this server.
-    pub fn of(server: &Server) -> Self {
+    pub fn new(server: &Server) -> Self {
         Self { client: Client::at(server.home().admin_socket()) }
     }
 

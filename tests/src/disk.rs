@@ -24,7 +24,7 @@ struct Record {
 
 impl Disk {
     /// Returns the state directory of this home.
-    pub fn of(home: &Home) -> Self {
+    pub fn new(home: &Home) -> Self {
         Self::at(&home.state())
     }
 

@@ -36,31 +36,31 @@ impl Exposition {
         let mut lines = text.lines();
         let mut present = None;
         while let Some(line) = lines.next() {
-            let wrong = |why: &str| format!("{why}: {line}");
+            let invalid = |why: &str| format!("{why}: {line}");
             if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').ok_or_else(|| wrong("missing help"))?;
+                let (name, help) = rest.split_once(' ').ok_or_else(|| invalid("missing help"))?;
                 let next = lines.next().and_then(|next| next.strip_prefix("# TYPE "));
                 let kind = next.and_then(|next| next.strip_prefix(name)?.strip_prefix(' '));
-                let kind = kind.ok_or_else(|| wrong("missing type"))?;
+                let kind = kind.ok_or_else(|| invalid("missing type"))?;
                 let family =
                     Family { help: help.into(), kind: kind.into(), samples: BTreeMap::new() };
                 if !is_name(name) || this.families.insert(name.into(), family).is_some() {
-                    return Err(wrong("invalid or duplicate family name"));
+                    return Err(invalid("invalid or duplicate family name"));
                 }
                 present = Some(name.to_owned());
                 continue;
             }
-            let (sample, labels, value) = sample(line).map_err(|why| wrong(&why))?;
-            let name = present.as_ref().ok_or_else(|| wrong("sample before any family"))?;
-            let family = this.families.get_mut(name).ok_or_else(|| wrong("unknown family"))?;
+            let (sample, labels, value) = sample(line).map_err(|why| invalid(&why))?;
+            let name = present.as_ref().ok_or_else(|| invalid("sample before any family"))?;
+            let family = this.families.get_mut(name).ok_or_else(|| invalid("unknown family"))?;
             if !family.has(name, &sample) {
-                return Err(wrong(&format!("not a sample of the {} {name}", family.kind)));
+                return Err(invalid(&format!("not a sample of the {} {name}", family.kind)));
             }
             if family.kind != "gauge" && (value.is_nan() || value < 0.0) {
-                return Err(wrong("only a gauge can be negative"));
+                return Err(invalid("only a gauge can be negative"));
             }
             if family.samples.insert((sample, labels), value).is_some() {
-                return Err(wrong("duplicate series"));
+                return Err(invalid("duplicate series"));
             }
         }
         for (name, family) in &this.families {

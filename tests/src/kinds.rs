@@ -143,42 +143,45 @@ impl Kind {
     /// # Errors
     /// Fails if the answer does not have the expected form.
     pub fn numbers(self, response: &Response) -> Result<Vec<f32>, String> {
-        let odd = || format!("{self:?}: {}", response.text());
+        let unexpected = || format!("{self:?}: {}", response.text());
         let mut numbers = Vec::new();
         if self == Self::RawTensor {
             let length = response.header("inference-header-content-length");
-            let length: usize = length.and_then(|length| length.parse().ok()).ok_or_else(odd)?;
-            return Ok(floats(response.body.get(length..).ok_or_else(odd)?));
+            let length: usize =
+                length.and_then(|length| length.parse().ok()).ok_or_else(unexpected)?;
+            return Ok(floats(response.body.get(length..).ok_or_else(unexpected)?));
         }
-        let body: Value = serde_json::from_slice(&response.body).map_err(|_| odd())?;
+        let body: Value = serde_json::from_slice(&response.body).map_err(|_| unexpected())?;
         match self {
             Self::Embed | Self::TokenIds | Self::EmbedAll | Self::Similarity => {
                 flatten(&body, &mut numbers);
             }
             Self::OpenAi => {
-                let data = body["data"].as_array().ok_or_else(odd)?;
+                let data = body["data"].as_array().ok_or_else(unexpected)?;
                 data.iter().for_each(|one| flatten(&one["embedding"], &mut numbers));
             }
             Self::Base64 => {
-                for one in body["data"].as_array().ok_or_else(odd)? {
-                    let encoded = one["embedding"].as_str().ok_or_else(odd)?;
-                    numbers.extend(floats(&BASE64_STANDARD.decode(encoded).map_err(|_| odd())?));
+                for one in body["data"].as_array().ok_or_else(unexpected)? {
+                    let encoded = one["embedding"].as_str().ok_or_else(unexpected)?;
+                    numbers.extend(floats(
+                        &BASE64_STANDARD.decode(encoded).map_err(|_| unexpected())?,
+                    ));
                 }
             }
             Self::TextTensor | Self::Tensor => flatten(&body["outputs"][0]["data"], &mut numbers),
             Self::Predict => {
-                for one in body.as_array().ok_or_else(odd)? {
-                    numbers.extend(in_order(one, "label", "score").ok_or_else(odd)?);
+                for one in body.as_array().ok_or_else(unexpected)? {
+                    numbers.extend(in_order(one, "label", "score").ok_or_else(unexpected)?);
                 }
             }
-            Self::Rerank => numbers = in_order(&body, "index", "score").ok_or_else(odd)?,
+            Self::Rerank => numbers = in_order(&body, "index", "score").ok_or_else(unexpected)?,
             Self::Cohere => {
                 let results = in_order(&body["results"], "index", "relevance_score");
-                numbers = results.ok_or_else(odd)?;
+                numbers = results.ok_or_else(unexpected)?;
             }
             Self::RawTensor => {}
         }
-        if numbers.is_empty() { Err(odd()) } else { Ok(numbers) }
+        if numbers.is_empty() { Err(unexpected()) } else { Ok(numbers) }
     }
 
     /// Classifies a 200 response. `known` are the answers by content.
@@ -276,7 +279,7 @@ pub(crate) struct KindClient {
     pub(crate) model: String,
     /// The answers, by content name.
     pub(crate) known: BTreeMap<String, Vec<f32>>,
-    pub(crate) begin: Instant,
+    pub(crate) started: Instant,
     pub(crate) shared: Arc<Shared>,
 }
 
@@ -284,14 +287,14 @@ impl KindClient {
     pub(crate) async fn run(mut self) -> Vec<Request> {
         let mut requests = Vec::new();
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let start = self.begin.elapsed();
+            let start = self.started.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
             let outcome = match self.kind.send(&mut self.client, &self.model).await {
                 Ok(response) if response.status == 200 => self.kind.label(&response, &self.known),
                 Ok(response) => Outcome::Failed(response.status, response.text()),
                 Err(Unanswered(reason)) => Outcome::Lost(reason),
             };
-            let (client, sequence, end) = (self.number, requests.len(), self.begin.elapsed());
+            let (client, sequence, end) = (self.number, requests.len(), self.started.elapsed());
             let lost = matches!(outcome, Outcome::Lost(_));
             requests.push(Request { client, sequence, texts: 1, start, end, outcome });
             self.shared.answered.fetch_add(usize::from(!lost), Ordering::Relaxed);

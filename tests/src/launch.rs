@@ -66,7 +66,7 @@ impl Builder {
         self
     }
 
-    /// Lets tests stop workers without their being replaced.
+    /// Lets tests stop workers that the supervisor then does not replace.
     #[must_use]
     pub fn tolerates_stopped_workers(self) -> Self {
         self.argument("--stopped-grace=600")
@@ -112,7 +112,7 @@ impl Builder {
         Arc::clone(&self.home)
     }
 
-    /// Runs as this user, who becomes the owner of the directories. Requires root.
+    /// Runs as this user, which then owns the directories. Requires root.
     ///
     /// # Panics
     /// Panics if the owner cannot be changed.

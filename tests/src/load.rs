@@ -30,7 +30,7 @@ const VIOLATIONS_SHOWN: usize = 10;
 #[derive(Debug)]
 pub struct Load {
     model: String,
-    begin: Instant,
+    started: Instant,
     shared: Arc<Shared>,
     clients: Vec<JoinHandle<Vec<Request>>>,
     history: History,
@@ -66,7 +66,7 @@ impl Load {
         });
         let mut load = Self {
             model: model.to_owned(),
-            begin: Instant::now(),
+            started: Instant::now(),
             shared,
             clients: Vec::new(),
             history: History { deadline: client::DEADLINE, ..History::default() },
@@ -101,7 +101,7 @@ impl Load {
             kind,
             model: self.model.clone(),
             known,
-            begin: self.begin,
+            started: self.started,
             shared: Arc::clone(&self.shared),
         };
         self.clients.push(tokio::spawn(client.run()));
@@ -113,20 +113,20 @@ impl Load {
             client: Client::connect(server.address()).await.unwrap(),
             texts,
             model: self.model.clone(),
-            begin: self.begin,
+            started: self.started,
             shared: Arc::clone(&self.shared),
         };
         self.clients.push(tokio::spawn(text_client.run()));
     }
 
     /// Returns the start of the history.
-    pub fn begin(&self) -> Instant {
-        self.begin
+    pub fn started(&self) -> Instant {
+        self.started
     }
 
     /// Returns the time since the history started.
     pub fn now(&self) -> Duration {
-        self.begin.elapsed()
+        self.started.elapsed()
     }
 
     /// Returns the number of answered requests.
@@ -262,7 +262,7 @@ struct TextClient {
     /// Fixed number of texts per request, or `None` to vary it.
     texts: Option<usize>,
     model: String,
-    begin: Instant,
+    started: Instant,
     shared: Arc<Shared>,
 }
 
@@ -272,7 +272,7 @@ impl TextClient {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let sequence = requests.len();
             let indices = self.indices(sequence);
-            let start = self.begin.elapsed();
+            let start = self.started.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
             let outcome = self.send(&indices).await;
             let request = Request {
@@ -280,7 +280,7 @@ impl TextClient {
                 sequence,
                 texts: indices.len(),
                 start,
-                end: self.begin.elapsed(),
+                end: self.started.elapsed(),
                 outcome,
             };
             if matches!(request.outcome, Outcome::Answered(_)) {

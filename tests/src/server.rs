@@ -58,8 +58,8 @@ impl Server {
     /// # Panics
     /// Panics if it neither exits nor becomes ready.
     pub async fn ready(&mut self) -> Result<(), Exited> {
-        let begin = Instant::now();
-        while begin.elapsed() < READY_MAX {
+        let start = Instant::now();
+        while start.elapsed() < READY_MAX {
             if let Some(exited) = self.exited() {
                 return Err(exited);
             }
@@ -282,13 +282,13 @@ impl Server {
     /// # Panics
     /// Panics if it does not exit, or leaves anything else behind.
     pub async fn wait_ignoring_staging(&mut self) -> ExitStatus {
-        let begin = Instant::now();
+        let start = Instant::now();
         let exit = loop {
             self.note_processes();
             if self.exited().is_some() {
                 break self.exit.unwrap();
             }
-            assert!(begin.elapsed() < STOP_MAX, "onnxd did not exit within {STOP_MAX:?}");
+            assert!(start.elapsed() < STOP_MAX, "onnxd did not exit within {STOP_MAX:?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let left = self.home.leftovers(&self.seen.lock().unwrap());

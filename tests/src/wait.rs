@@ -12,24 +12,24 @@ pub async fn eventually<T>(
     patience: Duration,
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(begin.elapsed() < patience, "timed out after {patience:?}: {what}");
+        assert!(start.elapsed() < patience, "timed out after {patience:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
 /// Returns whether `probe` becomes true within `patience`.
 pub fn soon(patience: Duration, mut probe: impl FnMut() -> bool) -> bool {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         if probe() {
             return true;
         }
-        if begin.elapsed() >= patience {
+        if start.elapsed() >= patience {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));

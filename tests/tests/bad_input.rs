@@ -209,8 +209,8 @@ async fn malformed_requests_are_refused_or_closed_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn endless_headers_time_out() {
     let server = server().await;
-    let begun = &b"POST /embed HTTP/1.1\r\nhost: x\r\nx-slow: "[..];
-    let raw = exchange(server.address(), begun, PATIENCE).await.unwrap();
+    let head = &b"POST /embed HTTP/1.1\r\nhost: x\r\nx-slow: "[..];
+    let raw = exchange(server.address(), head, PATIENCE).await.unwrap();
     assert!(raw.closed, "the connection is still open after {PATIENCE:?}");
     assert!(matches!(raw.status(), None | Some(408)), "{:?}", raw.status());
     assert_serves(&mut server.client().await, "slow headers").await;

@@ -155,7 +155,7 @@ async fn a_port_in_use_exits_with_78_and_is_named() {
 /// Returns whether the workers of this server are sandboxed.
 async fn is_confined(builder: launch::Builder) -> bool {
     let server = builder.start().await;
-    let answer = Control::of(&server).client().status().await.expect("an answer");
+    let answer = Control::new(&server).client().status().await.expect("an answer");
     server.stop().await;
     answer.result.expect("a status").sandbox.on
 }

@@ -278,18 +278,18 @@ fn documented() -> BTreeMap<String, (String, String, String)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_lists_every_metric() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
-    let there = scrape(&server).await.families.into_iter().map(|(name, family)| {
+    let exposed = scrape(&server).await.families.into_iter().map(|(name, family)| {
         let labels: BTreeSet<&str> = family.labels();
         let labels = labels.into_iter().collect::<Vec<_>>().join(", ");
         (name, (family.kind, labels, family.help))
     });
-    let there: BTreeMap<_, _> = there.collect();
+    let exposed: BTreeMap<_, _> = exposed.collect();
     let documented = documented();
-    for (name, row) in &there {
+    for (name, row) in &exposed {
         assert_eq!(documented.get(name), Some(row), "{name} in docs/metrics.md");
     }
-    let gone: Vec<_> = documented.keys().filter(|name| !there.contains_key(*name)).collect();
-    assert!(gone.is_empty(), "docs/metrics.md lists unknown metrics: {gone:?}");
+    let unknown: Vec<_> = documented.keys().filter(|name| !exposed.contains_key(*name)).collect();
+    assert!(unknown.is_empty(), "docs/metrics.md lists unknown metrics: {unknown:?}");
     server.stop().await;
 }
 

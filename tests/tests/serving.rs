@@ -24,10 +24,10 @@ async fn embed(client: &mut Client, body: &Value) -> Vec<Vec<f32>> {
 }
 
 fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
-    let (apart, alike) = (distance(actual, expected), cosine(actual, expected));
+    let (difference, alike) = (distance(actual, expected), cosine(actual, expected));
     assert!(
-        apart <= TOLERANCE && alike >= COSINE_MIN,
-        "{what}: difference {apart}, cosine {alike}"
+        difference <= TOLERANCE && alike >= COSINE_MIN,
+        "{what}: difference {difference}, cosine {alike}"
     );
 }
 
@@ -127,8 +127,8 @@ async fn several_models_share_workers_and_are_selected_by_name() {
         let open_ai = open_ai_embeddings(&answer);
         for (index, text) in reference.texts.iter().enumerate() {
             for actual in [&native[index], &open_ai[index]] {
-                let apart = distance(actual, &expected[index]);
-                assert!(apart <= TOLERANCE, "{name} {text:?}: difference {apart}");
+                let difference = distance(actual, &expected[index]);
+                assert!(difference <= TOLERANCE, "{name} {text:?}: difference {difference}");
             }
         }
     }
@@ -278,8 +278,12 @@ fn fixtures_differ_far_beyond_the_tolerance() {
     let reference = reference();
     for (one, other) in [("a", "b"), ("a", "cls"), ("a", "plain")] {
         for index in 0..reference.texts.len() {
-            let apart = distance(&reference.models[one][index], &reference.models[other][index]);
-            assert!(apart > 100.0 * TOLERANCE, "{one} and {other} differ only by {apart}");
+            let difference =
+                distance(&reference.models[one][index], &reference.models[other][index]);
+            assert!(
+                difference > 100.0 * TOLERANCE,
+                "{one} and {other} differ only by {difference}"
+            );
         }
     }
     assert!(fixtures::golden().len() >= 16);

@@ -67,9 +67,9 @@ async fn the_watchdog_is_fed_only_while_workers_answer() {
         .variable("WATCHDOG_USEC", "1000000")
         .spawn();
     server.ready().await.unwrap();
-    let begin = Instant::now();
+    let start = Instant::now();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let pings = feedings(&notify, begin);
+    let pings = feedings(&notify, start);
     let longest = pings.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default();
     // Allows twice the configured interval for busy machines; systemd does as well.
     assert!(pings.len() >= 5 && longest <= Duration::from_secs(1), "{longest:?}: {pings:?}");
@@ -156,7 +156,7 @@ fn the_unit_file_is_accepted_by_systemd() {
     assert!(own.is_empty(), "{own:?}");
 }
 
-/// On a scale to 10, where lower is better. A service that listens on the network cannot reach 0.
+/// Out of 10; lower is better. A service that listens on the network cannot reach 0.
 const EXPOSURE_MAX: f64 = 2.0;
 
 #[test]

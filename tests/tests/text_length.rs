@@ -121,7 +121,7 @@ async fn strict_refuses_a_shortened_text_even_if_it_served_before() {
         }
     }
     let server = builder().argument("--strict=false").start().await;
-    // A strict server accepts models without such uncertainty.
+    // A strict server accepts models that need no guess.
     server.update("m", Some(&tiny("a"))).await.expect_err("another dimension");
     server.stop().await;
     let strict = Server::builder().argument("--strict").model("m", &tiny("a")).start().await;

@@ -7,14 +7,13 @@ use std::process::ExitCode;
 use crate::{
     error::Error,
     layout::Layout,
-    process,
+    print_line, process,
     python::{self, Python},
-    say,
 };
 
 /// When to run the tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Where {
+pub(crate) enum When {
     /// If a Python exists that the packages are pinned for; always in CI.
     Possible,
     Always,
@@ -30,23 +29,23 @@ pub(crate) fn build_and_run(layout: &Layout, args: &[String]) -> Result<ExitCode
     if !status.success() {
         return Ok(process::exit_code(status));
     }
-    run(layout, args, Where::Always)
+    run(layout, args, When::Always)
 }
 
 /// Runs the tests with the executables of the dev profile, which must already be built.
-pub(crate) fn run(layout: &Layout, args: &[String], needed: Where) -> Result<ExitCode, Error> {
+pub(crate) fn run(layout: &Layout, args: &[String], needed: When) -> Result<ExitCode, Error> {
     if !python::runs_clients() {
-        if needed == Where::Always || std::env::var_os("CI").is_some() {
+        if needed == When::Always || std::env::var_os("CI").is_some() {
             return Err(Error::NoClients);
         }
-        say(
+        print_line(
             "tests/clients: skipped; its packages need CPython 3.11 or 3.12 (set PYTHON to select one)",
         );
         return Ok(ExitCode::SUCCESS);
     }
     let mut python = {
         let _lock = layout.lock()?;
-        Python::of_clients(layout).command()?
+        Python::for_clients(layout).command()?
     };
     let status = python
         .args(["-m", "pytest", "-q"])

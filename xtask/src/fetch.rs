@@ -13,8 +13,8 @@ use std::{
 use crate::{
     error::Error,
     layout::{Layout, RUNTIME_VERSION},
+    print_line,
     python::Python,
-    say,
     stamp::{self, Verdict},
 };
 
@@ -118,7 +118,7 @@ fn runtime_for(os: &str, arch: &str) -> Result<&'static Runtime, Error> {
 /// damaged.
 pub(crate) fn fetch(layout: &Layout, python: &Python, wheel: &Wheel) -> Result<PathBuf, Error> {
     fetch_with(&layout.wheels(), wheel, |attempt, dir| {
-        say(&format!("downloading {}", wheel.requirement));
+        print_line(&format!("downloading {}", wheel.requirement));
         python.pip(&download_args(wheel, dir, attempt), wheel.requirement)
     })
 }

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use crate::{error::Error, layout::Layout, process, say};
+use crate::{error::Error, layout::Layout, print_line, process};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -33,7 +33,7 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
         return Err(Error::NoCargoFuzz);
     }
     for target in chosen {
-        say(&format!("fuzzing {target} for {} s", options.seconds));
+        print_line(&format!("fuzzing {target} for {} s", options.seconds));
         let found = layout.fuzz().join("corpus").join(&target);
         fs::create_dir_all(&found).map_err(Error::io("cannot create", &found))?;
         let status = command(layout, &target, options.seconds)
@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_target_has_seeds() {
-        let layout = Layout::of_workspace();
+        let layout = Layout::for_workspace();
         let targets = targets(&layout).unwrap();
         assert!(targets.len() >= 8, "{targets:?}");
         for target in targets {

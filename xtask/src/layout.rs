@@ -19,7 +19,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Returns the layout of the workspace that this program was built from.
-    pub(crate) fn of_workspace() -> Self {
+    pub(crate) fn for_workspace() -> Self {
         let package = Path::new(env!("CARGO_MANIFEST_DIR"));
         let workspace = package.parent().unwrap_or(package).to_owned();
         let target = match env::var_os("CARGO_TARGET_DIR") {
@@ -73,17 +73,17 @@ impl Layout {
         self.target.join("openapi.json")
     }
 
-    /// The sources of the book.
+    /// Returns the directory of the book's sources.
     pub(crate) fn documents(&self) -> PathBuf {
         self.workspace.join("docs")
     }
 
-    /// The book.
+    /// Returns the directory of the built book.
     pub(crate) fn book(&self) -> PathBuf {
         self.target.join("book")
     }
 
-    /// Where `cargo install` puts tools, as `.ci/run` does.
+    /// Returns the directory for tools installed with `cargo install`, the same as in `.ci/run`.
     pub(crate) fn installed(&self) -> PathBuf {
         self.target.join("tools")
     }

@@ -3,8 +3,7 @@
 //!
 //! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
 //!   [`clients`] last), [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
-//!   fuzzes the parsers, [`openapi`] writes the document of the HTTP interface,
-//!   [`docs`] builds the book.
+//!   fuzzes the parsers, [`openapi`] writes the OpenAPI document, [`docs`] builds the book.
 //! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
 //!   run Python through [`python`].
 //! - [`layout`] defines all paths, [`stamp`] records finished steps.
@@ -99,7 +98,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<ExitCode, Error> {
-    let layout = Layout::of_workspace();
+    let layout = Layout::for_workspace();
     match command {
         Command::Serve(options) => serve::run(&layout, options),
         Command::Setup => setup(&layout).map(|()| ExitCode::SUCCESS),
@@ -129,16 +128,16 @@ fn run(command: Command) -> Result<ExitCode, Error> {
 /// Prepares everything needed to start onnxd or the tests manually.
 fn setup(layout: &Layout) -> Result<(), Error> {
     let _lock = layout.lock()?;
-    let python = Python::of(layout);
+    let python = Python::for_tools(layout);
     fetch::runtime(layout, &python)?;
     model::minilm(layout, &python)?;
     model::tiny(layout, &python)?;
-    say(&format!("ONNX Runtime  {}", layout::shown(&layout.runtime())));
-    say(&format!("models        {}", layout::shown(&layout.models())));
+    print_line(&format!("ONNX Runtime  {}", layout::shown(&layout.runtime())));
+    print_line(&format!("models        {}", layout::shown(&layout.models())));
     Ok(())
 }
 
 /// Prints a line. Unlike `println!`, it does not panic on a closed pipe.
-fn say(line: &str) {
+fn print_line(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -10,8 +10,9 @@ use crate::{
     error::Error,
     fetch::{self, MINILM, remake_dir, remove_dir},
     layout::{Layout, shown},
+    print_line,
     python::Python,
-    say, stamp,
+    stamp,
 };
 
 pub(crate) const MINILM_NAME: &str = "minilm";
@@ -76,7 +77,7 @@ fn scripts_key(layout: &Layout, scripts: &[&str]) -> Result<String, Error> {
 }
 
 fn is_generated(layout: &Layout, name: &str, key: &str) -> bool {
-    layout.models().join(name).is_dir() && stamp::is(&stamp_of(layout, name), key)
+    layout.models().join(name).is_dir() && stamp::matches(&stamp_of(layout, name), key)
 }
 
 /// Kept next to the model: every file in a model's directory is part of the model.
@@ -95,7 +96,7 @@ fn generate(
         return Ok(());
     }
     let path = layout.models().join(name);
-    say(&format!("generating {}", shown(&path)));
+    print_line(&format!("generating {}", shown(&path)));
     let new = layout.models().join(format!(".{name}.new"));
     remake_dir(&new)?;
     fill(&new)?;

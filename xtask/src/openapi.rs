@@ -11,7 +11,7 @@ use clap::Args;
 use crate::{
     error::Error,
     layout::{Layout, shown},
-    process, say,
+    print_line, process,
 };
 
 #[derive(Debug, Args)]
@@ -34,6 +34,6 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     if !status.success() {
         return Err(Error::Failed { what: "onnxd openapi".to_owned(), status });
     }
-    say(&shown(&output));
+    print_line(&shown(&output));
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use std::{
 use crate::{
     error::Error,
     layout::{Layout, shown},
-    say, stamp,
+    print_line, stamp,
 };
 
 /// A Python environment, created on first use: a run that finds everything generated needs no
@@ -37,14 +37,14 @@ enum Dependencies {
 
 impl Python {
     /// Returns the environment of the scripts in `tools/`.
-    pub(crate) fn of(layout: &Layout) -> Self {
+    pub(crate) fn for_tools(layout: &Layout) -> Self {
         let requirements = layout.tools().join("requirements.txt");
         Self::new(layout.venv(), requirements, Dependencies::Resolved)
     }
 
     /// Returns the environment of the client tests. Their requirements list every package, because
     /// resolving takes longer than installing.
-    pub(crate) fn of_clients(layout: &Layout) -> Self {
+    pub(crate) fn for_clients(layout: &Layout) -> Self {
         let requirements = layout.clients().join("requirements.txt");
         Self::new(layout.clients_venv(), requirements, Dependencies::Listed)
     }
@@ -86,7 +86,7 @@ impl Python {
     fn create(&self) -> Result<(), Error> {
         let python = system();
         check(&python)?;
-        say("creating a Python environment");
+        print_line("creating a Python environment");
         let status = Command::new(&python)
             .args(["-m", "venv", "--clear"])
             .arg(&self.venv)
@@ -137,10 +137,10 @@ impl Python {
         self.interpreter()?; // first, because recreating the environment removes the stamp
         let key = stamp::sha256_of_file(&self.requirements)?;
         let done = self.venv.join("requirements.stamp");
-        if !stamp::is(&done, &key) {
+        if !stamp::matches(&done, &key) {
             let _ = fs::remove_file(&done);
             let what = format!("the packages of {}", shown(&self.requirements));
-            say(&format!("installing {what}"));
+            print_line(&format!("installing {what}"));
             let mut args = vec!["install", "--only-binary=:all:"];
             if self.dependencies == Dependencies::Listed {
                 args.extend(["--no-deps", "--quiet"]);

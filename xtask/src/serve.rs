@@ -17,9 +17,8 @@ use crate::{
     fetch,
     layout::{Layout, shown},
     model::{self, MINILM_NAME, VARIANT_NAME},
-    process,
+    print_line, process,
     python::Python,
-    say,
 };
 
 /// Interval between readiness probes, and timeout of one probe.
@@ -44,22 +43,22 @@ pub(crate) struct Options {
 
 pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
     process::build(layout, &["--profile", "quick", "-p", "onnxd", "-p", "onnxd-worker"])?;
-    provide(layout, &options)?;
+    fetch_missing(layout, &options)?;
     let address = free_address(&options.listen)?;
     let mut child = process::start_bound(&layout.quick("onnxd"), &arguments(layout, &options))?;
     if let Some(address) = address
         && wait_until_ready(&mut child, address)?
     {
-        say(&instructions(layout, &options, address));
+        print_line(&instructions(layout, &options, address));
     }
     let status = child.wait().map_err(Error::io("cannot wait for", &layout.quick("onnxd")))?;
     Ok(process::exit_code(status))
 }
 
 /// Fetches and generates what the options do not provide.
-fn provide(layout: &Layout, options: &Options) -> Result<(), Error> {
+fn fetch_missing(layout: &Layout, options: &Options) -> Result<(), Error> {
     let _lock = layout.lock()?;
-    let python = Python::of(layout);
+    let python = Python::for_tools(layout);
     if options.onnxruntime.is_none() {
         fetch::runtime(layout, &python)?;
     }
@@ -212,7 +211,7 @@ mod tests {
 
     #[test]
     fn documents_show_the_instructions() {
-        let workspace = Layout::of_workspace().workspace().to_owned();
+        let workspace = Layout::for_workspace().workspace().to_owned();
         let address = SocketAddr::from(([127, 0, 0, 1], 8080));
         // Relative, as in the workspace.
         let layout = Layout::under(Path::new("target"));

@@ -39,7 +39,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// Returns whether the stamp holds exactly this key.
-pub(crate) fn is(stamp: &Path, key: &str) -> bool {
+pub(crate) fn matches(stamp: &Path, key: &str) -> bool {
     fs::read_to_string(stamp).is_ok_and(|content| content == key)
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn verify(path: &Path, expected: &str) -> Result<Verdict, Error> {
     let stamp = verified_stamp(path);
     let key =
         format!("{expected} {} {}.{}", metadata.len(), metadata.mtime(), metadata.mtime_nsec());
-    if is(&stamp, &key) {
+    if matches(&stamp, &key) {
         return Ok(Verdict::Matches);
     }
     let actual = sha256_of_file(path)?;

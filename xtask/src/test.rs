@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 
 use crate::{
-    clients::{self, Where},
+    clients::{self, When},
     error::Error,
     layout::Layout,
     process,
@@ -37,10 +37,10 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
         }
     }
     // A filter names Rust tests, so skip the client tests.
-    if args.is_empty() { clients::run(layout, &[], Where::Possible) } else { Ok(ExitCode::SUCCESS) }
+    if args.is_empty() { clients::run(layout, &[], When::Possible) } else { Ok(ExitCode::SUCCESS) }
 }
 
-/// Adds the thread count behind `--`, unless the arguments already set one.
+/// Adds the thread count after `--`, unless the arguments already set one.
 fn limited(args: &[String]) -> Vec<String> {
     let mut parts = args.splitn(2, |arg| arg == "--");
     let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));

@@ -42,14 +42,14 @@ pub(crate) fn measure(
     }
     ready().map_err(|error| text(&error))?;
     io::stdin().lock().read_line(&mut String::new()).map_err(|error| text(&error))?;
-    let (begun, cpu, length) =
+    let (start, cpu, length) =
         (Instant::now(), bench::cpu_time(), Duration::from_secs_f64(args.seconds));
     let (mut count, mut took) = (0, Vec::new());
     // Each process starts at a different offset, so that two do not run the same shapes in
     // parallel.
     let offset = usize::from(args.cpu) * batches.len() / 2;
     // Run whole passes: part of the corpus may be shorter than average.
-    while begun.elapsed() < length {
+    while start.elapsed() < length {
         for batch in batches.iter().cycle().skip(offset).take(batches.len()) {
             let call = Instant::now();
             model.run(batch)?;
@@ -61,7 +61,7 @@ pub(crate) fn measure(
     let quantile = |percent: usize| took[(took.len() - 1) * percent / 100].as_secs_f64() * 1e3;
     Ok(Measurement {
         texts: count,
-        seconds: begun.elapsed().as_secs_f64(),
+        seconds: start.elapsed().as_secs_f64(),
         cpu_seconds: (bench::cpu_time() - cpu).as_secs_f64(),
         p50_ms: quantile(50),
         p90_ms: quantile(90),
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn batches_sort_within_windows_and_keep_every_text() {
-        let text = Prepared::of_length;
+        let text = Prepared::with_length;
         let tokens: Vec<Prepared> = [5, 1, 4, 2, 3].map(text).into();
         let lengths = |size, window| {
             let batches = batches(&tokens, size, window).into_iter();

@@ -34,9 +34,9 @@ use crate::{
         service::Service,
         updates::Update,
     },
-    report::{Table, say},
+    report::{Table, print_line},
     stats::ms,
-    subject::{CONTENTS, Pair, Subject},
+    subject::{CONTENTS, ModelPair, Subject},
     texts::Texts,
 };
 
@@ -56,14 +56,14 @@ struct Run {
 }
 
 pub(crate) async fn run(options: &PictureOptions, workers: usize) -> Result<(), String> {
-    let subject = Subject::start(Pair::minilm(), workers, options.seed).await?;
+    let subject = Subject::start(ModelPair::minilm(), workers, options.seed).await?;
     subject.settle().await?;
     let (home, texts) = (Arc::clone(subject.server.home()), Arc::clone(&subject.texts));
     let initial = subject.pair.directories[1].clone();
     let versions = versions(&subject.pair, &home.models(), options.update_times().len());
-    say("running onnxd");
+    print_line("running onnxd");
     let updated = update(subject, &versions, options).await?;
-    say("running the service that restarts");
+    print_line("running the service that restarts");
     let restarted = restart(&initial, &versions, &texts, options).await?;
     let picture = Picture {
         length: options.length(),
@@ -77,7 +77,7 @@ pub(crate) async fn run(options: &PictureOptions, workers: usize) -> Result<(), 
     print(&picture.panels);
     let default = || fixtures::workspace().join("docs/images");
     for path in draw::write(&picture, &options.output.clone().unwrap_or_else(default))? {
-        say(&format!("wrote {}", path.display()));
+        print_line(&format!("wrote {}", path.display()));
     }
     updates::check(&updated.updates, &updated.samples)?;
     updates::check(&restarted.updates, &restarted.samples)
@@ -85,7 +85,7 @@ pub(crate) async fn run(options: &PictureOptions, workers: usize) -> Result<(), 
 
 /// Creates `count` versions that are new to the server. Their contents alternate, so that answers
 /// reveal whether an update has taken place.
-fn versions(pair: &Pair, models: &Path, count: usize) -> Vec<Version> {
+fn versions(pair: &ModelPair, models: &Path, count: usize) -> Vec<Version> {
     let version = |number: usize| {
         let (name, which) = (format!("update-{number}"), number % 2);
         let directory = models.join(&name);
@@ -178,5 +178,5 @@ fn print(panels: &[Panel]) {
         table.row(*title, counts.into_iter().chain(latencies).chain(durations));
     }
     table.print();
-    say("latencies are those of answered requests");
+    print_line("latencies are those of answered requests");
 }

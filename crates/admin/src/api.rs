@@ -297,7 +297,7 @@ words! {
         Stopped = "stopped",
         /// Exited, waiting to be restarted.
         Backoff = "backoff",
-        /// Not restarted any more.
+        /// Given up, and no longer restarted.
         Failed = "failed",
     }
 }

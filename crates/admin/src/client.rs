@@ -152,7 +152,7 @@ impl Client {
     async fn begin(&self, verb: Verb, model: &str, call: &impl Serialize) -> Result<Call, Error> {
         let body = serde_json::to_vec(call).map_err(Error::broken)?;
         let response = self.send(Method::POST, &verb.path(model), body.into()).await?;
-        Ok(Call { status: response.status(), lines: Lines::of(response) })
+        Ok(Call { status: response.status(), lines: Lines::new(response) })
     }
 
     /// Sends any request with a JSON body. Returns once the response headers have arrived.
@@ -324,7 +324,7 @@ struct Lines {
 }
 
 impl Lines {
-    fn of(response: Response<Incoming>) -> Self {
+    fn new(response: Response<Incoming>) -> Self {
         Self { body: response.into_body(), buffer: BytesMut::new() }
     }
 
@@ -357,11 +357,11 @@ impl Lines {
 pub async fn across_succession<T>(
     mut call: impl AsyncFnMut() -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Error> {
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         let answer = call().await?;
         let hands_over = answer.result.as_ref().is_err_and(is_handing_over);
-        if !hands_over || begin.elapsed() > SUCCESSION_MAX {
+        if !hands_over || start.elapsed() > SUCCESSION_MAX {
             return Ok(answer);
         }
         sleep(SUCCESSION_PAUSE).await;
@@ -372,10 +372,10 @@ pub async fn across_succession<T>(
 fn is_handing_over(refusal: &Refusal) -> bool {
     /// Message of release 0.1.0, which has no kind for this. Remove once upgrades from that release
     /// are no longer supported.
-    const SENTENCE_OF_0_1_0: &str = "a successor takes over; ask again";
+    const MESSAGE_OF_0_1_0: &str = "a successor takes over; ask again";
     match refusal.kind {
         RefusalKind::HandingOver => true,
-        RefusalKind::Busy => refusal.message == SENTENCE_OF_0_1_0,
+        RefusalKind::Busy => refusal.message == MESSAGE_OF_0_1_0,
         _ => false,
     }
 }

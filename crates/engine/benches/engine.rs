@@ -49,7 +49,7 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
     let source = ModelSource { name, aliases: Vec::new(), uri: directory(), preload: true };
     let page = ControlPage::create().expect("enough memory");
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
-    let facts = Facts { dimension: DIMENSION, ..Facts::of(Task::Embed) };
+    let facts = Facts { dimension: DIMENSION, ..Facts::new(Task::Embed) };
     let record = Record { version: "v".into(), configured_source: directory(), facts, drift: None };
     registry.commit(0, 1, Arc::new(record));
     let (events, incoming) = mpsc::channel(16);
@@ -63,7 +63,7 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
 }
 
 /// Answers every item immediately.
-async fn play(mut incoming: mpsc::Receiver<Event>) {
+async fn answer_items(mut incoming: mpsc::Receiver<Event>) {
     let bytes = Bytes::from(vec![0; DIMENSION as usize * size_of::<f32>()]);
     while let Some(event) = incoming.recv().await {
         let Event::Submitted(items) = event else { continue };
@@ -80,7 +80,7 @@ async fn play(mut incoming: mpsc::Receiver<Event>) {
 fn embed(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("threads can be spawned");
     let (engine, incoming) = engine();
-    runtime.spawn(play(incoming));
+    runtime.spawn(answer_items(incoming));
     let mut group = criterion.benchmark_group("embed");
     for texts in [1_usize, 32] {
         let call = || Embed {

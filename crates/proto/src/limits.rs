@@ -7,8 +7,8 @@ pub const MODELS_MAX: usize = 63;
 /// Maximum number of items in a dispatch group.
 pub const GROUP_ITEMS_MAX: usize = 32;
 
-/// Maximum bytes of one text. The supervisor answers 422 to a longer one without involving a
-/// worker, because a tokenizer may need far more time and memory than the text has bytes.
+/// Maximum bytes of one text. The supervisor rejects a longer one with 422 without involving a
+/// worker, because a tokenizer's time and memory can grow much faster than the text.
 pub const TEXT_BYTES_MAX: usize = 256 * 1024;
 
 /// Maximum bytes of a frame's control message. Enough for a full group whose items all have the

@@ -1,7 +1,7 @@
 //! Denies system calls, by seccomp, with which a process could reach others, become another program
 //! or change the machine. A deny list, because what a model needs differs between builds of ONNX
-//! Runtime. A denied call fails with EPERM, so the caller gets an error and lives on. A call of
-//! another architecture kills the process.
+//! Runtime. A denied call fails with EPERM, so the process survives. A call of another architecture
+//! kills the process.
 
 use std::{collections::BTreeMap, env::consts::ARCH, process};
 
@@ -296,7 +296,7 @@ fn deny_x32() -> BpfProgram {
         k,
     };
     vec![
-        // The number comes first in the kernel's description of a call.
+        // The number is the first field of `seccomp_data`.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K, X32_BIT, 0, 1),
         statement(libc::BPF_RET | libc::BPF_K, denied, 0, 0),

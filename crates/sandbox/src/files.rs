@@ -44,7 +44,7 @@ pub struct Files(RulesetCreated);
 impl Files {
     /// Returns the rules of a worker: read versions and compiled forms, and remove the admin
     /// socket. The directories must exist.
-    pub fn of_worker(layout: &Layout, admin_socket: &Path) -> Result<Self, SandboxError> {
+    pub fn for_worker(layout: &Layout, admin_socket: &Path) -> Result<Self, SandboxError> {
         let read = [layout.versions(), layout.compiled_root(), layout.generations_root()];
         let unlink = admin_socket.parent().map(Path::to_owned);
         Self::new(&read, &[(AccessFs::RemoveFile.into(), unlink.as_deref())])
@@ -52,7 +52,7 @@ impl Files {
 
     /// Returns the rules of a checker: read a version and the compiled forms of the serving one,
     /// and write its own compiled form. The directories must exist.
-    pub fn of_checker(
+    pub fn for_checker(
         version: &Path,
         serving: Option<&Path>,
         compiled: Option<&Path>,
@@ -70,7 +70,7 @@ impl Files {
     }
 
     /// Returns the rules of a lister: read the source, and the blobs of its hub cache.
-    pub fn of_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
+    pub fn for_lister(source: &Path, blobs: Option<&Path>) -> Result<Self, SandboxError> {
         let read: Vec<PathBuf> = std::iter::once(source).chain(blobs).map(Into::into).collect();
         Self::new(&read, &[])
     }

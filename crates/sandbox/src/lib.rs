@@ -144,14 +144,14 @@ pub fn limit(limits: Limits) -> Result<(), SandboxError> {
     // A core file would contain an untrusted model and could take gigabytes of disk.
     lower(Resource::Core, Some(0), 0)?;
     lower(Resource::Nofile, Some(FILES_MAX), 0)?;
-    // The kernel sends SIGXCPU at the soft limit and SIGKILL, which says less, at the hard limit.
+    // The kernel sends SIGXCPU at the soft limit and the less specific SIGKILL at the hard limit.
     lower(Resource::Cpu, limits.cpu_seconds, 1)?;
     // Do not limit the address space: weights mapped from files use it without using private
     // memory.
     let memory = limits.memory_bytes.map(|bytes| bytes.saturating_add(MEMORY_SLACK));
     lower(Resource::Data, Some(memory.unwrap_or_else(total_memory_bytes)), 0)?;
     // While the signal is blocked, write(2) fails instead. A compiled form that is too large is
-    // dropped, and the candidate is fine.
+    // dropped, and the candidate still passes.
     SigSet::from(Signal::SIGXFSZ).thread_block()?;
     lower(Resource::Fsize, limits.file_bytes, 0)
 }

@@ -75,7 +75,7 @@ fn inside() {
     });
     limit(Limits { file_bytes: Some(0), ..Limits::default() }).unwrap();
     super::enter().unwrap();
-    let rules = Files::of_worker(&layout, &root.join("run/admin")).unwrap();
+    let rules = Files::for_worker(&layout, &root.join("run/admin")).unwrap();
     files.send(rules.try_clone().unwrap()).unwrap();
     guarded.recv().unwrap();
     rules.enter().unwrap();

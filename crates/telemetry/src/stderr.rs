@@ -60,7 +60,7 @@ fn sink() -> &'static Sink {
     })
 }
 
-/// Writes to standard error. Never returns an error, because no one could be told about it.
+/// Writes to standard error. Never returns an error, because there is nowhere to report one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Stderr;
 

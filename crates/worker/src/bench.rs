@@ -52,8 +52,8 @@ pub struct Prepared(prepare::Prepared);
 
 impl Prepared {
     /// Creates a text with this many tokens, for calls that do not run the model.
-    pub fn of_length(tokens: usize) -> Self {
-        let tokens = Tokens::of(vec![0; tokens], vec![0; tokens]);
+    pub fn with_length(tokens: usize) -> Self {
+        let tokens = Tokens::new(vec![0; tokens], vec![0; tokens]);
         Self(prepare::Prepared { tokens, ..prepare::Prepared::default() })
     }
 

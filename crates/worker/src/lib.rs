@@ -192,7 +192,7 @@ fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice
     if confined {
         sandbox::enter()?;
         let blobs = args.hub_cache.then_some(Path::new("../../blobs"));
-        Files::of_lister(Path::new("."), blobs)?.enter()?;
+        Files::for_lister(Path::new("."), blobs)?.enter()?;
     }
     Ok(choice)
 }
@@ -200,7 +200,7 @@ fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice
 /// Compiles a version. Prints whether it has a compiled form, or why not.
 fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path) -> ExitStatus {
     let result = runtime.map_err(|fault| fault.to_string()).and_then(|runtime| {
-        let key = Key::of(&runtime);
+        let key = Key::new(&runtime);
         let rebuilt = compile::compile(&runtime, (version_dir, None), compiled, &key, None)?;
         Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
     });
@@ -235,7 +235,7 @@ fn prepare(
     resident::prepare();
     // A rule needs an existing directory. If this fails, compiling reports the reason.
     let _ = compiled.map(fs::create_dir_all);
-    Files::of_checker(version, serving, compiled)?.enter()?;
+    Files::for_checker(version, serving, compiled)?.enter()?;
     Ok(runtime)
 }
 

@@ -42,7 +42,7 @@ const MODULE_FILES: [&str; 9] = [
 ];
 /// Separates the parts of [`model_files`]. Valid files never contain it.
 const END: u8 = 0xff;
-/// Longest row with which a module is applied. A module with wider rows is only parsed.
+/// Maximum width of a row that a module is applied to. A wider module is only parsed.
 const FEATURES_MAX: usize = 4096;
 
 /// Checks that a version's files are rejected or yield settings within bounds. An empty part means

@@ -54,17 +54,18 @@ impl Limit {
     ///
     /// # Errors
     /// Describes the first row outside the tolerance.
-    pub fn check(self, rows: &Rows, right: &Rows) -> Result<(), String> {
-        if rows.len() != right.len() {
-            return Err(format!("{} rows, expected {}", rows.len(), right.len()));
+    pub fn check(self, rows: &Rows, reference: &Rows) -> Result<(), String> {
+        if rows.len() != reference.len() {
+            return Err(format!("{} rows, expected {}", rows.len(), reference.len()));
         }
-        for (index, (row, right)) in rows.iter().zip(right).enumerate() {
-            let (apart, cosine) = (distance(row, right), direction(row, right));
+        for (index, (row, reference)) in rows.iter().zip(reference).enumerate() {
+            let (difference, cosine) = (distance(row, reference), direction(row, reference));
             // A NaN compares as neither smaller nor larger.
-            if !(apart <= self.difference && cosine >= self.cosine) {
-                let (row, right) = (&row[..row.len().min(4)], &right[..right.len().min(4)]);
+            if !(difference <= self.difference && cosine >= self.cosine) {
+                let (row, reference) =
+                    (&row[..row.len().min(4)], &reference[..reference.len().min(4)]);
                 return Err(format!(
-                    "row {index}: difference {apart:.2e}, cosine {cosine:.6}: {row:.4?}, expected {right:.4?}"
+                    "row {index}: difference {difference:.2e}, cosine {cosine:.6}: {row:.4?}, expected {reference:.4?}"
                 ));
             }
         }
@@ -177,13 +178,13 @@ fn entities(answer: &Value, words: &[Vec<String>]) -> Option<Result<Rows, String
     if texts.len() != words.len() {
         return None;
     }
-    for (text, right) in texts.iter().zip(words) {
+    for (text, reference) in texts.iter().zip(words) {
         let found: Vec<String> = text.as_array()?.iter().map(entity).collect();
         if let Some(index) =
-            (0..found.len().max(right.len())).find(|&i| found.get(i) != right.get(i))
+            (0..found.len().max(reference.len())).find(|&i| found.get(i) != reference.get(i))
         {
-            let (found, right) = (found.get(index), right.get(index));
-            return Some(Err(format!("entity {index}: {found:?}, expected {right:?}")));
+            let (found, reference) = (found.get(index), reference.get(index));
+            return Some(Err(format!("entity {index}: {found:?}, expected {reference:?}")));
         }
         scores
             .push(text.as_array()?.iter().map(|one| number(&one["score"])).collect::<Option<_>>()?);

@@ -70,10 +70,10 @@ impl CaseBuilder<'_> {
         what: &str,
         (path, body): (&'static str, Value),
         reading: Reading,
-        right: Rows,
+        reference: Rows,
     ) -> Case {
         let limit = self.limit;
-        Case { what: what.to_owned(), path, body, reading, right, limit }
+        Case { what: what.to_owned(), path, body, reading, reference, limit }
     }
 
     fn score(
@@ -81,9 +81,9 @@ impl CaseBuilder<'_> {
         what: &str,
         request: (&'static str, Value),
         reading: Reading,
-        right: Rows,
+        reference: Rows,
     ) -> Case {
-        let mut case = self.case(what, request, reading, right);
+        let mut case = self.case(what, request, reading, reference);
         case.limit.cosine = Limit::SCORES.cosine;
         case
     }
@@ -106,9 +106,14 @@ impl CaseBuilder<'_> {
         let mut cases: Vec<Case> = texts
             .iter()
             .zip(&alone)
-            .map(|(text, right)| {
+            .map(|(text, reference)| {
                 let body = self.embed(json!(text));
-                self.case("a single text", ("/embed", body), Reading::Vectors, vec![right.clone()])
+                self.case(
+                    "a single text",
+                    ("/embed", body),
+                    Reading::Vectors,
+                    vec![reference.clone()],
+                )
             })
             .collect();
         let raw = self.embed(json!(texts));
@@ -121,43 +126,44 @@ impl CaseBuilder<'_> {
             cases.push(self.case("OpenAI", ("/v1/embeddings", open), Reading::OpenAi, alone));
         }
         cases.extend(self.prompts(&texts));
-        for (size, right) in expected["truncate_dim"].as_object().into_iter().flatten() {
+        for (size, reference) in expected["truncate_dim"].as_object().into_iter().flatten() {
             let size: u32 = size.parse().expect("a number of components");
             let body = json!({"inputs": texts, "dimensions": size});
             let what = format!("{size} dimensions");
-            let right = numbers(right).iter().map(|row| unit(row)).collect();
-            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right));
+            let reference = numbers(reference).iter().map(|row| unit(row)).collect();
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, reference));
         }
         cases
     }
 
     fn prompts(&self, texts: &[String]) -> Vec<Case> {
         let mut cases = Vec::new();
-        for (name, right) in self.expected["embeddings_by_prompt"].as_object().into_iter().flatten()
+        for (name, reference) in
+            self.expected["embeddings_by_prompt"].as_object().into_iter().flatten()
         {
-            let right = numbers(right);
+            let reference = numbers(reference);
             if !self.has_prompts {
                 let prompt = self.expected["prompts"][name].as_str().expect("a prompt");
                 let texts: Vec<String> =
                     texts.iter().map(|text| format!("{prompt}{text}")).collect();
                 let body = self.embed(json!(texts));
                 let what = format!("text of prompt {name}");
-                cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right));
+                cases.push(self.case(&what, ("/embed", body), Reading::Vectors, reference));
                 continue;
             }
             let mut body = self.embed(json!(texts));
             body["prompt_name"] = name.as_str().into();
             let what = format!("prompt {name}");
-            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right.clone()));
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, reference.clone()));
             let mut body = self.embed(json!(texts[0]));
             body["prompt_name"] = name.as_str().into();
-            let first = vec![right[0].clone()];
+            let first = vec![reference[0].clone()];
             cases.push(self.case(&what, ("/embed", body), Reading::Vectors, first));
             if matches!(name.as_str(), "query" | "document") {
                 let body = json!({"texts": texts, "input_type": format!("search_{name}"),
                     "embedding_types": ["float"]});
                 let what = format!("input_type search_{name}");
-                cases.push(self.case(&what, ("/v2/embed", body), Reading::Cohere, right));
+                cases.push(self.case(&what, ("/v2/embed", body), Reading::Cohere, reference));
             }
         }
         cases
@@ -167,12 +173,14 @@ impl CaseBuilder<'_> {
     fn by_task(&self) -> Vec<Case> {
         let texts = texts(&self.expected["texts"]);
         let mut cases = Vec::new();
-        for (task, right) in self.expected["embeddings_by_task"].as_object().into_iter().flatten() {
-            let right = numbers(right);
+        for (task, reference) in
+            self.expected["embeddings_by_task"].as_object().into_iter().flatten()
+        {
+            let reference = numbers(reference);
             let what = format!("task {task}");
             let body = json!({"inputs": texts, "prompt_name": task,
                 "switches": {"task_id": task}});
-            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, right.clone()));
+            cases.push(self.case(&what, ("/embed", body), Reading::Vectors, reference.clone()));
             let number = &self.expected["task_ids"][task];
             let body =
                 json!({"inputs": texts[0], "prompt_name": task, "switches": {"task_id": number}});
@@ -180,10 +188,10 @@ impl CaseBuilder<'_> {
                 &what,
                 ("/embed", body),
                 Reading::Vectors,
-                vec![right[0].clone()],
+                vec![reference[0].clone()],
             ));
             let body = json!({"input": texts, "task": task});
-            cases.push(self.case(&what, ("/v1/embeddings", body), Reading::OpenAi, right));
+            cases.push(self.case(&what, ("/v1/embeddings", body), Reading::OpenAi, reference));
         }
         cases
     }
@@ -197,9 +205,14 @@ impl CaseBuilder<'_> {
         let mut cases: Vec<Case> = texts
             .iter()
             .zip(&scores)
-            .map(|(text, right)| {
+            .map(|(text, reference)| {
                 let body = json!({"inputs": text});
-                self.score("a single text", ("/predict", body), labels.clone(), vec![right.clone()])
+                self.score(
+                    "a single text",
+                    ("/predict", body),
+                    labels.clone(),
+                    vec![reference.clone()],
+                )
             })
             .collect();
         let body = json!({"inputs": lists});
@@ -225,12 +238,12 @@ impl CaseBuilder<'_> {
         let mut cases = Vec::new();
         let rerank_cases = |what: &str, query: &str, texts: &[&str], raw: &[f32]| {
             let body = json!({"query": query, "texts": texts, "raw_scores": true});
-            let right = raw.iter().map(|&raw| vec![raw]).collect();
+            let reference = raw.iter().map(|&raw| vec![raw]).collect();
             let logits =
-                self.score(&format!("{what}, raw"), ("/rerank", body), Reading::Ranks, right);
+                self.score(&format!("{what}, raw"), ("/rerank", body), Reading::Ranks, reference);
             let body = json!({"query": query, "texts": texts});
-            let right = raw.iter().map(|&raw| vec![sigmoid(raw)]).collect();
-            [logits, self.score(what, ("/rerank", body), Reading::Ranks, right)]
+            let reference = raw.iter().map(|&raw| vec![sigmoid(raw)]).collect();
+            [logits, self.score(what, ("/rerank", body), Reading::Ranks, reference)]
         };
         for ([query, text], &raw) in pairs.iter().zip(&raw) {
             cases.extend(rerank_cases("a single pair", query, &[text], &[raw]));
@@ -262,19 +275,20 @@ impl CaseBuilder<'_> {
         };
         let all =
             |list: &Value| -> Rows { list.as_array().expect("a list").iter().map(dense).collect() };
-        let right = all(&self.expected["sparse"]);
+        let reference = all(&self.expected["sparse"]);
         let reading = || Reading::Sparse(size);
-        let one = |(text, right): (&String, &Vec<f32>)| {
+        let one = |(text, reference): (&String, &Vec<f32>)| {
             let body = json!({"inputs": text});
-            self.case("a single text", ("/embed_sparse", body), reading(), vec![right.clone()])
+            self.case("a single text", ("/embed_sparse", body), reading(), vec![reference.clone()])
         };
-        let mut cases: Vec<Case> = texts.iter().zip(&right).map(one).collect();
+        let mut cases: Vec<Case> = texts.iter().zip(&reference).map(one).collect();
         let body = json!({"inputs": texts});
-        cases.push(self.case("one batch", ("/embed_sparse", body), reading(), right));
-        for (name, right) in self.expected["sparse_by_prompt"].as_object().into_iter().flatten() {
+        cases.push(self.case("one batch", ("/embed_sparse", body), reading(), reference));
+        for (name, reference) in self.expected["sparse_by_prompt"].as_object().into_iter().flatten()
+        {
             let body = json!({"inputs": texts, "prompt_name": name});
             let what = format!("prompt {name}");
-            cases.push(self.case(&what, ("/embed_sparse", body), reading(), all(right)));
+            cases.push(self.case(&what, ("/embed_sparse", body), reading(), all(reference)));
         }
         cases
     }
@@ -282,15 +296,22 @@ impl CaseBuilder<'_> {
     fn token_embeddings(&self) -> Vec<Case> {
         let texts = texts(&self.expected["texts"]);
         let mut cases = Vec::new();
-        for (role, right) in self.expected["token_embeddings"].as_object().into_iter().flatten() {
-            let right: Vec<Rows> = right.as_array().expect("a list").iter().map(numbers).collect();
-            for (text, right) in texts.iter().zip(&right) {
+        for (role, reference) in self.expected["token_embeddings"].as_object().into_iter().flatten()
+        {
+            let reference: Vec<Rows> =
+                reference.as_array().expect("a list").iter().map(numbers).collect();
+            for (text, reference) in texts.iter().zip(&reference) {
                 let body = json!({"inputs": text, "prompt_name": role});
                 let what = format!("a single {role}");
-                cases.push(self.case(&what, ("/embed_all", body), Reading::Tokens, right.clone()));
+                cases.push(self.case(
+                    &what,
+                    ("/embed_all", body),
+                    Reading::Tokens,
+                    reference.clone(),
+                ));
             }
             let body = json!({"inputs": texts, "prompt_name": role});
-            let all = right.into_iter().flatten().collect();
+            let all = reference.into_iter().flatten().collect();
             let what = format!("one batch of {role}");
             cases.push(self.case(&what, ("/embed_all", body), Reading::Tokens, all));
         }
@@ -308,21 +329,26 @@ impl CaseBuilder<'_> {
             one.as_array().expect("entities").iter().map(score).collect()
         };
         let mut cases = Vec::new();
-        for (strategy, right) in self.expected["pipeline"].as_object().into_iter().flatten() {
-            let right = right.as_array().expect("a list");
+        for (strategy, reference) in self.expected["pipeline"].as_object().into_iter().flatten() {
+            let reference = reference.as_array().expect("a list");
             let mut parameters = json!({"aggregation_strategy": strategy});
             if strategy == "none" {
                 parameters["ignore_labels"] = json!([]);
             }
             let what = format!("aggregation {strategy}");
-            for (text, right) in texts.iter().zip(right) {
-                let reading = Reading::Entities(vec![words(right)]);
+            for (text, reference) in texts.iter().zip(reference) {
+                let reading = Reading::Entities(vec![words(reference)]);
                 let body = json!({"inputs": text, "parameters": parameters});
-                cases.push(self.score(&what, ("/", body), reading, vec![scores(right)]));
+                cases.push(self.score(&what, ("/", body), reading, vec![scores(reference)]));
             }
-            let reading = Reading::Entities(right.iter().map(words).collect());
+            let reading = Reading::Entities(reference.iter().map(words).collect());
             let body = json!({"inputs": texts, "parameters": parameters});
-            cases.push(self.score(&what, ("/", body), reading, right.iter().map(scores).collect()));
+            cases.push(self.score(
+                &what,
+                ("/", body),
+                reading,
+                reference.iter().map(scores).collect(),
+            ));
         }
         cases
     }
@@ -333,18 +359,23 @@ impl CaseBuilder<'_> {
         let reading = Reading::Candidates(labels.clone());
         let mut cases = Vec::new();
         for (multi_label, field) in [(false, "scores"), (true, "scores_multi_label")] {
-            let right = numbers(&self.expected[field]);
+            let reference = numbers(&self.expected[field]);
             let parameters = json!({"candidate_labels": labels, "multi_label": multi_label});
             let what = format!("multi_label {multi_label}");
-            for (text, right) in texts.iter().zip(&right) {
+            for (text, reference) in texts.iter().zip(&reference) {
                 let body = json!({"inputs": text, "parameters": parameters});
-                cases.push(self.score(&what, ("/", body), reading.clone(), vec![right.clone()]));
+                cases.push(self.score(
+                    &what,
+                    ("/", body),
+                    reading.clone(),
+                    vec![reference.clone()],
+                ));
             }
         }
         let pairs = json!({"inputs": self.expected["nli_pairs"], "raw_scores": true});
-        let right = numbers(&self.expected["nli_logits"]);
+        let reference = numbers(&self.expected["nli_logits"]);
         let reading = Reading::Labels(self::texts(&self.expected["labels"]));
-        cases.push(self.score("pairs", ("/predict", pairs), reading, right));
+        cases.push(self.score("pairs", ("/predict", pairs), reading, reference));
         cases
     }
 }

@@ -39,7 +39,7 @@ pub struct Probe {
 /// Running clients of one model, and the history of their requests and of updates.
 #[derive(Debug)]
 pub struct Clients {
-    begin: Instant,
+    started: Instant,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<Vec<Request>>>,
     history: History,
@@ -70,13 +70,17 @@ impl Clients {
             (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
         let shared = Arc::new(Shared { probes, stop, sent, answered });
         let history = History { deadline: client::DEADLINE, ..History::default() };
-        let mut all = Self { begin: Instant::now(), shared, tasks: Vec::new(), history };
+        let mut all = Self { started: Instant::now(), shared, tasks: Vec::new(), history };
         let generation = initial.generation;
         all.record((Duration::ZERO, all.now()), generation..=generation, &initial.version, content);
         for number in 0..clients {
             let client = server.client().await;
-            let one =
-                ProbeClient { number, client, begin: all.begin, shared: Arc::clone(&all.shared) };
+            let one = ProbeClient {
+                number,
+                client,
+                started: all.started,
+                shared: Arc::clone(&all.shared),
+            };
             all.tasks.push(tokio::spawn(one.run()));
         }
         all
@@ -84,7 +88,7 @@ impl Clients {
 
     /// Returns the time since the history started.
     pub fn now(&self) -> Duration {
-        self.begin.elapsed()
+        self.started.elapsed()
     }
 
     /// Records an update that was called at `start` and has just returned.
@@ -148,7 +152,7 @@ impl Drop for Clients {
 struct ProbeClient {
     number: usize,
     client: Client,
-    begin: Instant,
+    started: Instant,
     shared: Arc<Shared>,
 }
 
@@ -158,11 +162,11 @@ impl ProbeClient {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let (client, sequence) = (self.number, requests.len());
             let index = (self.number * 7 + sequence) % self.shared.probes.len();
-            let start = self.begin.elapsed();
+            let start = self.started.elapsed();
             self.shared.sent.fetch_add(1, Ordering::Relaxed);
             let outcome = self.shared.probes[index].send(&mut self.client).await;
             let is_lost = matches!(outcome, Outcome::Lost(_));
-            let end = self.begin.elapsed();
+            let end = self.started.elapsed();
             requests.push(Request { client, sequence, texts: 1, start, end, outcome });
             self.shared.answered.fetch_add(usize::from(!is_lost), Ordering::Relaxed);
             // Leaves CPU time for checking the next version.
@@ -199,8 +203,8 @@ impl Probe {
     /// Returns the content that computed an answer.
     fn content(&self, answer: &Value) -> Result<String, String> {
         let mut reasons = Vec::new();
-        for (content, (reading, right, limit)) in &self.answers {
-            match reading.rows(answer).and_then(|rows| limit.check(&rows, right)) {
+        for (content, (reading, reference, limit)) in &self.answers {
+            match reading.rows(answer).and_then(|rows| limit.check(&rows, reference)) {
                 Ok(()) => return Ok(content.clone()),
                 Err(reason) => reasons.push(format!("{content}: {reason}")),
             }

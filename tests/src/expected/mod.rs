@@ -50,7 +50,7 @@ pub struct Case {
     /// How to read the answer.
     pub reading: Reading,
     /// The expected numbers.
-    pub right: Rows,
+    pub reference: Rows,
     /// The tolerance.
     pub limit: Limit,
 }

@@ -16,7 +16,7 @@ pub struct Live {
     newest: Newest,
     /// By generation that a returned update created, its version if known.
     made: BTreeMap<u64, Option<String>>,
-    seen: BTreeMap<u64, Seen>,
+    seen: BTreeMap<u64, FirstAnswer>,
     contents: BTreeMap<String, Content>,
     presence: Presence,
     open: u64,
@@ -32,7 +32,7 @@ struct Newest {
 
 /// The first answer of a generation.
 #[derive(Debug)]
-struct Seen {
+struct FirstAnswer {
     version: String,
     end: Duration,
     request: String,
@@ -98,18 +98,18 @@ impl Live {
 
     /// Records the end of a request whose outcome says nothing about the model: the client left, or
     /// the server was overloaded.
-    pub fn excuse(&mut self, begun: StartInfo) {
-        drop(begun);
+    pub fn excuse(&mut self, start_info: StartInfo) {
+        drop(start_info);
         self.open -= 1;
     }
 
     /// Records the end of a request.
-    pub fn end(&mut self, begun: StartInfo, request: &Request) -> Vec<Violation> {
+    pub fn end(&mut self, start_info: StartInfo, request: &Request) -> Vec<Violation> {
         self.open -= 1;
-        let mut found = self.answered(begun.presence, request);
+        let mut found = self.answered(start_info.presence, request);
         let Outcome::Answered(label) = &request.outcome else { return found };
         found.extend(self.label_truth(request, label));
-        let Newest { generation: floor, invariant, event } = &begun.floor;
+        let Newest { generation: floor, invariant, event } = &start_info.floor;
         if label.generation < *floor {
             found.push(violation(*invariant, format!("{request}; but earlier: {event}")));
         }
@@ -141,7 +141,7 @@ impl Live {
 
     fn label_truth(&mut self, request: &Request, label: &Label) -> Vec<Violation> {
         let mut reasons = Vec::new();
-        let seen = self.seen.entry(label.generation).or_insert_with(|| Seen {
+        let seen = self.seen.entry(label.generation).or_insert_with(|| FirstAnswer {
             version: label.version.clone(),
             end: request.end,
             request: request.to_string(),
@@ -254,7 +254,8 @@ impl Live {
             found.push(violation(Invariant::Conservation, reason));
         }
         if self.unrequested() > unrequested {
-            let invented = |(generation, _): &(&u64, &Seen)| !self.made.contains_key(generation);
+            let invented =
+                |(generation, _): &(&u64, &FirstAnswer)| !self.made.contains_key(generation);
             for (_, seen) in self.seen.iter().filter(invented) {
                 let reason = format!("{}; but no update created this generation", seen.request);
                 found.push(violation(Invariant::NoInventions, reason));

@@ -5,8 +5,8 @@ use super::super::tests::{at, content, label, request, version};
 use super::*;
 
 fn answered(live: &mut Live, request: &Request) -> Vec<Invariant> {
-    let begun = live.begin();
-    live.end(begun, request).into_iter().map(|violation| violation.invariant).collect()
+    let start_info = live.begin();
+    live.end(start_info, request).into_iter().map(|violation| violation.invariant).collect()
 }
 
 #[test]
@@ -41,8 +41,8 @@ fn a_contradicting_content_is_found() {
 fn unrequested_generations_are_limited_to_the_given_number() {
     let mut live = Live::new(at(1000));
     assert_eq!(live.version(version(1), "a"), []);
-    let begun = live.begin();
-    assert_eq!(live.end(begun, &request(0, 0, (1, 2), 1)), []);
+    let start_info = live.begin();
+    assert_eq!(live.end(start_info, &request(0, 0, (1, 2), 1)), []);
     assert_eq!((live.unrequested(), live.finish(1)), (1, Vec::new()));
     assert_eq!(live.finish(0).len(), 1);
 }

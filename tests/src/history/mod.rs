@@ -233,15 +233,16 @@ impl History {
             // The first statement about a version cannot be contradicted.
             live.version(version, content);
         }
-        let (mut found, mut begun) = (Vec::new(), BTreeMap::new());
+        let (mut found, mut start_info) = (Vec::new(), BTreeMap::new());
         for (_, event) in self.events() {
             match event {
                 Event::Begin(index) => {
-                    begun.insert(index, live.begin());
+                    start_info.insert(index, live.begin());
                 }
                 Event::End(index) => {
-                    let begun = begun.remove(&index).expect("a request starts before it ends");
-                    found.extend(live.end(begun, &self.requests[index]));
+                    let start_info =
+                        start_info.remove(&index).expect("a request starts before it ends");
+                    found.extend(live.end(start_info, &self.requests[index]));
                 }
                 Event::Committed(index) => {
                     let Update { start, generations, version, .. } = &self.updates[index];

@@ -19,7 +19,7 @@ async fn excess_admin_connections_wait_and_clients_are_served() {
     for _ in 0..CONNECTIONS {
         all.push(UnixStream::connect(&socket).await.expect("a connection"));
     }
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     let mut waiting = std::pin::pin!(control.status());
     let early = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
     assert!(early.is_err(), "all connection slots are taken");

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     assert_close, numbers, post,
-    tensors::{infer, of_floats},
+    tensors::{float_request, infer},
 };
 
 const CLIENTS: usize = 16;
@@ -27,21 +27,25 @@ fn rows(client: usize, turn: usize) -> (usize, Vec<f32>) {
     (count, (0..count * 4).map(value).collect())
 }
 
-/// Starts clients of a tensor model whose answers `right` checks.
-fn clients(server: &Server, model: &'static str, right: fn(&[f32], &Value)) -> Vec<JoinHandle<()>> {
+/// Starts clients of a tensor model whose answers `check_answer` checks.
+fn clients(
+    server: &Server,
+    model: &'static str,
+    check_answer: fn(&[f32], &Value),
+) -> Vec<JoinHandle<()>> {
     let address = server.address();
     let one = |number| {
         tokio::spawn(async move {
             let mut client = Client::connect(address).await.expect("a connection");
             for turn in 0..TURNS {
                 let (count, x) = rows(number, turn);
-                let body = of_floats("x", &[count, 4], &x);
+                let body = float_request("x", &[count, 4], &x);
                 let answer = post(&mut client, &infer(model), &body).await.json();
                 assert_eq!(
                     answer["outputs"][0]["shape"][0], count,
                     "only the rows of this request"
                 );
-                right(&x, &answer["outputs"][0]["data"]);
+                check_answer(&x, &answer["outputs"][0]["data"]);
             }
         })
     };
@@ -71,7 +75,7 @@ static BASIS: std::sync::OnceLock<(Vec<Vec<f32>>, Vec<f32>)> = std::sync::OnceLo
 
 /// Checks that each row is reduced by the mean of its own request's rows.
 #[expect(clippy::cast_precision_loss, reason = "the numbers are small")]
-fn centred(x: &[f32], y: &Value) {
+fn centered(x: &[f32], y: &Value) {
     let count = (x.len() / 4) as f32;
     let mean: Vec<f32> =
         (0..4).map(|column| x.iter().skip(column).step_by(4).sum::<f32>() / count).collect();
@@ -100,7 +104,7 @@ async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
     let mut client = server.client().await;
     let mut alone = async |x: &[f32]| {
         let answer =
-            post(&mut client, &infer("tensor_a"), &of_floats("x", &[1, 4], x)).await.json();
+            post(&mut client, &infer("tensor_a"), &float_request("x", &[1, 4], x)).await.json();
         numbers(&answer["outputs"][0]["data"])
     };
     let bias = alone(&[0.0; 4]).await;
@@ -112,8 +116,12 @@ async fn concurrent_requests_share_runs_and_keep_their_own_rows() {
         basis.push(y.iter().zip(&bias).map(|(y, bias)| y - bias).collect());
     }
     BASIS.set((basis, bias)).expect("once");
-    let x = crate::tensors::known("tensor_a", "x");
-    assert_close(&expected_rows(&x), &crate::tensors::known("tensor_a", "y"), "reference");
+    let x = crate::tensors::reference_tensor("tensor_a", "x");
+    assert_close(
+        &expected_rows(&x),
+        &crate::tensors::reference_tensor("tensor_a", "y"),
+        "reference",
+    );
 
     let (batches, items) = counted(&server, "tensor_a").await;
     let worker = server.settled().await.pids()[0];
@@ -144,7 +152,7 @@ async fn models_that_mix_rows_never_get_rows_of_other_requests() {
         .model("tensor_mean", &model("tiny/tensor_mean"));
     let server = builder.start().await;
     let worker = server.settled().await.pids()[0];
-    let pending = clients(&server, "tensor_mean", centred);
+    let pending = clients(&server, "tensor_mean", centered);
     for _ in 0..4 {
         processes::signal(worker, Signal::SIGSTOP);
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

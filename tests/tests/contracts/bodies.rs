@@ -98,7 +98,7 @@ async fn a_large_body_without_memory_names_a_retry_delay() {
     let mut chunk = b"100000\r\n".to_vec();
     chunk.extend(vec![b' '; 1 << 20]);
     chunk.extend(b"\r\n");
-    // This one is refused in the middle.
+    // This one is refused midway.
     let chunked = (head(&path, "transfer-encoding: chunked"), chunk);
     for (head, piece) in [announced, chunked] {
         let sent = spawn_blocking(move || blocking(address, &head, &piece, 30));

@@ -19,7 +19,7 @@ async fn refused(client: &mut Client, path: &str, body: &Value, status: u16) -> 
 async fn rerank_accepts_texts_and_objects_and_returns_the_best_first() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
-    let ranking = Ranking::of("rerank_a");
+    let ranking = Ranking::for_model("rerank_a");
     let (order, scores) = (ranking.order(), ranking.sigmoids());
     let objects: Vec<Value> =
         ranking.texts.iter().map(|text| json!({"text": text, "title": "more"})).collect();
@@ -55,7 +55,7 @@ async fn rerank_accepts_texts_and_objects_and_returns_the_best_first() {
 async fn rerank_accepts_a_thousand_documents_and_no_more() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
-    let ranking = Ranking::of("rerank_a");
+    let ranking = Ranking::for_model("rerank_a");
     let documents: Vec<&String> = ranking.texts.iter().cycle().take(1000).collect();
     let body = json!({"query": ranking.query, "documents": documents});
     let answer = post_ok(&mut client, "/v2/rerank", &body).await;

@@ -206,8 +206,8 @@ async fn guesses_are_reported_wherever_a_model_is_described() {
     assert_eq!(info["switches"][0]["name"], "task_id");
     assert!(!details.file.is_empty() && !details.inputs.is_empty(), "{details:?}");
     let metadata = client.get("/v2/models/jina-v3-like").await.unwrap().json();
-    let told = metadata["properties"]["guesses"].as_str().expect("a property");
-    assert!(told.contains(guess["key"].as_str().unwrap()), "{told}");
+    let guesses = metadata["properties"]["guesses"].as_str().expect("a property");
+    assert!(guesses.contains(guess["key"].as_str().unwrap()), "{guesses}");
     let log = server.stderr();
     let line = log.lines().find(|line| line.contains("guessed")).expect("a line in the log");
     assert!(line.contains("WARN") && line.contains("onnxd.toml"), "{line}");

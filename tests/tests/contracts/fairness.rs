@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::{
     TEXT, TEXT_INDEX, assert_close,
-    tensors::{infer, of_floats},
+    tensors::{float_request, infer},
 };
 
 const FLOOD: usize = 32;
@@ -36,7 +36,7 @@ fn both() -> Builder {
 }
 
 async fn slow(client: &mut Client) -> Response {
-    let body = of_floats("x", &[1, 4], &[1.0, 2.0, 3.0, 4.0]);
+    let body = float_request("x", &[1, 4], &[1.0, 2.0, 3.0, 4.0]);
     client.post(&infer("slow"), &body).await.expect("an answer")
 }
 
@@ -66,9 +66,9 @@ fn flood(
             let mut client = Client::connect(address).await.expect("a connection");
             let mut seen = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                let begin = Instant::now();
+                let start = Instant::now();
                 let response = slow(&mut client).await;
-                let elapsed = begin.elapsed();
+                let elapsed = start.elapsed();
                 if response.status == 429 {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -82,10 +82,10 @@ fn flood(
 
 /// Sends a request to the fast model and checks the answer.
 async fn fast(client: &mut Client) -> Duration {
-    let begin = Instant::now();
+    let start = Instant::now();
     let body = json!({"inputs": TEXT, "model": "fast"});
     let response = client.post("/embed", &body).await.expect("an answer");
-    let elapsed = begin.elapsed();
+    let elapsed = start.elapsed();
     let expected = &e2e::fixtures::reference().models["a"][TEXT_INDEX];
     assert_close(&response.embeddings()[0], expected, "the fast model");
     elapsed

@@ -3,14 +3,14 @@
 
 use serde_json::{Value, json};
 
-use crate::{answers, assert_close, numbers, post_ok, refused, serve, sigmoid, softmax};
+use crate::{assert_close, numbers, post_ok, refused, serve, sigmoid, softmax, tiny_reference};
 
 /// A text of the classifiers' reference.
 const TEXT: &str = "How BIG is london?";
 
 /// Returns the logits of a classifier for `TEXT`.
 fn logits() -> Vec<f32> {
-    let answers = answers();
+    let answers = tiny_reference();
     let items = answers["classify"]["classify_a"].as_array().expect("a list");
     let of_text = |item: &&Value| item["text"] == TEXT && item.get("second").is_none();
     numbers(&items.iter().find(of_text).expect("the text")["logits"])

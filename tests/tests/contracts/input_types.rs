@@ -3,7 +3,9 @@
 use e2e::fixtures::reference;
 use serde_json::{Value, json};
 
-use crate::{TEXT, TEXT_INDEX, answers, assert_close, numbers, post_ok, refused, serve, unit};
+use crate::{
+    TEXT, TEXT_INDEX, assert_close, numbers, post_ok, refused, serve, tiny_reference, unit,
+};
 
 /// Byte limit of a text.
 const TEXT_BYTES_MAX: usize = 256 * 1024;
@@ -28,7 +30,7 @@ fn tensors(text: &str, parameters: &Value) -> Value {
 async fn input_types_select_the_query_or_document_prompt() {
     let server = serve(&["prompts"]).await;
     let mut client = server.client().await;
-    let answers = answers();
+    let answers = tiny_reference();
     let infer = "/v2/models/prompts/infer";
     let cohere = |kind: &str| json!({"texts": [TEXT], "input_type": kind});
     let openai = |key: &str, value: &str| json!({"input": TEXT, key: value});

@@ -73,7 +73,7 @@ fn message(error: &Value) -> String {
 }
 
 /// Returns the numpy reference of all tiny models.
-fn answers() -> Value {
+fn tiny_reference() -> Value {
     let text = std::fs::read(model("tiny").join("reference.json")).expect("a reference");
     serde_json::from_slice(&text).expect("JSON")
 }
@@ -85,8 +85,11 @@ fn numbers(value: &Value) -> Vec<f32> {
 
 #[track_caller]
 fn assert_close(actual: &[f32], expected: &[f32], what: &str) {
-    let apart = distance(actual, expected);
-    assert!(apart <= TOLERANCE, "{what}: difference {apart}: {actual:?}, expected {expected:?}");
+    let difference = distance(actual, expected);
+    assert!(
+        difference <= TOLERANCE,
+        "{what}: difference {difference}: {actual:?}, expected {expected:?}"
+    );
 }
 
 /// Returns a field of `/proc/PID/status`, in bytes.
@@ -117,8 +120,8 @@ struct Ranking {
 }
 
 impl Ranking {
-    fn of(model: &str) -> Self {
-        let answers = answers();
+    fn for_model(model: &str) -> Self {
+        let answers = tiny_reference();
         let items = answers["rerank"][model].as_array().expect("a list");
         let of_text = items.iter().filter(|item| item["query"] == TEXT);
         let text = |item: &Value| item["text"].as_str().expect("a text").to_owned();

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     assert_close, message, numbers, post, post_ok, refused, serve,
-    tensors::{infer, known, of_floats},
+    tensors::{float_request, infer, reference_tensor},
 };
 
 async fn get(client: &mut Client, path: &str) -> Value {
@@ -73,9 +73,9 @@ async fn statistics_count_answered_requests() {
     let server = serve(&["tensor_a", "a"]).await;
     let mut client = server.client().await;
     for _ in 0..5 {
-        post(&mut client, &infer("tensor_a"), &of_floats("x", &[1, 4], &[0.0; 4])).await;
+        post(&mut client, &infer("tensor_a"), &float_request("x", &[1, 4], &[0.0; 4])).await;
     }
-    refused(&mut client, &infer("tensor_a"), &of_floats("x", &[1, 3], &[0.0; 3]), 400).await;
+    refused(&mut client, &infer("tensor_a"), &float_request("x", &[1, 3], &[0.0; 3]), 400).await;
     for path in ["/v2/models/tensor_a/stats", "/v2/models/tensor_a/versions/1/stats"] {
         let stats = get(&mut client, path).await["model_stats"].clone();
         assert_eq!(stats.as_array().map(Vec::len), Some(1), "{stats}");
@@ -97,8 +97,8 @@ async fn statistics_count_answered_requests() {
 async fn only_the_serving_generation_answers_as_a_version() {
     let server = serve(&["tensor_a"]).await;
     let mut client = server.client().await;
-    let (x, b) = (known("tensor_a", "x"), known("tensor_b", "y"));
-    let body = of_floats("x", &[3, 4], &x);
+    let (x, b) = (reference_tensor("tensor_a", "x"), reference_tensor("tensor_b", "y"));
+    let body = float_request("x", &[3, 4], &x);
     for version in [1, 2] {
         let path = format!("/v2/models/tensor_a/versions/{version}/infer");
         let answer = post_ok(&mut client, &path, &body).await;
@@ -106,7 +106,7 @@ async fn only_the_serving_generation_answers_as_a_version() {
         assert_eq!(answer["parameters"]["generation"], version);
         let y = numbers(&answer["outputs"][0]["data"]);
         if version == 1 {
-            assert_close(&y, &known("tensor_a", "y"), "before");
+            assert_close(&y, &reference_tensor("tensor_a", "y"), "before");
             server.update("tensor_a", Some(&model("tiny/tensor_b"))).await.expect("an update");
         } else {
             assert_close(&y, &b, "after");
@@ -137,7 +137,7 @@ async fn only_the_serving_generation_answers_as_a_version() {
 async fn json_data_may_be_flat_or_nested_and_the_id_is_echoed() {
     let server = serve(&["tensor_a", "tensor_two", "tensor_fixed"]).await;
     let mut client = server.client().await;
-    let (x, y) = (known("tensor_a", "x"), known("tensor_a", "y"));
+    let (x, y) = (reference_tensor("tensor_a", "x"), reference_tensor("tensor_a", "y"));
     let rows: Vec<&[f32]> = x.chunks(4).collect();
     for data in [json!(x), json!(rows), json!([rows])] {
         let body = json!({"id": "é \"7\"", "parameters": {"other": [1]}, "unknown": 1, "inputs": [
@@ -153,12 +153,12 @@ async fn json_data_may_be_flat_or_nested_and_the_id_is_echoed() {
         assert_eq!(output["shape"], json!([3, 3]));
         assert_close(&numbers(&output["data"]), &y, "y");
     }
-    let nothing = post_ok(&mut client, &infer("tensor_a"), &of_floats("x", &[0, 4], &[])).await;
+    let nothing = post_ok(&mut client, &infer("tensor_a"), &float_request("x", &[0, 4], &[])).await;
     assert_eq!(nothing["outputs"][0]["shape"], json!([0, 3]));
     assert_eq!(nothing["outputs"][0]["data"], json!([]));
     assert!(nothing.get("id").is_none(), "{nothing}");
 
-    let (a, b) = (known("tensor_two", "a"), known("tensor_two", "b"));
+    let (a, b) = (reference_tensor("tensor_two", "a"), reference_tensor("tensor_two", "b"));
     let input = |name, data: &[f32]| json!({"name": name, "datatype": "FP32", "shape": [3, 2], "data": data});
     for (wanted, names) in [
         (json!([]), vec!["sum", "product"]),
@@ -173,7 +173,7 @@ async fn json_data_may_be_flat_or_nested_and_the_id_is_echoed() {
         assert_eq!(named, names);
         for output in outputs {
             let name = output["name"].as_str().expect("a name");
-            assert_close(&numbers(&output["data"]), &known("tensor_two", name), name);
+            assert_close(&numbers(&output["data"]), &reference_tensor("tensor_two", name), name);
         }
     }
     server.stop().await;

@@ -5,14 +5,16 @@ use serde_json::{Value, json};
 
 use crate::{
     assert_close, message, serve,
-    tensors::{after, bytes, floats, infer, known, of_floats, parts, raw, send, send_raw},
+    tensors::{
+        after, bytes, float_request, floats, infer, parts, raw, reference_tensor, send, send_raw,
+    },
 };
 
 #[tokio::test(flavor = "multi_thread")]
 async fn binary_tensors_are_accepted_and_returned_on_request() {
     let server = serve(&["tensor_a", "tensor_two"]).await;
     let mut client = server.client().await;
-    let (x, y) = (known("tensor_a", "x"), known("tensor_a", "y"));
+    let (x, y) = (reference_tensor("tensor_a", "x"), reference_tensor("tensor_a", "y"));
     let input = after("x", "FP32", &json!([3, 4]), 48);
     // Binary in, JSON out.
     let response = send(&mut client, "tensor_a", &json!({"inputs": [input]}), &raw(&x)).await;
@@ -20,7 +22,7 @@ async fn binary_tensors_are_accepted_and_returned_on_request() {
     assert!(none.is_empty(), "binary outputs were not requested");
     assert_close(&crate::numbers(&json["outputs"][0]["data"]), &y, "raw in");
     // JSON in, binary out.
-    let mut body = of_floats("x", &[3, 4], &x);
+    let mut body = float_request("x", &[3, 4], &x);
     body["outputs"] = json!([{"name": "y", "parameters": {"binary_data": true}}]);
     let response = client.post(&infer("tensor_a"), &body).await.expect("an answer");
     assert_close(&floats(&parts(&response).1[0]), &y, "raw out");
@@ -31,7 +33,7 @@ async fn binary_tensors_are_accepted_and_returned_on_request() {
     assert_close(&floats(&out[0]), &y, "both");
 
     // One input and one output in each form.
-    let (a, b) = (known("tensor_two", "a"), known("tensor_two", "b"));
+    let (a, b) = (reference_tensor("tensor_two", "a"), reference_tensor("tensor_two", "b"));
     let a_json = json!({"name": "a", "datatype": "FP32", "shape": [3, 2], "data": a});
     for inputs in [
         json!([a_json, after("b", "FP32", &json!([3, 2]), 24)]),
@@ -41,8 +43,8 @@ async fn binary_tensors_are_accepted_and_returned_on_request() {
             "outputs": [{"name": "product", "parameters": {"binary_data": false}}, {"name": "sum"}]});
         let (json, out) = parts(&send(&mut client, "tensor_two", &body, &raw(&b)).await);
         let product = crate::numbers(&json["outputs"][0]["data"]);
-        assert_close(&product, &known("tensor_two", "product"), "product");
-        assert_close(&floats(&out[0]), &known("tensor_two", "sum"), "sum");
+        assert_close(&product, &reference_tensor("tensor_two", "product"), "product");
+        assert_close(&floats(&out[0]), &reference_tensor("tensor_two", "sum"), "sum");
     }
     server.stop().await;
 }
@@ -51,13 +53,13 @@ async fn binary_tensors_are_accepted_and_returned_on_request() {
 async fn a_body_may_be_a_single_raw_tensor() {
     let server = serve(&["tensor_a", "tensor_two", "tensor_fixed", "tensor_image", "a"]).await;
     let mut client = server.client().await;
-    let (x, y) = (known("tensor_a", "x"), known("tensor_a", "y"));
+    let (x, y) = (reference_tensor("tensor_a", "x"), reference_tensor("tensor_a", "y"));
     let (json, out) = parts(&send_raw(&mut client, "tensor_a", "0", raw(&x).into()).await);
     assert_eq!(json["outputs"][0]["shape"], json!([3, 3]));
     assert_close(&floats(&out[0]), &y, "the row count is inferred");
-    let fixed = raw(&known("tensor_fixed", "x")).into();
+    let fixed = raw(&reference_tensor("tensor_fixed", "x")).into();
     let (_, out) = parts(&send_raw(&mut client, "tensor_fixed", "0", fixed).await);
-    assert_close(&floats(&out[0]), &known("tensor_fixed", "y"), "a fully fixed shape");
+    assert_close(&floats(&out[0]), &reference_tensor("tensor_fixed", "y"), "a fully fixed shape");
     // The whole body is one text.
     let (json, out) = parts(&send_raw(&mut client, "a", "0", crate::TEXT.into()).await);
     assert_eq!(json["outputs"][0]["shape"], json!([1, 32]));
@@ -211,7 +213,7 @@ async fn an_image_survives_a_round_trip_bit_for_bit() {
 async fn non_finite_numbers_are_returned_only_in_binary() {
     let server = serve(&["tensor_a"]).await;
     let mut client = server.client().await;
-    let body = of_floats("x", &[1, 4], &[3e38, 3e38, 3e38, 3e38]);
+    let body = float_request("x", &[1, 4], &[3e38, 3e38, 3e38, 3e38]);
     let response = client.post(&infer("tensor_a"), &body).await.expect("an answer");
     assert_eq!(response.status, 424, "{}", response.text());
     let error = message(&response.json());

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::{
     TEXT, assert_close, memory, message, serve,
-    tensors::{HEADER, after, floats, infer, known, of_floats, parts, raw},
+    tensors::{HEADER, after, float_request, floats, infer, parts, raw, reference_tensor},
 };
 
 fn gzip(body: &[u8]) -> Bytes {
@@ -45,8 +45,8 @@ async fn packed(client: &mut Client, path: &str, encoding: &str, body: Bytes) ->
 async fn compressed_bodies_are_decompressed() {
     let server = serve(&["tensor_a", "a"]).await;
     let mut client = server.client().await;
-    let body = of_floats("x", &[3, 4], &known("tensor_a", "x")).to_string();
-    let expected = known("tensor_a", "y");
+    let body = float_request("x", &[3, 4], &reference_tensor("tensor_a", "x")).to_string();
+    let expected = reference_tensor("tensor_a", "y");
     for (encoding, packing) in [
         ("gzip", gzip as fn(&[u8]) -> Bytes),
         ("GZIP", gzip),
@@ -67,7 +67,7 @@ async fn compressed_bodies_are_decompressed() {
     let json = json!({"inputs": [after("x", "FP32", &json!([3, 4]), 48)],
         "parameters": {"binary_data_output": true}})
     .to_string();
-    let body = gzip(&[json.as_bytes(), &raw(&known("tensor_a", "x"))].concat());
+    let body = gzip(&[json.as_bytes(), &raw(&reference_tensor("tensor_a", "x"))].concat());
     let length = json.len().to_string();
     let headers = [("content-encoding", "gzip"), (HEADER, length.as_str())];
     let sent = client.send_with(Method::POST, &infer("tensor_a"), &headers, body).await;
@@ -79,7 +79,7 @@ async fn compressed_bodies_are_decompressed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_undecodable_body_is_refused() {
     let server = serve(&["tensor_a"]).await;
-    let body = of_floats("x", &[1, 4], &[0.0; 4]).to_string();
+    let body = float_request("x", &[1, 4], &[0.0; 4]).to_string();
     let good = gzip(body.as_bytes());
     for path in [infer("tensor_a").as_str(), "/embed", "/v1/embeddings", "/v2/rerank"] {
         let mut client = server.client().await;
@@ -113,11 +113,11 @@ async fn a_decompression_bomb_is_413_at_once_and_takes_no_memory() {
     for (path, grown_max) in [("/embed", 16 << 20), (infer("tensor_a").as_str(), 160 << 20)] {
         let peak = memory(&server, "VmHWM");
         let mut client = server.client().await;
-        let begin = Instant::now();
+        let start = Instant::now();
         let response = packed(&mut client, path, "gzip", bomb.clone()).await;
         assert_eq!(response.status, 413, "{path}: {}", response.text());
         message(&response.json());
-        assert!(begin.elapsed() < Duration::from_secs(20), "{path}: {:?}", begin.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(20), "{path}: {:?}", start.elapsed());
         let grown = memory(&server, "VmHWM") - peak;
         assert!(grown <= grown_max, "{path}: memory grew by {} MiB", grown >> 20);
     }

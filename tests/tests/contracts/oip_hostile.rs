@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 
 use crate::{
     memory, message, post, refused, serve,
-    tensors::{HEADER, after, bytes, infer, of_floats, send, send_raw},
+    tensors::{HEADER, after, bytes, float_request, infer, send, send_raw},
 };
 
 const TENSORS_BYTES_MAX: usize = 64 << 20;
 
 async fn assert_serves(server: &Server, client: &mut Client) {
-    post(client, &infer("tensor_a"), &of_floats("x", &[1, 4], &[1.0; 4])).await;
+    post(client, &infer("tensor_a"), &float_request("x", &[1, 4], &[1.0; 4])).await;
     let status = server.status().await;
     assert_eq!(status.restarts(), 0, "a worker was restarted");
 }

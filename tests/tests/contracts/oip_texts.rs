@@ -4,8 +4,9 @@ use e2e::client::Client;
 use serde_json::{Value, json};
 
 use crate::{
-    Ranking, answers, assert_close, message, numbers, post_ok, refused, serve, softmax,
+    Ranking, assert_close, message, numbers, post_ok, refused, serve, softmax,
     tensors::{after, bytes, floats, infer, parts, send},
+    tiny_reference,
 };
 
 /// Requests the only output with inputs and outputs in JSON, then in binary.
@@ -58,7 +59,7 @@ async fn texts_are_embedded_as_on_the_embed_route() {
 async fn texts_are_classified_as_on_the_predict_route() {
     let server = serve(&["classify_a"]).await;
     let mut client = server.client().await;
-    let answers = answers();
+    let answers = tiny_reference();
     let items = answers["classify"]["classify_a"].as_array().expect("a list");
     let items: Vec<&Value> = items.iter().filter(|item| item["second"].is_null()).collect();
     let texts: Vec<&str> = items.iter().filter_map(|item| item["text"].as_str()).collect();
@@ -75,7 +76,7 @@ async fn texts_are_classified_as_on_the_predict_route() {
 async fn texts_are_scored_in_request_order_with_rerank_scores() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
-    let ranking = Ranking::of("rerank_a");
+    let ranking = Ranking::for_model("rerank_a");
     let texts: Vec<&str> = ranking.texts.iter().map(String::as_str).collect();
     let inputs = [("query", vec![ranking.query.as_str()]), ("text", texts.clone())];
     let (output, values) = output(&mut client, "rerank_a", &inputs).await;

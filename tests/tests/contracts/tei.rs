@@ -8,7 +8,8 @@ use e2e::{
 use serde_json::{Value, json};
 
 use crate::{
-    TEXT, TEXT_INDEX, answers, assert_close, message, numbers, post, post_ok, refused, serve, unit,
+    TEXT, TEXT_INDEX, assert_close, message, numbers, post, post_ok, refused, serve,
+    tiny_reference, unit,
 };
 
 /// Returns the token ids of a text, with special tokens.
@@ -113,7 +114,7 @@ async fn dimensions_truncate_before_normalization() {
 async fn prompts_are_prepended_by_name() {
     let server = serve(&["prompts", "a"]).await;
     let mut client = server.client().await;
-    let answers = answers();
+    let answers = tiny_reference();
     for (name, expected) in
         [(None, "passage"), (Some("query"), "query"), (Some("passage"), "passage")]
     {

@@ -3,7 +3,9 @@
 use e2e::client::Client;
 use serde_json::{Value, json};
 
-use crate::{Ranking, answers, assert_close, numbers, post_ok, refused, serve, sigmoid, softmax};
+use crate::{
+    Ranking, assert_close, numbers, post_ok, refused, serve, sigmoid, softmax, tiny_reference,
+};
 
 const LABELS: [&str; 3] = ["negative", "neutral", "positive"];
 
@@ -22,7 +24,7 @@ fn scores(prediction: &Value) -> Vec<f32> {
 
 /// Returns a classifier's inputs and logits from the numpy reference.
 fn cases(model: &str) -> Vec<(Value, Vec<f32>)> {
-    let answers = answers();
+    let answers = tiny_reference();
     let items = answers["classify"][model].as_array().expect("a list");
     let case = |item: &Value| match &item["second"] {
         Value::Null => (json!([item["text"]]), numbers(&item["logits"])),
@@ -101,7 +103,7 @@ async fn rerank_sorts_and_answers_in_the_shape_of_the_request() {
     let server = serve(&["rerank_a", "rerank_b"]).await;
     let mut client = server.client().await;
     for model in ["rerank_a", "rerank_b"] {
-        let ranking = Ranking::of(model);
+        let ranking = Ranking::for_model(model);
         let sigmoids = ranking.sigmoids();
         for (raw, text) in [(false, false), (true, false), (false, true), (true, true)] {
             let body = json!({"model": model, "query": ranking.query, "texts": ranking.texts,
@@ -136,7 +138,7 @@ async fn rerank_sorts_and_answers_in_the_shape_of_the_request() {
 async fn long_pairs_are_truncated_or_refused() {
     let server = serve(&["rerank_a"]).await;
     let mut client = server.client().await;
-    let answers = answers();
+    let answers = tiny_reference();
     for item in answers["truncated"]["rerank_a"].as_array().expect("a list") {
         let mut body = json!({"query": item["query"], "texts": [item["text"]], "raw_scores": true});
         let ranks = post_ok(&mut client, "/rerank", &body).await;

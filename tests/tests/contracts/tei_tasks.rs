@@ -12,7 +12,7 @@ const MODELS: [&str; 4] = ["a", "classify_a", "rerank_a", "tensor_a"];
 async fn the_root_route_performs_the_task_of_the_model() {
     let server = serve(&MODELS).await;
     let mut client = server.client().await;
-    let ranking = Ranking::of("rerank_a");
+    let ranking = Ranking::for_model("rerank_a");
     let similarity = json!({"inputs": {"source_sentence": "a", "sentences": ["a", TEXT]}});
     for (model, path, body) in [
         ("a", "/embed", json!({"inputs": [TEXT, "a"]})),

@@ -79,13 +79,13 @@ pub(crate) fn infer(model: &str) -> String {
 }
 
 /// Returns a request with one input of floats in JSON.
-pub(crate) fn of_floats(name: &str, shape: &[usize], data: &[f32]) -> Value {
+pub(crate) fn float_request(name: &str, shape: &[usize], data: &[f32]) -> Value {
     json!({"inputs": [{"name": name, "datatype": "FP32", "shape": shape, "data": data}]})
 }
 
 /// Returns an input or output of the reference, flattened.
-pub(crate) fn known(model: &str, tensor: &str) -> Vec<f32> {
-    let answers = crate::answers();
+pub(crate) fn reference_tensor(model: &str, tensor: &str) -> Vec<f32> {
+    let answers = crate::tiny_reference();
     let rows = answers["tensors"][model][tensor].as_array().expect("rows").clone();
     rows.iter().flat_map(crate::numbers).collect()
 }

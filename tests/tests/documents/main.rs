@@ -1,7 +1,7 @@
 //! Checks documents against the sources. Every test named in `docs/reliability.md` and
 //! `docs/limits.md` exists in the named file, as do the files in the table of limits and the paths
-//! in `ARCHITECTURE.md` and `docs/architecture/`. [`prose`]
-//! checks how they read. `cargo xtask docs` and the tests of `xtask/src/docs/` check links.
+//! in `ARCHITECTURE.md` and `docs/architecture/`. [`prose`] checks the length of sentences. `cargo
+//! xtask docs` and the tests of `xtask/src/docs/` check links.
 //!
 //! Run with `ONNXD_UPDATE_DOCUMENTS=1 -- --test-threads=1` to fix references to moved tests and
 //! files.
@@ -28,7 +28,7 @@ const SOURCES: [&str; 5] = ["tests/tests", "crates", "soak", "bench", "xtask"];
 struct Tests(BTreeMap<PathBuf, BTreeSet<String>>);
 
 impl Tests {
-    fn of_workspace() -> Self {
+    fn for_workspace() -> Self {
         let mut files = Vec::new();
         SOURCES.iter().for_each(|root| sources(&workspace().join(root), &mut files));
         let read = |path: PathBuf| {
@@ -105,7 +105,7 @@ fn rows(document: &str) -> Vec<Vec<&str>> {
 
 #[test]
 fn every_test_named_in_a_document_exists() {
-    let tests = Tests::of_workspace();
+    let tests = Tests::for_workspace();
     let mut wrong = Vec::new();
     for (path, least) in DOCUMENTS {
         let path = workspace().join(path);
@@ -117,10 +117,10 @@ fn every_test_named_in_a_document_exists() {
         for test in stale {
             let name = test.rsplit("::").next().unwrap_or_default();
             match tests.find(name) {
-                Some(right) if updates() => {
-                    document = document.replace(&format!("`{test}`"), &format!("`{right}`"));
+                Some(new) if updates() => {
+                    document = document.replace(&format!("`{test}`"), &format!("`{new}`"));
                 }
-                Some(right) => wrong.push(format!("{test}: moved to {right}")),
+                Some(new) => wrong.push(format!("{test}: moved to {new}")),
                 None => wrong.push(format!("{test}: no such test")),
             }
         }
@@ -142,11 +142,11 @@ fn every_file_named_in_the_limits_exists() {
     let stale: BTreeSet<&str> = files.filter(|file| !crates.join(file).exists()).collect();
     let (mut corrected, mut wrong) = (document.clone(), Vec::new());
     for stale in stale {
-        match moved(&crates, stale) {
-            Some(right) if updates() => {
-                corrected = corrected.replace(&format!("`{stale}`"), &format!("`{right}`"));
+        match find_moved(&crates, stale) {
+            Some(new) if updates() => {
+                corrected = corrected.replace(&format!("`{stale}`"), &format!("`{new}`"));
             }
-            right => wrong.push(format!("{stale}: moved to {right:?}")),
+            new => wrong.push(format!("{stale}: moved to {new:?}")),
         }
     }
     if updates() {
@@ -156,7 +156,7 @@ fn every_file_named_in_the_limits_exists() {
 }
 
 /// Returns the only file of the same name below this directory.
-fn moved(directory: &Path, stale: &str) -> Option<String> {
+fn find_moved(directory: &Path, stale: &str) -> Option<String> {
     let mut files = Vec::new();
     sources(directory, &mut files);
     files.retain(|file| file.file_name() == Path::new(stale).file_name());
@@ -238,13 +238,13 @@ fn only_functions_with_the_attribute_are_tests() {
 
 #[test]
 fn invented_names_and_helpers_are_not_tests() {
-    let tests = Tests::of_workspace();
+    let tests = Tests::for_workspace();
     let own = "invented_names_and_helpers_are_not_tests";
     assert!(tests.contains(&format!("documents/main.rs::{own}")));
     assert_eq!(tests.find(own), Some(format!("documents/main.rs::{own}")));
     for wrong in ["documents/main.rs::made_up", "documents/main.rs::tests_of", "nowhere.rs::two"] {
         assert!(!tests.contains(wrong), "{wrong}");
     }
-    // That file has unit tests, but this is not one of them.
+    // The file has unit tests, but this function is not one of them.
     assert!(!tests.contains("crates/proto/src/control_page.rs::create"));
 }

@@ -1,6 +1,6 @@
-//! Holds prose to the style guide: no sentence is too long, and sentences are short on average. Looks at
-//! paragraphs and lists of README.md, the book and the documents for contributors; code, tables,
-//! headings and lists of links are left out.
+//! Checks prose against the style guide: no sentence is too long, and sentences are short on
+//! average. Reads paragraphs and lists in README.md, the book and the contributor documents. Skips
+//! code, tables, headings and lists of links.
 
 use std::{
     fs,
@@ -9,22 +9,22 @@ use std::{
 
 use e2e::fixtures::workspace;
 
-/// Words of a sentence.
+/// Maximum words in a sentence.
 const WORDS_MAX: usize = 40;
-/// Words of a sentence on average, over all documents of a set.
+/// Maximum average words per sentence in a set of documents.
 const WORDS_AVERAGE_MAX: f64 = 18.0;
-/// Abbreviations that end no sentence.
+/// Abbreviations whose period does not end a sentence.
 const ABBREVIATIONS: [&str; 3] = ["e.g.", "i.e.", "vs."];
-/// Generated, or a list of links.
-const LEFT_OUT: [&str; 2] = ["docs/reference.md", "docs/SUMMARY.md"];
+/// Skipped: one is generated, the other is a list of links.
+const SKIPPED: [&str; 2] = ["docs/reference.md", "docs/SUMMARY.md"];
 
-/// A sentence, or an item of a list without an end.
+/// A sentence, or a list item without a final period.
 #[derive(Debug, PartialEq, Eq)]
 struct Sentence {
-    /// The line it begins in.
+    /// The line that it starts on.
     line: usize,
     text: String,
-    /// Whether it ends as a sentence does. Others are not part of the average.
+    /// Whether it has a final period. Only these count in the average.
     is_whole: bool,
 }
 
@@ -42,7 +42,7 @@ fn sentences_of_the_readme_are_short() {
 
 #[test]
 fn sentences_of_the_book_are_short() {
-    // A chapter of the book includes it.
+    // The book includes ARCHITECTURE.md as a chapter.
     let mut documents = vec![PathBuf::from("ARCHITECTURE.md")];
     markdown("docs".as_ref(), &mut documents);
     assert!(documents.len() > 20, "{documents:?}");
@@ -55,14 +55,14 @@ fn sentences_for_contributors_are_short() {
     assert_short(&documents.map(PathBuf::from));
 }
 
-/// Finds the Markdown files of a folder, by their paths in the workspace.
+/// Collects the Markdown files in a folder, as paths relative to the workspace.
 fn markdown(folder: &Path, documents: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(workspace().join(folder)).expect("a folder can be read").flatten() {
         let path = folder.join(entry.file_name());
         if entry.path().is_dir() {
             markdown(&path, documents);
         } else if path.extension().is_some_and(|extension| extension == "md")
-            && !LEFT_OUT.iter().any(|left_out| path == Path::new(left_out))
+            && !SKIPPED.iter().any(|skipped| path == Path::new(skipped))
         {
             documents.push(path);
         }
@@ -94,12 +94,12 @@ fn assert_short(documents: &[PathBuf]) {
     );
 }
 
-/// Returns the sentences of all paragraphs and items of lists.
+/// Returns the sentences of all paragraphs and list items.
 fn sentences(document: &str) -> Vec<Sentence> {
     blocks(document).iter().flat_map(|block| sentences_of(block)).collect()
 }
 
-/// Returns paragraphs and items of lists, as their lines with their numbers.
+/// Returns paragraphs and list items as numbered lines.
 fn blocks(document: &str) -> Vec<Vec<(usize, String)>> {
     let (mut blocks, mut block) = (Vec::new(), Vec::new());
     let (mut is_code, mut is_comment) = (false, false);
@@ -108,23 +108,24 @@ fn blocks(document: &str) -> Vec<Vec<(usize, String)>> {
         let is_fence = line.starts_with("```");
         is_code ^= is_fence;
         is_comment |= line.starts_with("<!--");
-        let is_left_out = is_code || is_fence || is_comment || is_markup(line);
+        let is_skipped = is_code || is_fence || is_comment || is_markup(line);
         is_comment &= !line.ends_with("-->");
         let item = item(line);
-        if is_left_out || item.is_some() {
+        if is_skipped || item.is_some() {
             blocks.push(std::mem::take(&mut block));
         }
-        if !is_left_out {
+        if !is_skipped {
             block.push((index + 1, item.unwrap_or(line).to_owned()));
         }
     }
     blocks.push(block);
-    // An item that begins with a link is one of a list of links.
+    // An item that is only a link belongs to a list of links.
     blocks.retain(|block| block.first().is_some_and(|(_, text)| !is_link(text)));
     blocks
 }
 
-/// Returns whether a line has no prose: it is empty, a heading, of a table, or for mdBook.
+/// Returns whether a line contains no prose: it is blank, a heading, a table row or an mdBook
+/// directive.
 fn is_markup(line: &str) -> bool {
     line.is_empty() || line.starts_with(['#', '|']) || line.starts_with("{{#")
 }
@@ -133,7 +134,7 @@ fn is_link(text: &str) -> bool {
     text.starts_with('[') && text.contains("](") && text.ends_with(')')
 }
 
-/// Returns what stands behind the mark of a list's item.
+/// Returns the text after a list marker, or `None` if the line starts no list item.
 fn item(line: &str) -> Option<&str> {
     let is_number = |mark: &str| !mark.is_empty() && mark.bytes().all(|byte| byte.is_ascii_digit());
     let numbered = line.split_once(". ").filter(|(mark, _)| is_number(mark));
@@ -144,7 +145,7 @@ fn sentences_of(block: &[(usize, String)]) -> Vec<Sentence> {
     let mut sentences = Vec::new();
     let mut words: Vec<(usize, String)> = Vec::new();
     let joined: Vec<&str> = block.iter().map(|(_, line)| line.as_str()).collect();
-    // Code may span lines, so it is replaced in the block as a whole.
+    // Code spans may cross lines, so replace them in the whole block at once.
     let text = plain(&joined.join("\n"));
     let numbers = block.iter().map(|(number, _)| *number);
     let mut all: Vec<(usize, &str)> = Vec::new();
@@ -177,7 +178,7 @@ fn ends(word: &str, next: Option<&str>) -> bool {
     }
 }
 
-/// Replaces code by one word and links by their text. Lines stay lines.
+/// Replaces each code span with one word and each link with its text. Keeps line breaks.
 fn plain(text: &str) -> String {
     let parts: Vec<&str> = text.split('`').collect();
     let mut plain = String::new();
@@ -191,7 +192,7 @@ fn plain(text: &str) -> String {
     }
     let mut text = String::new();
     for (index, part) in plain.split("](").enumerate() {
-        // The first part has no target before it.
+        // No link target precedes the first part.
         let rest =
             if index == 0 { part } else { part.split_once(')').map_or("", |(_, rest)| rest) };
         text.push_str(rest);

@@ -12,7 +12,7 @@ async fn an_invalid_setting_exits_with_78_and_names_flag_and_cause() {
     let (one, other) = (pair(), pair());
     let certificate = write("cert.pem", &one.cert.pem());
     let key = write("key.pem", &one.signing_key.serialize_pem());
-    let strange = write("other.pem", &other.signing_key.serialize_pem());
+    let mismatched = write("other.pem", &other.signing_key.serialize_pem());
     let nothing = home.root().join("nothing").to_str().expect("UTF-8").to_owned();
     let short = write("short", "# keys\nshort77\n");
     let spaced = write("spaced", "a key of words\n");
@@ -31,7 +31,10 @@ async fn an_invalid_setting_exits_with_78_and_names_flag_and_cause() {
         (vec!["--cors-allow-origin", "https://a.b/"], ["--cors-allow-origin", "without a path"]),
         (vec!["--tls-cert", &certificate], ["--tls-cert", "needs --tls-key"]),
         (vec!["--tls-key", &key], ["--tls-key", "needs --tls-cert"]),
-        (vec!["--tls-cert", &certificate, "--tls-key", &strange], ["--tls-key", "does not match"]),
+        (
+            vec!["--tls-cert", &certificate, "--tls-key", &mismatched],
+            ["--tls-key", "does not match"],
+        ),
         (vec!["--tls-cert", &certificate, "--tls-key", &nothing], ["--tls-key", "No such file"]),
         (vec!["--tls-cert", &key, "--tls-key", &key], ["--tls-cert", "a PEM file with a cert"]),
     ] {

@@ -110,9 +110,9 @@ async fn clients_without_tls_are_closed_and_do_not_block_others() {
         .into_iter()
         .map(|bytes| {
             tokio::spawn(async move {
-                let begin = Instant::now();
+                let start = Instant::now();
                 let raw = exchange(address, bytes, Duration::from_secs(20)).await;
-                (raw.expect("a connection"), begin.elapsed())
+                (raw.expect("a connection"), start.elapsed())
             })
         })
         .collect();
@@ -146,7 +146,7 @@ async fn a_drain_completes_handshakes_and_drops_silent_connections() {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.write_all(&hello[..10]).expect("half of it");
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let begin = Instant::now();
+    let start = Instant::now();
     server.signal(Signal::SIGTERM);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let answer = tokio::task::spawn_blocking(move || {
@@ -163,6 +163,6 @@ async fn a_drain_completes_handshakes_and_drops_silent_connections() {
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
     let exit = server.wait().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     drop(silent);
 }

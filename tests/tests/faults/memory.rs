@@ -15,7 +15,7 @@ const SIDE: usize = 1_500;
 /// Growth above the initial memory that a worker is allowed here.
 const ROOM_MIB: u64 = 8;
 
-fn picture() -> HttpRequest {
+fn large_image() -> HttpRequest {
     let bytes = 3 * SIDE * SIDE * size_of::<f32>();
     let json = json!({
         "inputs": [{"name": "image", "shape": [1, 3, SIDE, SIDE], "datatype": "FP32",
@@ -48,7 +48,7 @@ async fn grows_and_is_recycled(workers: usize, times: u64) {
     let server = builder.start().await;
     let before = server.settled().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 6).await;
-    let request = Arc::new(picture());
+    let request = Arc::new(large_image());
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..2 {
         clients.push(server.client().await);

@@ -14,7 +14,7 @@ use e2e::{
 use serde_json::json;
 
 /// By this time, the supervisor has read a request.
-const SURELY_ACCEPTED: Duration = Duration::from_millis(500);
+const ACCEPT_TIME: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_in_flight_at_sigterm_are_answered() {
@@ -29,7 +29,7 @@ async fn requests_in_flight_at_sigterm_are_answered() {
             (response.map(|response| response.status), client.closing())
         }));
     }
-    tokio::time::sleep(SURELY_ACCEPTED).await;
+    tokio::time::sleep(ACCEPT_TIME).await;
     assert!(pending.iter().any(|pending| !pending.is_finished()), "nothing to drain");
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
@@ -44,7 +44,7 @@ async fn a_drain_closes_connections_only_between_requests() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
     let load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     load.more(200).await;
-    let told = load.now();
+    let sigterm_at = load.now();
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
     let history = load.stop().await;
@@ -52,8 +52,8 @@ async fn a_drain_closes_connections_only_between_requests() {
         match &request.outcome {
             Outcome::Answered(_) => {}
             // The supervisor may close an idle connection while a request is on its way.
-            Outcome::Lost(_) if request.start + SURELY_ACCEPTED >= told => {}
-            _ => panic!("SIGTERM at {told:?}: {request}"),
+            Outcome::Lost(_) if request.start + ACCEPT_TIME >= sigterm_at => {}
+            _ => panic!("SIGTERM at {sigterm_at:?}: {request}"),
         }
     }
 }
@@ -68,13 +68,13 @@ async fn requests_beyond_the_drain_timeout_get_503() {
     let pending = tokio::spawn(async move {
         Client::connect(address).await.unwrap().post("/v2/models/r/infer", &endless).await
     });
-    tokio::time::sleep(SURELY_ACCEPTED).await;
-    let begin = Instant::now();
+    tokio::time::sleep(ACCEPT_TIME).await;
+    let start = Instant::now();
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
-    assert!(begin.elapsed() >= Duration::from_secs(1), "the drain waits for the request");
+    assert!(start.elapsed() >= Duration::from_secs(1), "the drain waits for the request");
     assert!(
-        begin.elapsed() < Duration::from_secs(15),
+        start.elapsed() < Duration::from_secs(15),
         "the drain is shorter than the request timeout"
     );
     assert!(!server.stderr().contains("did not stop"), "{}", server.stderr());
@@ -86,18 +86,19 @@ async fn requests_beyond_the_drain_timeout_get_503() {
 async fn a_second_sigterm_stops_the_server_immediately() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
     // An unfinished request would delay the drain for 30 seconds.
-    let begun = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    let head = b"POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
     let address = server.address();
-    let client = tokio::spawn(async move {
-        e2e::client::exchange(address, begun, Duration::from_secs(60)).await
-    });
+    let client =
+        tokio::spawn(
+            async move { e2e::client::exchange(address, head, Duration::from_secs(60)).await },
+        );
     tokio::time::sleep(Duration::from_millis(300)).await;
-    let begin = Instant::now();
+    let start = Instant::now();
     server.signal(Signal::SIGTERM);
     tokio::time::sleep(Duration::from_millis(300)).await;
     server.signal(Signal::SIGTERM);
     server.wait().await;
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     client.abort();
 }
 
@@ -147,9 +148,9 @@ async fn an_idle_connection_does_not_delay_the_drain() {
     let mut server = Server::builder().model("m", &model("tiny/a")).start().await;
     let mut client = server.client().await;
     assert_eq!(client.get("/health").await.map(|response| response.status), Ok(200));
-    let begin = Instant::now();
+    let start = Instant::now();
     assert_eq!(server.terminate().await.code(), Some(0));
-    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     let after = client.get("/health").await;
     assert!(matches!(after, Err(Unanswered(_))), "{after:?}");
 }

@@ -42,7 +42,7 @@ async fn weights_may_have_any_name_and_other_files_are_omitted() {
     fs::write(source.join("other.data"), "not the model's").unwrap();
     let committed = server.update("m", Some(&source)).await.unwrap();
     serves(&server, "a").await;
-    let version = Disk::of(server.home()).version(&committed.version);
+    let version = Disk::new(server.home()).version(&committed.version);
     assert!(version.join(OTHER).exists());
     assert!(!version.join("other.data").exists());
     server.stop().await;

@@ -125,9 +125,9 @@ async fn health_follows_readiness_and_ends_watches_on_shutdown() {
     let mut watched = client.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     let first = watched.next().await.unwrap().unwrap();
     assert_eq!(first.status(), ServingStatus::Serving);
-    let begin = std::time::Instant::now();
+    let start = std::time::Instant::now();
     server.stop().await;
-    assert!(begin.elapsed().as_secs() < 10, "{:?}", begin.elapsed());
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     let last = watched.next().await.unwrap().unwrap();
     assert_eq!(last.status(), ServingStatus::NotServing);
     assert!(watched.next().await.is_none());

@@ -65,7 +65,7 @@ async fn invalid_requests_get_a_code_and_a_message() {
 }
 
 /// Sends a call whose deadline only the server enforces, and returns the response headers.
-async fn by_hand(server: &Server, message: &ModelInferRequest, timeout: &str) -> HeaderMap {
+async fn send_raw(server: &Server, message: &ModelInferRequest, timeout: &str) -> HeaderMap {
     let stream = TcpStream::connect(grpc_address(server).await).await.expect("a connection");
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.expect("a handshake");
@@ -92,15 +92,15 @@ async fn grpc_and_header_deadlines_are_enforced() {
     let mut short = request();
     short.metadata_mut().insert("x-request-timeout-ms", "1".parse().unwrap());
     assert_eq!(refused(client.model_infer(short).await).0, Code::DeadlineExceeded);
-    let mut odd = request();
-    odd.metadata_mut().insert("x-request-timeout-ms", "soon".parse().unwrap());
-    assert_eq!(refused(client.model_infer(odd).await).0, Code::InvalidArgument);
+    let mut invalid = request();
+    invalid.metadata_mut().insert("x-request-timeout-ms", "soon".parse().unwrap());
+    assert_eq!(refused(client.model_infer(invalid).await).0, Code::InvalidArgument);
     // The tonic client would enforce the deadline itself.
-    let begin = Instant::now();
-    let headers = by_hand(&server, &request().into_inner(), "1m").await;
+    let start = Instant::now();
+    let headers = send_raw(&server, &request().into_inner(), "1m").await;
     assert_eq!(headers.get("grpc-status").unwrap(), "4", "{headers:?}");
-    assert!(begin.elapsed() < Duration::from_secs(5));
-    let headers = by_hand(&server, &request().into_inner(), "1 minute").await;
+    assert!(start.elapsed() < Duration::from_secs(5));
+    let headers = send_raw(&server, &request().into_inner(), "1 minute").await;
     assert_eq!(headers.get("grpc-status").unwrap(), "3", "{headers:?}");
     let mut streamed = Request::new(tokio_stream::pending());
     streamed.metadata_mut().insert("grpc-timeout", "300m".parse().unwrap());
@@ -125,9 +125,9 @@ async fn costly_messages_are_refused_and_others_are_served() {
     grpc.ready().await.unwrap();
     let path = "/inference.GRPCInferenceService/ModelInfer".parse().unwrap();
     // Invalid UTF-8 in place of a name.
-    let odd = InvalidRequest { model_name: Bytes::from_static(&[0xff; 4]) };
+    let invalid = InvalidRequest { model_name: Bytes::from_static(&[0xff; 4]) };
     let codec = ProstCodec::<InvalidRequest, InvalidRequest>::default();
-    let answer = grpc.unary(Request::new(odd), path, codec).await;
+    let answer = grpc.unary(Request::new(invalid), path, codec).await;
     assert_eq!(refused(answer).0, Code::InvalidArgument);
     client.model_infer(good()).await.unwrap();
     server.stop().await;

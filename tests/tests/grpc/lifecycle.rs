@@ -112,7 +112,7 @@ async fn a_drain_answers_accepted_calls_and_ends_streams() {
     }
     // After one answer, the other calls have been accepted or soon will be.
     calls.join_next().await.unwrap().unwrap().unwrap();
-    let begin = Instant::now();
+    let start = Instant::now();
     server.signal(Signal::SIGTERM);
     while let Some(answer) = calls.join_next().await {
         answer.unwrap().unwrap();
@@ -120,6 +120,6 @@ async fn a_drain_answers_accepted_calls_and_ends_streams() {
     let end = stream.next().await.unwrap().unwrap_err();
     assert_eq!(end.code(), Code::Unavailable, "{end:?}");
     assert_eq!(server.wait().await.code(), Some(0));
-    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     drop((requests, idle));
 }

@@ -39,7 +39,7 @@ async fn workers_load_in_turn_and_switch_at_once() {
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
     for content in ["b", "a", "b", "cls", "a"] {
         let start = load.now();
-        let call = Control::of(&server).update("m", &tiny(content), "ahead").await;
+        let call = Control::new(&server).update("m", &tiny(content), "ahead").await;
         let (steps, outcome) = call.end().await;
         load.committed((start, load.now()), &outcome.unwrap(), content);
         assert_eq!(steps.iter().filter(|step| *step == "loaded").count(), 3, "{steps:?}");
@@ -57,7 +57,7 @@ async fn a_death_while_loading_ahead_does_not_block_the_update() {
     // The stopped worker receives the request to load but does not process it.
     processes::signal(victim, Signal::SIGSTOP);
     let start = load.now();
-    let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
+    let mut call = Control::new(&server).update("m", &tiny("b"), "ahead").await;
     call.step("checked").await;
     let next = tokio::time::timeout(Duration::from_millis(500), call.line()).await;
     assert!(next.is_err(), "the stopped worker must not have loaded: {next:?}");
@@ -82,7 +82,7 @@ async fn a_version_that_kills_all_loading_workers_is_not_committed() {
     let server = Server::builder().tolerates_stopped_workers().model("m", &tiny("a")).start().await;
     let victims = server.settled().await.pids();
     victims.iter().for_each(|&pid| processes::signal(pid, Signal::SIGSTOP));
-    let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
+    let mut call = Control::new(&server).update("m", &tiny("b"), "ahead").await;
     call.step("checked").await;
     for pid in victims {
         // A worker is asked to load only after the previous one has died.

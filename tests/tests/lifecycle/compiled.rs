@@ -47,7 +47,7 @@ async fn workers_map_weights_from_the_same_file() {
         }
         assert!(compiled(&server).await);
         let version = served(&server, "m").await.1;
-        let weights = Disk::of(&home).compiled_form(&version).join("weights.bin");
+        let weights = Disk::new(&home).compiled_form(&version).join("weights.bin");
         for pid in server.worker_pids().await {
             let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
             assert!(maps.contains(weights.to_str().unwrap()), "{maps}");
@@ -80,7 +80,7 @@ fn cut(path: &Path) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_compiled_form_is_rebuilt_at_the_next_start() {
     let home = Arc::new(Home::new());
-    let disk = Disk::of(&home);
+    let disk = Disk::new(&home);
     start(&home).await.stop().await;
     let version = disk.versions().into_iter().next().unwrap();
     let contents = |form: &Path| ["model.onnx", "weights.bin"].map(|name| form.join(name));

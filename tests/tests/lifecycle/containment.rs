@@ -134,7 +134,7 @@ async fn hard_linked_files_are_copied() {
         fs::hard_link(origin.join(name), from.join(name)).unwrap();
     }
     let committed = server.update("m", Some(&from)).await.unwrap();
-    let version = Disk::of(server.home()).version(&committed.version);
+    let version = Disk::new(server.home()).version(&committed.version);
     for name in ["model.onnx", LOCATION, "tokenizer.json"] {
         let inode = |path: &Path| fs::metadata(path.join(name)).unwrap().ino();
         assert_ne!(inode(&version), inode(&origin), "{name}");

@@ -36,7 +36,7 @@ fn with_crash_point(home: &Arc<Home>, point: u32) -> Builder {
 /// Starts without a crash point. Asserts that leftovers are gone and a known content is served.
 async fn recover(home: &Arc<Home>, point: u32) -> Server {
     let server = builder(home).start().await;
-    let left = Disk::of(home).leftovers();
+    let left = Disk::new(home).leftovers();
     assert!(left.is_empty(), "after crash point {point}: {left:?}");
     let corpus = Corpus::tiny();
     let embedding = embed(&server, &corpus.texts[1]).await;
@@ -99,7 +99,7 @@ async fn a_kill_during_the_first_start_does_not_break_the_next() {
 async fn a_start_removes_partial_files_of_every_kind() {
     let home = Arc::new(Home::new());
     builder(&home).start().await.stop().await;
-    let disk = Disk::of(&home);
+    let disk = Disk::new(&home);
     let version = disk.versions().into_iter().next().unwrap();
     let nobodys = "0".repeat(64);
     let directories = [

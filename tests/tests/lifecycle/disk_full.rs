@@ -71,7 +71,7 @@ async fn a_full_disk_refuses_the_update_and_serving_continues() {
     };
     let server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 2).await;
-    let disk = Disk::of(&home);
+    let disk = Disk::new(&home);
     let mut refused = 0;
     // A staged version takes about 40 pages, and its compiled form more. Wherever the disk fills
     // up, the update must succeed or fail as a whole.

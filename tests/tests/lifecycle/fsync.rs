@@ -48,7 +48,7 @@ async fn update_with_failing_fsync_is_refused_permanently() {
 
         let server = start().await;
         assert_eq!(served(&server, "m").await, before, "after {refusal:?}");
-        assert_eq!(Disk::of(&home).leftovers(), [""; 0]);
+        assert_eq!(Disk::new(&home).leftovers(), [""; 0]);
         let next = server.update("m", Some(&tiny("a"))).await.unwrap();
         assert!(next.generation > before.0);
         server.stop().await;

@@ -18,7 +18,7 @@ use crate::{checker, checkers, served, tiny};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn assert_no_leftovers(home: &Home) {
-    let disk = Disk::of(home);
+    let disk = Disk::new(home);
     eventually("leftovers of a refused candidate are removed", PATIENCE, async || {
         let left = disk.leftovers();
         (left.is_empty() && checkers(home).is_empty()).then_some(())
@@ -52,7 +52,7 @@ async fn a_candidate_over_its_time_or_memory_limit_is_refused() {
 async fn a_check_survives_concurrent_large_requests() {
     let server = Server::builder().argument("--check-timeout=16").model("m", &tiny("a")).start();
     let server = server.await;
-    let mut call = Control::of(&server).update("m", &tiny("slow"), "ahead").await;
+    let mut call = Control::new(&server).update("m", &tiny("slow"), "ahead").await;
     call.step("passed").await;
     // These requests are large enough to be parsed on a separate runtime thread. The thread that
     // started the check then exits after ten idle seconds.
@@ -93,7 +93,7 @@ async fn a_dead_checker_refuses_only_its_candidate() {
 async fn a_stop_during_a_check_leaves_nothing_behind() {
     let home = Arc::new(Home::new());
     let mut server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
-    let mut call = Control::of(&server).update("m", &tiny("slow"), "ahead").await;
+    let mut call = Control::new(&server).update("m", &tiny("slow"), "ahead").await;
     call.step("passed").await;
     let checker = checker(&home).await;
     // Panics if a process or anything in staging is left behind.
@@ -104,6 +104,6 @@ async fn a_stop_during_a_check_leaves_nothing_behind() {
 
     let server = Server::builder().home(&home).model("m", &tiny("a")).start().await;
     assert_eq!(served(&server, "m").await.0, 1);
-    assert_eq!(Disk::of(&home).leftovers(), [""; 0]);
+    assert_eq!(Disk::new(&home).leftovers(), [""; 0]);
     server.stop().await;
 }

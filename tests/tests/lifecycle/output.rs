@@ -96,8 +96,8 @@ async fn status_prints_a_table_of_models_and_one_of_workers() {
     let status = server.settled().await;
     let lines = printed(&server.cli(&["status"]).await);
     let table = |heading: &str| {
-        let begin = lines.iter().position(|line| line.starts_with(heading));
-        let rows = &lines[begin.unwrap_or_else(|| panic!("{heading}: {lines:#?}"))..];
+        let first = lines.iter().position(|line| line.starts_with(heading));
+        let rows = &lines[first.unwrap_or_else(|| panic!("{heading}: {lines:#?}"))..];
         rows.iter().take_while(|line| !line.is_empty()).collect::<Vec<_>>()
     };
     // A cell starts in the same column as its heading.

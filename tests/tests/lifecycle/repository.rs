@@ -47,7 +47,7 @@ async fn send(address: SocketAddr, line: &str, headers: &[(&str, &str)], body: &
 async fn the_repository_lists_loads_and_unloads_models() {
     let builder = Server::builder().argument("--preload=one");
     let server = builder.model("one", &tiny("a")).model("two", &tiny("b")).start().await;
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     let index = async |body: &str| {
         let (status, models) = control.post("/v2/repository/index", body).await;
         assert_eq!(status, 200, "{models}");
@@ -85,7 +85,7 @@ async fn the_repository_lists_loads_and_unloads_models() {
 #[tokio::test(flavor = "multi_thread")]
 async fn invalid_repository_calls_are_400_with_the_reason() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     for (path, body, words) in [
         ("models/nobody/load", json!({}), "nobody"),
         ("models/nobody/unload", json!({}), "nobody"),

@@ -27,7 +27,7 @@ fn variants(home: &Home) -> Vec<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_the_last_three_versions_for_rollbacks() {
     let home = Arc::new(Home::new());
-    let disk = Disk::of(&home);
+    let disk = Disk::new(&home);
     let server = builder(&home, "3").start().await;
     let others = served(&server, "other").await;
     let mut versions = vec![served(&server, "m").await.1];
@@ -66,7 +66,7 @@ async fn a_restart_keeps_the_last_three_versions_for_rollbacks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_served_version_is_never_removed() {
     let home = Arc::new(Home::new());
-    let disk = Disk::of(&home);
+    let disk = Disk::new(&home);
     let server = builder(&home, "1").start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     let variants = variants(&home);
@@ -101,7 +101,7 @@ async fn a_candidate_is_not_removed_by_another_models_update() {
     let victim = server.settled().await.workers[0].pid.unwrap();
     // The stopped worker delays the update between check and record.
     processes::signal(victim, Signal::SIGSTOP);
-    let mut call = Control::of(&server).update("m", &tiny("b"), "ahead").await;
+    let mut call = Control::new(&server).update("m", &tiny("b"), "ahead").await;
     call.step("checked").await;
     let others = server.update_with("other", Some(&tiny("a")), &["--load", "lazy"]).await;
     assert_eq!(others.unwrap().generation, 2);

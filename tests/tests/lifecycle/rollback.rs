@@ -11,7 +11,7 @@ async fn a_rollback_under_load_skips_checks_and_fails_no_request() {
     load.update(&server, &tiny("b"), "b").await.unwrap();
     for content in ["a", "b"].into_iter().cycle().take(10) {
         let start = load.now();
-        let (steps, outcome) = Control::of(&server).rollback("m").await.end().await;
+        let (steps, outcome) = Control::new(&server).rollback("m").await.end().await;
         let committed = outcome.unwrap();
         assert_eq!(committed.load, admin::Load::Ahead);
         assert_eq!(steps, ["loaded", "loaded"], "only loaded");
@@ -29,7 +29,7 @@ async fn a_rollback_under_load_skips_checks_and_fails_no_request() {
 async fn an_update_to_a_previous_version_is_not_checked_again() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     server.update("m", Some(&tiny("b"))).await.unwrap();
-    let (steps, outcome) = Control::of(&server).update("m", &tiny("a"), "ahead").await.end().await;
+    let (steps, outcome) = Control::new(&server).update("m", &tiny("a"), "ahead").await.end().await;
     assert_eq!(outcome.unwrap().generation, 3);
     assert!(!steps.iter().any(|step| ["passed", "checked"].contains(&step.as_str())), "{steps:?}");
     assert_eq!(served(&server, "m").await.0, 3);

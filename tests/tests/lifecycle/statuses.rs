@@ -79,7 +79,7 @@ async fn refused_admin_calls_have_a_status_and_a_json_body() {
         assert!(answer["error"]["message"].is_string(), "{shown}");
     }
     // After the first step has been streamed, the refusal is the last line.
-    let mut call = Control::of(&server).update("m", &tiny("nan"), "ahead").await;
+    let mut call = Control::new(&server).update("m", &tiny("nan"), "ahead").await;
     assert_eq!(call.status(), 200);
     call.step("staged").await;
     assert_eq!(call.end().await.1.unwrap_err().kind, "contract");
@@ -90,7 +90,7 @@ async fn refused_admin_calls_have_a_status_and_a_json_body() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_queued_update_is_accepted_immediately() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     let mut running = control.update("m", &tiny("slow"), "ahead").await;
     running.step("staged").await;
     let waiting = control.update("m", &tiny("b"), "ahead").await;

@@ -42,31 +42,31 @@ async fn load(server: &Server) -> Load {
 }
 
 /// A call of the storm: its content, times and outcome.
-type Called = (&'static str, (Duration, Duration), Result<Committed, Refusal>);
+type CallOutcome = (&'static str, (Duration, Duration), Result<Committed, Refusal>);
 
 /// Concurrent update calls.
 struct Storm {
     control: Control,
-    begin: Instant,
+    started: Instant,
     accepted: Arc<AtomicUsize>,
-    calls: JoinSet<Called>,
+    calls: JoinSet<CallOutcome>,
 }
 
 impl Storm {
-    fn of(server: &Server, begin: Instant) -> Self {
+    fn new(server: &Server, started: Instant) -> Self {
         let accepted = Arc::new(AtomicUsize::new(0));
-        Self { control: Control::of(server), begin, accepted, calls: JoinSet::new() }
+        Self { control: Control::new(server), started, accepted, calls: JoinSet::new() }
     }
 
     fn call(&mut self, content: &'static str, load: &'static str) {
-        let (control, begin) = (self.control.clone(), self.begin);
+        let (control, started) = (self.control.clone(), self.started);
         let accepted = Arc::clone(&self.accepted);
         self.calls.spawn(async move {
-            let start = begin.elapsed();
+            let start = started.elapsed();
             let call = control.update("m", &tiny(content), load).await;
             accepted.fetch_add(1, Ordering::Relaxed);
             let (_, outcome) = call.end().await;
-            (content, (start, begin.elapsed()), outcome)
+            (content, (start, started.elapsed()), outcome)
         });
     }
 
@@ -78,7 +78,7 @@ impl Storm {
         .await;
     }
 
-    async fn end(self) -> Vec<Called> {
+    async fn end(self) -> Vec<CallOutcome> {
         self.calls.join_all().await
     }
 }
@@ -87,7 +87,7 @@ impl Storm {
 async fn the_newest_of_a_hundred_updates_a_second_is_served() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
     let mut load = load(&server).await;
-    let mut storm = Storm::of(&server, load.begin());
+    let mut storm = Storm::new(&server, load.started());
     let mut ticks = tokio::time::interval(Duration::from_millis(10));
     let contents = ["b", "a", "b", "b", "a"].into_iter().cycle();
     for (content, how) in contents.zip(["ahead", "lazy"].into_iter().cycle()).take(CALLS) {
@@ -128,7 +128,7 @@ async fn the_newest_of_a_hundred_updates_a_second_is_served() {
 }
 
 /// Repoints a link atomically.
-fn point(link: &Path, to: &Path) {
+fn repoint(link: &Path, to: &Path) {
     let new = link.with_extension("new");
     symlink(to, &new).expect("a link");
     std::fs::rename(new, link).expect("a link");
@@ -138,7 +138,7 @@ fn point(link: &Path, to: &Path) {
 async fn thousands_of_hangups_fail_nothing_and_the_last_one_wins() {
     let builder = Server::builder();
     let current: PathBuf = builder.directories().models().join("current");
-    point(&current, &tiny("a"));
+    repoint(&current, &tiny("a"));
     let server = builder.model("m", &current).start().await;
     let mut load = load(&server).await;
     let (before, start) = (served(&server, "m").await.0, load.now());
@@ -146,13 +146,13 @@ async fn thousands_of_hangups_fail_nothing_and_the_last_one_wins() {
     for hangup in 0..2000 {
         ticks.tick().await;
         if hangup % 50 == 0 {
-            point(&current, &tiny(if hangup % 100 == 0 { "b" } else { "a" }));
+            repoint(&current, &tiny(if hangup % 100 == 0 { "b" } else { "a" }));
         }
         server.signal(Signal::SIGHUP);
     }
-    point(&current, &tiny("cls"));
+    repoint(&current, &tiny("cls"));
     server.signal(Signal::SIGHUP);
-    quiet(&server).await;
+    wait_until_settled(&server).await;
     load.follow(&server, start, before, "cls").await;
     load.more(50).await;
     load.finish().await;
@@ -161,7 +161,7 @@ async fn thousands_of_hangups_fail_nothing_and_the_last_one_wins() {
 }
 
 /// Waits until the last signal has taken effect.
-async fn quiet(server: &Server) {
+async fn wait_until_settled(server: &Server) {
     let corpus = Corpus::tiny();
     let mut last = (0, Instant::now());
     eventually("the last content is served and stays", PATIENCE, async || {
@@ -195,7 +195,7 @@ async fn a_concurrent_hangup_and_call_make_two_generations() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_superseded_by_a_refused_update_is_not_blamed() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     let running = control.update("m", &tiny("slow"), "ahead").await;
     let waiting = control.update("m", &tiny("b"), "ahead").await;
     // An accepted call has a task, but the update queue may not have received it yet.
@@ -214,10 +214,10 @@ async fn a_call_superseded_by_a_refused_update_is_not_blamed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_is_answered_however_many_updates_are_queued() {
     let server = Server::builder().model("m", &tiny("a")).start().await;
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     let mut running = control.update("m", &tiny("slow"), "ahead").await;
     running.step("passed").await;
-    let mut storm = Storm::of(&server, Instant::now());
+    let mut storm = Storm::new(&server, Instant::now());
     (0..200).for_each(|_| storm.call("b", "ahead"));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let status = tokio::time::timeout(Duration::from_secs(10), server.status()).await;

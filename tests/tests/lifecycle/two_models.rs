@@ -32,7 +32,7 @@ async fn an_update_never_changes_another_models_generation() {
 async fn a_long_check_does_not_block_another_models_update() {
     let builder = Server::builder().argument("--check-timeout").argument("60");
     let server = builder.model("one", &tiny("a")).model("two", &tiny("a")).start().await;
-    let mut long = Control::of(&server).update("one", &tiny("slow"), "ahead").await;
+    let mut long = Control::new(&server).update("one", &tiny("slow"), "ahead").await;
     long.step("passed").await;
     let committed = server.update("two", Some(&tiny("b"))).await.unwrap();
     assert_eq!((committed.generation, served(&server, "one").await.0), (2, 1));
@@ -47,7 +47,7 @@ async fn at_most_two_candidates_are_checked_at_once() {
     let builder =
         names.iter().fold(Server::builder(), |builder, name| builder.model(name, &tiny("a")));
     let server = builder.argument("--check-timeout=5").start().await;
-    let control = Control::of(&server);
+    let control = Control::new(&server);
     let mut calls = Vec::new();
     for name in names {
         calls.push(control.update(name, &tiny("slow"), "ahead").await);

@@ -31,8 +31,8 @@ async fn an_unload_under_load_loses_no_request_or_generation() {
         let unload = (unload, one.now());
         assert_eq!((unloaded.model.as_str(), unloaded.generation), ("one", generation - 1));
         let status = server.status().await;
-        let gone = status.model("one");
-        assert_eq!((gone.state.as_str(), gone.generation), ("unloaded", 0));
+        let model_status = status.model("one");
+        assert_eq!((model_status.state.as_str(), model_status.generation), ("unloaded", 0));
         for worker in &status.workers {
             assert_eq!(worker.generations["one"], 0, "the model is dropped when the call returns");
         }

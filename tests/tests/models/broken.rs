@@ -249,7 +249,7 @@ async fn broken_directories_are_refused_with_the_file_named() {
 }
 
 /// Returns the files without which a directory cannot be served.
-fn needed(directory: &Path) -> Vec<String> {
+fn required_files(directory: &Path) -> Vec<String> {
     let mut files = Vec::new();
     let has = |name: &str| directory.join(name).exists();
     let (has_graph, can_make) = (has("onnx"), has("vocab.txt") || has("merges.txt"));
@@ -301,7 +301,7 @@ async fn a_missing_file_is_refused_by_name() {
         if NEEDS_LESS.contains(&name.as_str()) {
             continue;
         }
-        for file in &needed(&directory.path) {
+        for file in &required_files(&directory.path) {
             let copy = directory.copy_to(&home.models().join(&name));
             let word = file.rsplit('/').next().unwrap_or(file);
             let words = if word.ends_with(".onnx") { ["model.onnx"] } else { [file.as_str()] };

@@ -58,7 +58,7 @@ async fn fault(client: &mut Client, model: &str, case: &Case) -> Option<String> 
     };
     let outcome = if response.status == 200 {
         let rows = case.reading.rows(&response.json());
-        rows.and_then(|rows| case.limit.check(&rows, &case.right))
+        rows.and_then(|rows| case.limit.check(&rows, &case.reference))
     } else {
         Err(format!("{} {:.300}", response.status, response.text()))
     };

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::{assert_none, cases_of, faults, serve};
 
 /// Starts a server with an edited copy of one directory.
-async fn one(name: &str, edit: impl Fn(&std::path::Path)) -> (Server, Directory) {
+async fn serve_edited(name: &str, edit: impl Fn(&std::path::Path)) -> (Server, Directory) {
     let builder = Server::builder();
     let home = builder.directories();
     let mut directory = Directory::open(name, &home.models());
@@ -23,8 +23,12 @@ async fn one(name: &str, edit: impl Fn(&std::path::Path)) -> (Server, Directory)
 }
 
 /// Asserts that a directory answers those of its cases that satisfy `wanted`.
-async fn answers(name: &str, edit: impl Fn(&std::path::Path), wanted: impl Fn(&Case) -> bool) {
-    let (server, directory) = one(name, edit).await;
+async fn assert_answers(
+    name: &str,
+    edit: impl Fn(&std::path::Path),
+    wanted: impl Fn(&Case) -> bool,
+) {
+    let (server, directory) = serve_edited(name, edit).await;
     let mut cases = cases_of(&directory);
     cases.retain(wanted);
     assert!(!cases.is_empty(), "{name}: no case is selected");
@@ -42,16 +46,16 @@ async fn post_ok(client: &mut Client, path: &str, body: &Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooling_graph_returns_its_own_embedding() {
-    answers("embeddinggemma-fused", unchanged, |case| case.path == "/embed").await;
+    assert_answers("embeddinggemma-fused", unchanged, |case| case.path == "/embed").await;
     let without_modules = |path: &std::path::Path| {
         fs::remove_file(path.join("modules.json")).expect("a file");
     };
-    answers("more-pooled-and-modules", without_modules, |case| case.path == "/embed").await;
+    assert_answers("more-pooled-and-modules", without_modules, |case| case.path == "/embed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_used_output_is_reported() {
-    let (server, directory) = one("embeddinggemma-fused", unchanged).await;
+    let (server, directory) = serve_edited("embeddinggemma-fused", unchanged).await;
     let mut client = server.client().await;
     post_ok(&mut client, "/embed", &json!({"inputs": "a"})).await;
     let output = server.cli(&["status", "--json"]).await;
@@ -65,9 +69,9 @@ async fn the_used_output_is_reported() {
 #[tokio::test(flavor = "multi_thread")]
 async fn cross_encoder_modules_indicate_a_reranker() {
     for name in ["cross-encoder-new", "cross-encoder-modernbert"] {
-        answers(name, unchanged, |case| case.path == "/rerank").await;
+        assert_answers(name, unchanged, |case| case.path == "/rerank").await;
     }
-    let (server, _) = one("cross-encoder-new", unchanged).await;
+    let (server, _) = serve_edited("cross-encoder-new", unchanged).await;
     let response = server.client().await.post("/embed", &json!({"inputs": "a"})).await;
     let response = response.expect("an answer");
     assert_eq!(response.status, 424, "{}", response.text());
@@ -76,28 +80,29 @@ async fn cross_encoder_modules_indicate_a_reranker() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn external_weights_of_constants_are_loaded() {
-    answers("xlm-roberta-embed", unchanged, |case| case.path == "/embed").await;
+    assert_answers("xlm-roberta-embed", unchanged, |case| case.path == "/embed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_regression_head_returns_the_raw_number() {
-    answers("classifier-regression", unchanged, |case| case.path == "/predict").await;
+    assert_answers("classifier-regression", unchanged, |case| case.path == "/predict").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn texts_are_lowercased_if_a_file_says_so() {
-    answers("lowercase", unchanged, |case| case.path == "/embed").await;
+    assert_answers("lowercase", unchanged, |case| case.path == "/embed").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn prompt_tokens_are_excluded_if_a_file_says_so() {
-    answers("include-prompt-false", unchanged, |case| case.what.starts_with("prompt ")).await;
+    assert_answers("include-prompt-false", unchanged, |case| case.what.starts_with("prompt "))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_root_route_classifies_tokens_and_candidates() {
-    answers("token-classifier", unchanged, |case| case.path == "/").await;
-    answers("zero-shot-nli", unchanged, |case| case.path == "/").await;
+    assert_answers("token-classifier", unchanged, |case| case.path == "/").await;
+    assert_answers("zero-shot-nli", unchanged, |case| case.path == "/").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,12 +117,12 @@ async fn a_guessed_task_is_reported_and_unknown_ones_are_refused() {
                 settled(path)
             }
         };
-        let (server, directory) = one("jina-v3-like", edit).await;
+        let (server, directory) = serve_edited("jina-v3-like", edit).await;
         let mut client = server.client().await;
         let body = json!({"inputs": directory.expected["texts"]});
         let answer = post_ok(&mut client, "/embed", &body).await;
-        let right = numbers(&directory.expected["embeddings"]);
-        assert_eq!(Limit::FLOAT32.check(&numbers(&answer), &right), Ok(()));
+        let reference = numbers(&directory.expected["embeddings"]);
+        assert_eq!(Limit::FLOAT32.check(&numbers(&answer), &reference), Ok(()));
         let warned = server.stderr().contains("text-matching");
         assert_eq!(warned, !is_settled, "{}", server.stderr());
 
@@ -133,7 +138,7 @@ async fn a_guessed_task_is_reported_and_unknown_ones_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn token_vectors_give_the_similarity_of_their_library() {
-    let (server, directory) = one("colbert", unchanged).await;
+    let (server, directory) = serve_edited("colbert", unchanged).await;
     let mut client = server.client().await;
     let mut sides = Vec::new();
     for side in ["query", "document"] {
@@ -160,7 +165,7 @@ async fn saturated_scores_keep_their_order() {
     let shift = |path: &std::path::Path| {
         onnx::add_to(&path.join("onnx/model.onnx"), "classifier.bias", 20.0)
     };
-    let (server, _) = one("cross-encoder-new", shift).await;
+    let (server, _) = serve_edited("cross-encoder-new", shift).await;
     let mut client = server.client().await;
     let texts =
         ["a cat", "the law of large numbers", "pizza 🍕", "a dog", "a cat", "Berlin", "code"];

@@ -55,12 +55,12 @@ fn embedding_cases(directory: &Directory, wanted: &[String]) -> Vec<Case> {
         unit(&alone[index])
     };
     let units: Rows = wanted.iter().map(of_text).collect();
-    let case = |inputs: Value, right: Rows| Case {
+    let case = |inputs: Value, reference: Rows| Case {
         what: "texts".into(),
         path: "/embed",
         body: json!({"inputs": inputs}),
         reading: Reading::Vectors,
-        right,
+        reference,
         limit: limit(directory),
     };
     let one = |(text, unit): (&String, &Vec<f32>)| case(json!(text), vec![unit.clone()]);
@@ -75,7 +75,7 @@ fn probes(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Probe> {
         for case in cases {
             let body = body(case, model);
             let known = probes.iter_mut().find(|one| one.path == case.path && one.body == body);
-            let answer = (case.reading.clone(), case.right.clone(), case.limit);
+            let answer = (case.reading.clone(), case.reference.clone(), case.limit);
             match known {
                 Some(probe) => {
                     probe.answers.insert(content.clone(), answer);
@@ -101,8 +101,8 @@ fn probes(model: &str, contents: &[(String, Vec<Case>)]) -> Vec<Probe> {
 fn identifies_contents(probe: &Probe) -> bool {
     let answers: Vec<_> = probe.answers.values().collect();
     let differ = |index: usize| {
-        let (_, right, limit) = answers[index];
-        answers[..index].iter().all(|(_, other, _)| limit.check(other, right).is_err())
+        let (_, reference, limit) = answers[index];
+        answers[..index].iter().all(|(_, other, _)| limit.check(other, reference).is_err())
     };
     (0..answers.len()).all(differ)
 }
@@ -201,20 +201,24 @@ async fn learn(server: &Server, model: &str, cases: &[Case]) -> Result<Vec<Case>
     let mut learned = Vec::new();
     for case in cases {
         let response = client.post(case.path, &body(case, model)).await.map_err(|lost| lost.0)?;
-        let odd = || format!("{model}: {} {}: {:.300}", case.path, case.what, response.text());
+        let unexpected =
+            || format!("{model}: {} {}: {:.300}", case.path, case.what, response.text());
         if response.status != 200 {
-            return Err(odd());
+            return Err(unexpected());
         }
         let answer = response.json();
-        if case.reading.rows(&answer).is_ok_and(|rows| case.limit.check(&rows, &case.right).is_ok())
+        if case
+            .reading
+            .rows(&answer)
+            .is_ok_and(|rows| case.limit.check(&rows, &case.reference).is_ok())
         {
             continue;
         }
-        let (reading, right) = match &case.reading {
-            Reading::Entities(texts) => entities_of(&answer, texts.len()).ok_or_else(odd)?,
+        let (reading, reference) = match &case.reading {
+            Reading::Entities(texts) => entities_of(&answer, texts.len()).ok_or_else(unexpected)?,
             reading => (reading.clone(), reading.rows(&answer)?),
         };
-        learned.push(Case { reading, right, ..case.clone() });
+        learned.push(Case { reading, reference, ..case.clone() });
     }
     if learned.len() * 2 < cases.len() {
         return Err(format!(

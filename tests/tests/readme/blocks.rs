@@ -1,9 +1,9 @@
-//! Finds commands and the output shown below them in a Markdown document. Pure.
+//! Extracts commands and the output shown below them from a Markdown document. Pure.
 
 /// A command of a `console` block.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Command<'text> {
-    /// The line of the document, from 1.
+    /// The line number, from 1.
     pub line: usize,
     /// The text after the prompt.
     pub text: &'text str,
@@ -11,17 +11,17 @@ pub(crate) struct Command<'text> {
     pub output: Vec<&'text str>,
 }
 
-/// Languages of blocks that readers would take for commands. Only `console` is used.
+/// Block languages that also suggest commands. Documents must use `console` instead.
 const OTHER_LANGUAGES: [&str; 6] = ["sh", "bash", "shell", "zsh", "shell-session", "terminal"];
 const PROMPT: &str = "$ ";
 
 /// Returns the commands of all `console` blocks.
 ///
 /// # Errors
-/// A block of commands has another language, or one starts without a prompt.
+/// A command block has another language, or starts without a prompt.
 pub(crate) fn commands(document: &str) -> Result<Vec<Command<'_>>, String> {
     let mut commands: Vec<Command<'_>> = Vec::new();
-    // The language of the open block, and whether it has a command yet.
+    // The language of the open block, and whether a command has been seen in it.
     let mut block: Option<(&str, bool)> = None;
     for (index, text) in document.lines().enumerate() {
         let line = index + 1;

@@ -1,8 +1,8 @@
-//! Runs every command that README.md and the book show, against the real binaries, and compares the
-//! shape of the output they show with the real one. A document is one session: its commands run in
-//! order, and its servers keep running.
+//! Runs every command in README.md and the book against the real binaries, and compares the
+//! documented output with the actual output. A document is one session: its commands run in order,
+//! and its servers keep running.
 //!
-//! - [`blocks`] finds the commands, [`session`] runs them, [`shape`] compares.
+//! - [`blocks`] extracts the commands, [`session`] runs them, [`shape`] compares.
 
 mod blocks;
 mod session;
@@ -19,25 +19,25 @@ use e2e::{fixtures::workspace, soon};
 
 use self::{
     blocks::Command,
-    session::{Ended, Session},
+    session::{CommandOutput, Session},
 };
 
-/// A stranger reads it in two minutes.
+/// Short enough for a newcomer to read in two minutes.
 const README_LINES_MAX: usize = 150;
-/// The log of a server may arrive after its first answer.
+/// A server's log lines may arrive after its first response.
 const LOG_MAX: Duration = Duration::from_secs(10);
 
-/// A command that is not run as it is shown.
-struct Elsewhere {
+/// A documented command that the test does not run as written.
+struct SkippedCommand {
     command: &'static str,
-    /// Why, and what runs it instead.
+    /// Why not, and which test covers it instead.
     reason: &'static str,
-    /// What the session runs in its place.
+    /// The command that the session runs instead, if any.
     instead: Option<&'static str>,
 }
 
-const ELSEWHERE: [Elsewhere; 3] = [
-    Elsewhere {
+const SKIPPED_COMMANDS: [SkippedCommand; 3] = [
+    SkippedCommand {
         command: "cargo xtask serve",
         reason: "builds and downloads; `.ci/run` runs it, and the tests of `xtask/src/serve.rs` compare its output",
         instead: Some(
@@ -48,19 +48,19 @@ const ELSEWHERE: [Elsewhere; 3] = [
              --worker-binary target/quick/onnxd-worker",
         ),
     },
-    Elsewhere {
+    SkippedCommand {
         command: "cargo build --release -p onnxd -p onnxd-worker",
         reason: "builds for minutes; `cargo xtask soak` does so every night",
         instead: None,
     },
-    Elsewhere {
+    SkippedCommand {
         command: "systemctl kill -s USR2 --kill-whom=main onnxd",
         reason: "needs systemd and root; the tests in `tests/tests/upgrade/` send the signal",
         instead: None,
     },
 ];
 
-/// Documents with commands, and the server that their readers run already.
+/// Documents with commands, and the server that they assume is running.
 const DOCUMENTS: [(&str, Option<&str>); 6] = [
     ("README.md", None),
     ("docs/getting-started.md", None),
@@ -121,7 +121,7 @@ fn every_document_with_commands_is_followed() {
     }
     let followed: BTreeSet<String> = DOCUMENTS.iter().map(|(path, _)| (*path).to_owned()).collect();
     assert_eq!(found, followed);
-    for Elsewhere { command, reason, .. } in ELSEWHERE {
+    for SkippedCommand { command, reason, .. } in SKIPPED_COMMANDS {
         assert!(commands.contains(command), "no document shows `{command}`, which {reason}");
     }
 }
@@ -133,7 +133,7 @@ fn the_readme_is_short() {
     assert!(lines <= README_LINES_MAX, "{lines} lines, at most {README_LINES_MAX} are allowed");
 }
 
-/// Finds the Markdown files and the folders of a folder.
+/// Collects the Markdown files and the subfolders of a folder.
 fn markdown(folder: &Path, files: &mut Vec<PathBuf>, folders: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder can be read").flatten() {
         let path = entry.path();
@@ -150,7 +150,7 @@ async fn follow(path: &str) {
     let (_, server) = DOCUMENTS.iter().find(|(known, _)| *known == path).expect("it is listed");
     let document = fs::read_to_string(workspace().join(path)).expect("a document can be read");
     let commands = blocks::commands(&document).unwrap_or_else(|error| panic!("{path}: {error}"));
-    // Readers of the other documents have installed it.
+    // Documents that assume a running server also assume an installation.
     let mut session = Session::new(server.is_some());
     if let Some(server) = server {
         session.serve(server).await;
@@ -167,8 +167,8 @@ async fn follow(path: &str) {
 
 /// Runs a command and compares its output and its exit code.
 async fn run(session: &mut Session, command: &Command<'_>) -> Result<(), String> {
-    if let Some(elsewhere) = ELSEWHERE.iter().find(|known| known.command == command.text) {
-        if let Some(instead) = elsewhere.instead {
+    if let Some(skipped) = SKIPPED_COMMANDS.iter().find(|known| known.command == command.text) {
+        if let Some(instead) = skipped.instead {
             session.serve(instead).await;
         }
         return Ok(());
@@ -176,7 +176,7 @@ async fn run(session: &mut Session, command: &Command<'_>) -> Result<(), String>
     if is_server(command.text) {
         session.serve(command.text).await;
         let mut compared = Ok(());
-        // Its log goes on after the lines that are shown.
+        // The log may continue after the documented lines.
         let mut longer = Command { output: command.output.clone(), ..*command };
         longer.output.push("…");
         soon(LOG_MAX, || {
@@ -187,7 +187,7 @@ async fn run(session: &mut Session, command: &Command<'_>) -> Result<(), String>
         });
         return compared;
     }
-    let Ended { output, code } = session.run(command.text).await;
+    let CommandOutput { output, code } = session.run(command.text).await;
     compare(command, &output)?;
     let expected = i32::from(is_refused(command));
     match code {

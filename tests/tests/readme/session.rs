@@ -1,6 +1,6 @@
-//! A reader's machine: a checkout as `cargo xtask serve` leaves it, an installation on the `PATH`,
-//! and models. Runs commands there as the documents write them. Addresses and directories are the
-//! session's own, so that sessions run side by side.
+//! Simulates a reader's machine: a checkout after `cargo xtask serve`, an installation on the
+//! `PATH`, and models. Runs documented commands there. Each session has private addresses and
+//! directories, so that sessions can run concurrently.
 
 use std::{
     env, fs,
@@ -29,9 +29,9 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 const STOP_MAX: Duration = Duration::from_secs(40);
 /// Addresses in the documents. The second one is for `--admin-listen`.
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "127.0.0.1:8081"];
-/// Directories in the documents: the reader's home, where models are, and `XDG_RUNTIME_DIR`.
+/// Directories in the documents: the reader's home, the models and `XDG_RUNTIME_DIR`.
 const DIRECTORIES: [&str; 3] = ["/home/me", "/srv/models", "/run/user/1000"];
-/// What `curl` prints for a terminal, it also prints for the test.
+/// Makes `curl` print the same as on a terminal, without a progress meter.
 const CURLRC: &str = "silent\nshow-error\n";
 
 /// A reader's machine, with at most one server.
@@ -49,10 +49,10 @@ struct Server {
     log: PathBuf,
 }
 
-/// A command that has ended.
+/// The result of a command.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    /// Standard output and standard error, in the order of writing.
+pub(crate) struct CommandOutput {
+    /// Standard output and standard error, interleaved as written.
     pub output: String,
     /// The exit code, unless a signal ended it.
     pub code: Option<i32>,
@@ -106,12 +106,12 @@ impl Session {
         self.path("me")
     }
 
-    /// Returns the current directory of all commands.
+    /// Returns the working directory of all commands.
     fn checkout(&self) -> PathBuf {
         self.home().join("onnxd")
     }
 
-    /// Returns pairs of what the documents name and what the session has instead.
+    /// Returns each address and directory in the documents with its replacement in the session.
     fn substitutions(&self) -> Vec<(&'static str, String)> {
         let directories = [self.home(), self.path("srv/models"), self.path("run")];
         let directories = directories.map(|directory| directory.display().to_string());
@@ -156,7 +156,7 @@ impl Session {
         shell
     }
 
-    /// Returns output as the documents show it.
+    /// Returns output with the documented addresses and directories.
     fn shown(&self, output: &[u8]) -> String {
         let output = String::from_utf8_lossy(output).into_owned();
         let substitutions = self.substitutions();
@@ -167,15 +167,15 @@ impl Session {
     ///
     /// # Panics
     /// Panics if it does not end within a generous time limit.
-    pub(crate) async fn run(&self, command: &str) -> Ended {
+    pub(crate) async fn run(&self, command: &str) -> CommandOutput {
         let mut shell = self.shell(&format!("exec 2>&1; {command}"));
         let output = timeout(COMMAND_MAX, shell.output()).await;
         let output = output.unwrap_or_else(|_| panic!("`{command}` did not end"));
         let output = output.expect("bash can be started");
-        Ended { output: self.shown(&output.stdout), code: output.status.code() }
+        CommandOutput { output: self.shown(&output.stdout), code: output.status.code() }
     }
 
-    /// Starts a server in place of the one before, and waits until it is ready.
+    /// Starts a server, which replaces the previous one, and waits until it is ready.
     ///
     /// # Panics
     /// Panics if it ends, or does not become ready within a generous time limit.
@@ -204,7 +204,7 @@ impl Session {
             .map_or_else(String::new, |log| self.shown(log.as_bytes()))
     }
 
-    /// Stops the server, if one runs.
+    /// Stops the server, if one is running.
     ///
     /// # Panics
     /// Panics if it does not exit with 0.

@@ -1,24 +1,24 @@
-//! Compares output that a document shows with real output. Pure.
+//! Compares documented output with actual output. Pure.
 //!
-//! Words must be equal. Numbers match numbers and digests match digests, whatever their values.
-//! Lines of JSON must have the same keys and types. Widths of columns do not matter. `…` stands for
-//! text that is left out: in a line of its own for at least one line, within JSON for further
-//! members, and elsewhere for at least one character.
+//! Words must be equal. Any number matches any number, and any digest any digest. JSON lines must
+//! have the same keys and types. Column widths are ignored. `…` stands for omitted text: on its own
+//! line for one or more lines, in JSON for further members, and elsewhere for one or more
+//! characters.
 
 use serde_json::Value;
 
-/// Marks text that a document leaves out.
-const LEFT_OUT: char = '…';
-/// A word of at least this many hexadecimal digits is a digest.
+/// Marks text that a document omits.
+const OMISSION: char = '…';
+/// A word of this many or more hexadecimal digits counts as a digest.
 const DIGEST_LENGTH_MIN: usize = 12;
-/// Stand for any number and any digest. Output never contains these characters.
+/// Placeholders for any number and any digest. Output never contains these characters.
 const NUMBER: char = '\u{1}';
 const DIGEST: char = '\u{2}';
 
-/// Checks that `real` has the shape of `shown`.
+/// Checks that the actual output matches the documented one.
 ///
 /// # Errors
-/// Names the first shown line without a counterpart.
+/// Names the first documented line that has no match.
 pub(crate) fn compare(shown: &[&str], real: &[&str]) -> Result<(), String> {
     let (shown, real) = (without_blank_ends(shown), without_blank_ends(real));
     let mut furthest = 0;
@@ -29,12 +29,12 @@ pub(crate) fn compare(shown: &[&str], real: &[&str]) -> Result<(), String> {
     Err(format!("no line like this follows: {line}"))
 }
 
-/// Returns whether the lines match. `furthest` becomes the greatest index of a shown line that was
-/// tried, counted from `index`.
+/// Returns whether the lines match. Raises `furthest` to the highest documented line reached;
+/// `index` is the line that `shown` starts at.
 fn is_same(shown: &[&str], real: &[&str], index: usize, furthest: &mut usize) -> bool {
     *furthest = index.max(*furthest);
     let Some((first, rest)) = shown.split_first() else { return real.is_empty() };
-    if is_left_out(first) {
+    if is_omission(first) {
         let mut next = 1..=real.len();
         return next.any(|next| is_same(rest, &real[next..], index + 1, furthest));
     }
@@ -42,8 +42,8 @@ fn is_same(shown: &[&str], real: &[&str], index: usize, furthest: &mut usize) ->
     is_same_line(first, line) && is_same(rest, others, index + 1, furthest)
 }
 
-fn is_left_out(line: &str) -> bool {
-    line.trim() == LEFT_OUT.to_string()
+fn is_omission(line: &str) -> bool {
+    line.trim() == OMISSION.to_string()
 }
 
 fn without_blank_ends<'lines, 'text>(lines: &'lines [&'text str]) -> &'lines [&'text str] {
@@ -62,13 +62,13 @@ fn is_same_line(shown: &str, real: &str) -> bool {
     }
 }
 
-/// Returns the object or the array that the line is.
+/// Parses a line that is a JSON object or array.
 fn json(line: &str) -> Option<Value> {
     let line = line.trim();
     if !line.starts_with(['{', '[']) {
         return None;
     }
-    // Left out members become members, so that the rest can be parsed.
+    // Turn each `…` into a member, so that the line parses.
     let whole = line.replace(",…]", ",\"…\"]").replace(",…}", ",\"…\":\"…\"}");
     serde_json::from_str(&whole).ok()
 }
@@ -98,34 +98,35 @@ fn is_same_json(shown: &Value, real: &Value) -> bool {
     }
 }
 
-/// Returns whether the counts of members fit. If some are left out, there must be more.
+/// Returns whether the numbers of members match. If members are omitted, there must be more than
+/// shown.
 fn has_enough(whole: bool, shown: usize, real: usize) -> bool {
     if whole { shown == real } else { shown < real }
 }
 
 fn is_same_text(shown: &str, real: &str) -> bool {
     let (shown, real) = (normal(shown), normal(real));
-    let mut parts = shown.split(LEFT_OUT);
+    let mut parts = shown.split(OMISSION);
     let first = parts.next().unwrap_or_default();
     let Some(mut rest) = real.strip_prefix(first) else { return false };
     let mut parts: Vec<&str> = parts.collect();
     let Some(last) = parts.pop() else { return rest.is_empty() };
     for part in parts {
         match after_gap(rest, part) {
-            Some(behind) => rest = behind,
+            Some(after) => rest = after,
             None => return false,
         }
     }
     rest.strip_suffix(last).is_some_and(|gap| !gap.is_empty())
 }
 
-/// Returns what follows the first `part` that has at least one character before it.
+/// Returns the text after the first `part` that is preceded by at least one character.
 fn after_gap<'text>(text: &'text str, part: &str) -> Option<&'text str> {
     let first = text.chars().next()?.len_utf8();
-    text[first..].split_once(part).map(|(_, behind)| behind)
+    text[first..].split_once(part).map(|(_, after)| after)
 }
 
-/// Replaces numbers and digests, and joins words by single spaces.
+/// Replaces numbers and digests with placeholders, and collapses whitespace.
 fn normal(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut normal = String::new();
@@ -136,7 +137,7 @@ fn normal(text: &str) -> String {
             continue;
         }
         rest = &rest[letter.len_utf8()..];
-        // A sign belongs to the number. A dash between words does not.
+        // A minus sign is part of the number; a dash between words is not.
         let is_sign = letter == '-'
             && !normal.ends_with(|last: char| last.is_alphanumeric() || last == NUMBER)
             && rest.starts_with(|next: char| next.is_ascii_digit());
@@ -147,7 +148,7 @@ fn normal(text: &str) -> String {
     normal
 }
 
-/// Appends the word that `text` starts with, and returns the text behind it.
+/// Appends the first word of `text`, normalized, and returns the rest.
 fn replace_word<'text>(text: &'text str, normal: &mut String) -> &'text str {
     let is_hexadecimal = |letter: char| letter.is_ascii_digit() || ('a'..='f').contains(&letter);
     let (word, mut rest) = split(text, char::is_alphanumeric);
@@ -155,37 +156,37 @@ fn replace_word<'text>(text: &'text str, normal: &mut String) -> &'text str {
         normal.push(DIGEST);
         return rest;
     }
-    // Digits of a name, such as `fp32`, are part of it.
+    // Digits within a name, such as `fp32`, are part of the name.
     if !word.starts_with(|letter: char| letter.is_ascii_digit()) {
         normal.push_str(word);
         return rest;
     }
-    // A word of numbers and letters, such as `7ms` or `29T20`.
+    // A number with letters, such as `7ms` or `29T20`.
     let mut word = word;
     while !word.is_empty() {
-        let (digits, behind) = split(word, |letter| letter.is_ascii_digit());
-        let (letters, behind) = split(behind, |letter| !letter.is_ascii_digit());
+        let (digits, after) = split(word, |letter| letter.is_ascii_digit());
+        let (letters, after) = split(after, |letter| !letter.is_ascii_digit());
         if !digits.is_empty() {
             normal.push(NUMBER);
         }
         normal.push_str(letters);
-        word = behind;
+        word = after;
     }
-    // A fraction is part of its number.
+    // A decimal fraction is part of the number.
     if normal.ends_with(NUMBER)
         && let Some(fraction) = rest.strip_prefix('.')
-        && let (digits, behind) = split(fraction, |letter| letter.is_ascii_digit())
+        && let (digits, after) = split(fraction, |letter| letter.is_ascii_digit())
         && !digits.is_empty()
     {
-        rest = behind;
-        let (unit, behind) = split(rest, char::is_alphanumeric);
+        rest = after;
+        let (unit, after) = split(rest, char::is_alphanumeric);
         normal.push_str(unit);
-        rest = behind;
+        rest = after;
     }
     rest
 }
 
-/// Splits before the first character that is not of this kind.
+/// Splits before the first character for which `is_kind` is false.
 fn split(text: &str, is_kind: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|letter| !is_kind(letter)).unwrap_or(text.len()))
 }

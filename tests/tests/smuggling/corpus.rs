@@ -1,7 +1,7 @@
 //! Requests that two servers may interpret differently. Each contains another request where a
 //! server may look for the next one.
 
-/// Required behaviour of onnxd for a request.
+/// Required behavior of onnxd for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expected {
     /// The request is refused, or answered based on its headers only. Then the connection is closed
@@ -26,13 +26,13 @@ fn post(what: &'static str, headers: &str, body: &str, expected: Expected) -> Ca
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    let mut all = wrong();
-    all.extend(understood());
+    let mut all = invalid_requests();
+    all.extend(valid_requests());
     all
 }
 
 /// Returns invalid requests.
-fn wrong() -> Vec<Case> {
+fn invalid_requests() -> Vec<Case> {
     use Expected::Ends;
     let chunked = format!("0\r\n\r\n{HIDDEN}");
     let length = HIDDEN.len();
@@ -91,7 +91,7 @@ fn wrong() -> Vec<Case> {
 }
 
 /// Returns requests that are valid or have only one meaning.
-fn understood() -> Vec<Case> {
+fn valid_requests() -> Vec<Case> {
     use Expected::{Ends, Hides};
     let chunked = format!("0\r\n\r\n{HIDDEN}");
     let length = HIDDEN.len();

@@ -69,7 +69,7 @@ async fn no_request_is_smuggled_directly() {
     server.stop().await;
 }
 
-async fn behind(kind: Kind) {
+async fn assert_none_smuggled(kind: Kind) {
     let server = server().await;
     let Some(proxy) = Proxy::start(kind, &server).await else { return server.stop().await };
     assert_innocent(proxy.address, "the start").await;
@@ -94,10 +94,10 @@ async fn behind(kind: Kind) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_smuggled_behind_nginx() {
-    behind(Kind::Nginx).await;
+    assert_none_smuggled(Kind::Nginx).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_is_smuggled_behind_haproxy() {
-    behind(Kind::Haproxy).await;
+    assert_none_smuggled(Kind::Haproxy).await;
 }

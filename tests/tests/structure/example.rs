@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{Broken, Crate};
+use crate::{Crate, Violations};
 
 /// The files of the crate, by path below `src`.
 const FILES: [(&str, &str); 9] = [
@@ -48,7 +48,7 @@ fn imports_are_found_except_in_tests_and_strings() {
 
 #[test]
 fn upward_imports_and_cycles_across_folders_are_found() {
-    let broken: Broken = crate::check(&example());
+    let broken: Violations = crate::check(&example());
     let rules: Vec<&str> =
         broken.keys().map(String::as_str).filter(|rule| !rule.contains("missing folder")).collect();
     let expected =

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Violations: by rule, their locations.
-type Broken = BTreeMap<String, BTreeSet<String>>;
+type Violations = BTreeMap<String, BTreeSet<String>>;
 
 /// A crate, named by its folder.
 struct Crate {
@@ -46,7 +46,7 @@ impl Crate {
     }
 
     /// Records every import from `from` to `to`.
-    fn forbid(&self, from: &str, to: &str, broken: &mut Broken) {
+    fn forbid(&self, from: &str, to: &str, broken: &mut Violations) {
         let hits = self.edges.iter().filter(|edge| {
             is_within(&edge.from, from)
                 && match &edge.to {
@@ -85,7 +85,7 @@ impl Crate {
     }
 
     /// Records cycles that cross a folder or have too many files.
-    fn cycles(&self, broken: &mut Broken) {
+    fn cycles(&self, broken: &mut Violations) {
         for cycle in cycles(&self.graph()) {
             let folders: BTreeSet<PathBuf> = cycle.iter().map(|file| self.folder(file)).collect();
             let rule = if folders.len() > 1 {
@@ -108,8 +108,8 @@ fn is_within(module: &str, folder: &str) -> bool {
 }
 
 /// Applies all rules to a crate.
-fn check(one: &Crate) -> Broken {
-    let mut broken = Broken::new();
+fn check(one: &Crate) -> Violations {
+    let mut broken = Violations::new();
     let mut missing = |folder: &str| {
         if !one.sources.has(folder) {
             let rule = format!("{}: missing folder {folder}", one.name);
@@ -154,7 +154,7 @@ fn check(one: &Crate) -> Broken {
 
 #[test]
 fn no_import_points_upward_and_no_cycle_crosses_folders() {
-    let all: Broken = Crate::all().iter().flat_map(check).collect();
+    let all: Violations = Crate::all().iter().flat_map(check).collect();
     let broken: Vec<String> = all
         .iter()
         .map(|(rule, locations)| {

@@ -41,7 +41,7 @@ async fn no_request_fails_while_models_change_and_workers_die() {
     let source = copy_of(&home, "a");
     let server = builder.model("m", &source).start().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", CLIENTS).await;
-    let begin = Instant::now();
+    let start = Instant::now();
     let pause = Duration::from_millis(600);
     let mut contents = ["b", "a"].into_iter().cycle();
     let mut loads = LOADS.into_iter().cycle();
@@ -67,9 +67,9 @@ async fn no_request_fails_while_models_change_and_workers_die() {
         }
         load.more(CLIENTS).await;
         let due = pause * u32::try_from(round + 1).unwrap();
-        tokio::time::sleep(due.saturating_sub(begin.elapsed())).await;
+        tokio::time::sleep(due.saturating_sub(start.elapsed())).await;
     }
-    tokio::time::sleep(Duration::from_secs(20).saturating_sub(begin.elapsed())).await;
+    tokio::time::sleep(Duration::from_secs(20).saturating_sub(start.elapsed())).await;
     let summary = load.finish().await;
     assert!(summary.answered >= ANSWERED_MIN, "{summary:?}");
     assert!(summary.generations >= 20, "{summary:?}");

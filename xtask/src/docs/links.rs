@@ -1,5 +1,6 @@
-//! Checks the links of all Markdown files of the workspace: files and headings exist, the book links
-//! only to its own chapters, and each chapter is in its table of contents. Uses no network.
+//! Checks the links in all Markdown files of the workspace: files and headings exist, the book
+//! links only to its own chapters, and each chapter is in the table of contents. Does not use the
+//! network.
 
 use std::{
     collections::BTreeMap,
@@ -14,14 +15,14 @@ use crate::error::Error;
 const BOOK: &str = "docs";
 const CONTENTS: &str = "docs/SUMMARY.md";
 
-/// A link, and the line it is in.
+/// A link and its line number.
 #[derive(Debug, PartialEq, Eq)]
 struct Link {
     line: usize,
     target: String,
 }
 
-/// Returns a line for each dead link, and for each chapter without an entry.
+/// Returns one line per dead link, and per chapter missing from the table of contents.
 pub(super) fn faults(workspace: &Path) -> Result<Vec<String>, Error> {
     let mut documents = BTreeMap::new();
     for path in files(workspace, "md")? {
@@ -32,7 +33,8 @@ pub(super) fn faults(workspace: &Path) -> Result<Vec<String>, Error> {
     Ok(faults_of(&documents, exists))
 }
 
-/// The documents by their path in the workspace; `exists` knows all its files.
+/// Implements [`faults`]. `documents` is keyed by path in the workspace; `exists` checks for a file
+/// there.
 fn faults_of(documents: &BTreeMap<PathBuf, String>, exists: impl Fn(&Path) -> bool) -> Vec<String> {
     let anchors: BTreeMap<&Path, Vec<String>> =
         documents.iter().map(|(path, text)| (path.as_path(), anchors(text))).collect();
@@ -65,7 +67,7 @@ fn faults_of(documents: &BTreeMap<PathBuf, String>, exists: impl Fn(&Path) -> bo
     faults
 }
 
-/// Returns the lines outside of fenced code, with their numbers.
+/// Returns the lines outside fenced code blocks, with their numbers.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut is_code = false;
     text.lines().enumerate().filter_map(move |(index, line)| {
@@ -78,12 +80,12 @@ fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
 /// Returns a line without its code spans.
 fn without_code(line: &str) -> String {
     let last = line.split('`').count() - 1;
-    // A backtick without its pair is one of the text.
+    // An unpaired backtick is ordinary text.
     let is_text = |&(index, _): &(usize, &str)| index % 2 == 0 || index == last;
     line.split('`').enumerate().filter(is_text).map(|(_, part)| part).collect()
 }
 
-/// Returns the inline links that lead somewhere in the workspace.
+/// Returns the inline links within the workspace.
 fn links(text: &str) -> Vec<Link> {
     let mut links = Vec::new();
     for (line, text) in lines(text) {
@@ -97,7 +99,7 @@ fn links(text: &str) -> Vec<Link> {
     links
 }
 
-/// Returns the anchors of the headings, as mdBook and hosting platforms make them.
+/// Returns the anchors that mdBook and hosting platforms generate for the headings.
 fn anchors(text: &str) -> Vec<String> {
     let mut anchors: Vec<String> = Vec::new();
     for (_, line) in lines(text) {
@@ -105,14 +107,14 @@ fn anchors(text: &str) -> Vec<String> {
         if heading.len() == line.len() || !heading.starts_with(' ') {
             continue;
         }
-        let anchor: String = heading.trim().chars().filter_map(of_anchor).collect();
+        let anchor: String = heading.trim().chars().filter_map(anchor_char).collect();
         let before = anchors.iter().filter(|known| **known == anchor).count();
         anchors.push(if before == 0 { anchor } else { format!("{anchor}-{before}") });
     }
     anchors
 }
 
-fn of_anchor(letter: char) -> Option<char> {
+fn anchor_char(letter: char) -> Option<char> {
     match letter {
         ' ' => Some('-'),
         '-' | '_' => Some(letter),
@@ -134,7 +136,7 @@ mod tests {
 
     #[test]
     fn every_link_of_the_documents_leads_somewhere() {
-        let faults = faults(Layout::of_workspace().workspace()).expect("documents can be read");
+        let faults = faults(Layout::for_workspace().workspace()).expect("documents can be read");
         assert!(faults.is_empty(), "{}", faults.join("\n"));
     }
 

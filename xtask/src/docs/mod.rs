@@ -1,5 +1,5 @@
-//! `cargo xtask docs`: checks the links of all documents, builds the book with mdBook, and checks the
-//! links of the result. Fails on dead links and on warnings of mdBook.
+//! `cargo xtask docs`: checks the links in all documents, builds the book with mdBook, and checks
+//! the links in the result. Fails on dead links and on mdBook warnings.
 
 mod html;
 mod links;
@@ -13,16 +13,16 @@ use std::{
 use crate::{
     error::Error,
     layout::{Layout, shown},
-    process, say,
+    print_line, process,
 };
 
-/// The release that is installed, and that the book is written for.
+/// The release to install, which the book is written for.
 const MDBOOK_VERSION: &str = "0.5.4";
 
 pub(crate) fn run(layout: &Layout) -> Result<ExitCode, Error> {
     report(links::faults(layout.workspace())?)?;
     let mdbook = mdbook(layout)?;
-    // A chapter that was renamed would otherwise stay, and keep links to it alive.
+    // Otherwise a renamed chapter would remain, and links to it would still resolve.
     match fs::remove_dir_all(layout.book()) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(Error::io("cannot remove", &layout.book())(error));
@@ -31,11 +31,11 @@ pub(crate) fn run(layout: &Layout) -> Result<ExitCode, Error> {
     }
     build(layout, &mdbook)?;
     report(html::faults(&layout.book())?)?;
-    say(&shown(&layout.book().join("index.html")));
+    print_line(&shown(&layout.book().join("index.html")));
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the path of mdBook, after installing it if this release is missing.
+/// Returns the path of mdBook. Installs this release if it is missing.
 fn mdbook(layout: &Layout) -> Result<PathBuf, Error> {
     let tools = layout.installed();
     let mdbook = tools.join("bin/mdbook");
@@ -48,7 +48,7 @@ fn mdbook(layout: &Layout) -> Result<PathBuf, Error> {
     }
     let status = process::cargo()
         .args(["install", "mdbook", "--locked", "--version", MDBOOK_VERSION])
-        // Without its server and its file watcher.
+        // Omit the server and the file watcher.
         .args(["--no-default-features", "--features", "search", "--root"])
         .arg(&tools)
         .status()
@@ -67,13 +67,13 @@ fn build(layout: &Layout, mdbook: &Path) -> Result<(), Error> {
         .map_err(Error::io("cannot start", mdbook))?;
     let messages = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        say(messages.trim_end());
+        print_line(messages.trim_end());
         return Err(Error::Failed { what: "mdbook build".to_owned(), status: output.status });
     }
     report(warnings(&messages))
 }
 
-/// Returns the lines of mdBook's log that are neither information nor empty.
+/// Returns the warnings and errors in mdBook's log.
 fn warnings(log: &str) -> Vec<String> {
     let is_warning = |line: &&str| line.contains("WARN") || line.contains("ERROR");
     log.lines().filter(is_warning).map(|line| format!("mdbook: {}", line.trim())).collect()
@@ -83,7 +83,7 @@ fn report(faults: Vec<String>) -> Result<(), Error> {
     if faults.is_empty() { Ok(()) } else { Err(Error::Documents { faults }) }
 }
 
-/// Returns the files below `folder` with this extension. Skips hidden folders and build results.
+/// Returns the files below `folder` with this extension. Skips hidden folders and build output.
 fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -101,12 +101,12 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// Returns whether a link leads to another site, which is not checked.
+/// Returns whether a link points to another site. These are not checked.
 fn is_external(link: &str) -> bool {
     link.contains("://") || link.starts_with("mailto:")
 }
 
-/// Returns the path that `link` of a document in `folder` names, without `.` and `..`.
+/// Resolves a link in a document in `folder`, including `.` and `..`, without the file system.
 fn resolved(folder: &Path, link: &str) -> PathBuf {
     let mut path = folder.to_owned();
     for part in link.split('/').filter(|part| !part.is_empty() && *part != ".") {

@@ -18,15 +18,15 @@ pub struct Backlog {
 impl Backlog {
     /// Returns the latest estimate.
     pub fn read(&self, priority: Priority) -> Duration {
-        Duration::from_micros(self.of(priority).load(Ordering::Relaxed))
+        Duration::from_micros(self.micros(priority).load(Ordering::Relaxed))
     }
 
     /// Replaces the estimate.
     pub fn set(&self, priority: Priority, micros: u64) {
-        self.of(priority).store(micros, Ordering::Relaxed);
+        self.micros(priority).store(micros, Ordering::Relaxed);
     }
 
-    fn of(&self, priority: Priority) -> &AtomicU64 {
+    fn micros(&self, priority: Priority) -> &AtomicU64 {
         match priority {
             Priority::Interactive => &self.interactive_micros,
             Priority::Background => &self.background_micros,

@@ -115,7 +115,7 @@ fn rejection(rejection: &Rejection) -> String {
         Rejection::Dimensions { requested, max } => {
             format!("`dimensions` must be from 1 to {max}. Given: {requested}")
         }
-        Rejection::WrongTask(task) => format!("the model is for {}", task.as_str()),
+        Rejection::WrongTask(task) => format!("the model's task is {}", task.as_str()),
     }
 }
 
@@ -196,7 +196,8 @@ impl Dispatch {
         answer.await.unwrap_or_default()
     }
 
-    /// Returns the time allowed for a request that asks for `asked`, capped by the server's limit.
+    /// Returns the time allowed for a request with the timeout `requested`, capped by the server's
+    /// limit.
     pub fn time_allowed(&self, requested: Option<Duration>) -> Duration {
         requested.map_or(self.limits.timeout, |requested| requested.min(self.limits.timeout))
     }

@@ -98,7 +98,7 @@ async fn a_request_may_shorten_but_not_extend_its_timeout() {
 }
 
 /// Answers one request with 500 inputs. Returns the maximum number of items queued at once.
-async fn most_at_once(priority: Priority) -> usize {
+async fn max_queued(priority: Priority) -> usize {
     let (events, mut incoming) = mpsc::channel(16);
     let dispatch = Arc::new(dispatch(events));
     let player = tokio::spawn(async move {
@@ -125,13 +125,13 @@ async fn most_at_once(priority: Priority) -> usize {
 
 #[tokio::test]
 async fn a_large_request_leaves_room_and_is_answered_completely() {
-    let most = most_at_once(Priority::Interactive).await;
+    let most = max_queued(Priority::Interactive).await;
     assert!(most <= 50, "{most} items queued: more than half of the queue");
 }
 
 #[tokio::test]
 async fn a_background_request_uses_half_of_its_queue_share() {
-    let most = most_at_once(Priority::Background).await;
+    let most = max_queued(Priority::Background).await;
     assert!(most <= 100 / BACKGROUND_DIVISOR / 2, "{most} items queued");
 }
 
@@ -224,10 +224,10 @@ async fn background_work_never_delays_a_commit() {
 async fn a_commit_waits_at_most_five_seconds_for_a_response() {
     let model = model();
     let block = model.block_commits().await;
-    let begin = time::Instant::now();
+    let start = time::Instant::now();
     model.wait_for_commit_blocks().await;
-    assert_eq!(begin.elapsed(), Duration::from_secs(5));
+    assert_eq!(start.elapsed(), Duration::from_secs(5));
     drop(block);
     model.wait_for_commit_blocks().await;
-    assert_eq!(begin.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
+    assert_eq!(start.elapsed(), Duration::from_secs(5), "no response blocks commits any more");
 }

@@ -63,7 +63,7 @@ fn tensor_bytes(input: &Tensor) -> Result<usize, TensorError> {
         invalid(format!("input `{name}` has a shape that is too large: {shape:?}"))
     })?;
     // An empty tensor costs its sender nothing. But an output without the empty axis could cost a
-    // worker as much as the other axes say.
+    // worker as much as the other axes imply.
     let others: u64 = shape.iter().filter(|&&size| size > 0).product();
     if count == 0 && others > TENSORS_BYTES_MAX as u64 {
         return Err(invalid(format!("input `{name}` is empty, but its other axes are too large")));

@@ -28,7 +28,7 @@ pub(super) fn facts(task: Task) -> Facts {
         dimension: 2,
         activation: Activation::Sigmoid,
         labels: vec!["no".into(), "yes".into()],
-        ..Facts::of(task)
+        ..Facts::new(task)
     }
 }
 
@@ -62,15 +62,15 @@ pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
 }
 
 /// Answers every item with the result of `answer`.
-pub(super) fn play(
+pub(super) fn answer_with(
     incoming: mpsc::Receiver<Event>,
     answer: impl Fn(&Item) -> (Bytes, Vec<TensorHead>) + Send + 'static,
 ) {
-    play_as(incoming, move |item| (GENERATION, answer(item)));
+    answer_with_generations(incoming, move |item| (GENERATION, answer(item)));
 }
 
-/// As [`play`], with the generation of each answer.
-fn play_as(
+/// As [`answer_with`], with the generation of each answer.
+fn answer_with_generations(
     mut incoming: mpsc::Receiver<Event>,
     answer: impl Fn(&Item) -> (Generation, (Bytes, Vec<TensorHead>)) + Send + 'static,
 ) {
@@ -111,7 +111,7 @@ pub(super) fn embed(texts: &[&str]) -> Embed {
 #[tokio::test]
 async fn texts_are_embedded_from_one_generation_with_statistics() {
     let (engine, incoming) = engine(facts(Task::Embed));
-    play(incoming, |item| {
+    answer_with(incoming, |item| {
         let Operation::Text { output: TextOutput::Embedding { normalize: Some(true), .. }, .. } =
             item.input.operation
         else {
@@ -133,7 +133,7 @@ async fn texts_are_embedded_from_one_generation_with_statistics() {
 #[tokio::test]
 async fn texts_and_pairs_are_classified_and_reranked() {
     let (engine, incoming) = engine(facts(Task::Rerank));
-    play(incoming, |item| {
+    answer_with(incoming, |item| {
         let Operation::Text { text, output: TextOutput::Scores } = &item.input.operation else {
             panic!("{item:?}")
         };
@@ -162,7 +162,7 @@ async fn texts_and_pairs_are_classified_and_reranked() {
 #[tokio::test]
 async fn texts_become_tokens_and_tokens_become_texts() {
     let (engine, incoming) = engine(facts(Task::Embed));
-    play(incoming, |item| match &item.input.operation {
+    answer_with(incoming, |item| match &item.input.operation {
         Operation::Tokenize { special: true, prompt: None } => {
             let token = r#"[{"id":5,"text":"a","special":false,"start":0,"stop":1}]"#;
             (Bytes::from_static(token.as_bytes()), Vec::new())
@@ -187,8 +187,8 @@ fn tensor(name: &str, shape: &[u64], data: Bytes) -> Tensor {
 async fn tensors_run_through_tensor_and_text_models() {
     let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1] };
     let signature = Signature { inputs: vec![spec.clone()], outputs: vec![spec] };
-    let (tensors, incoming) = engine(Facts { signature, ..Facts::of(Task::Tensor) });
-    play(incoming, |item| {
+    let (tensors, incoming) = engine(Facts { signature, ..Facts::new(Task::Tensor) });
+    answer_with(incoming, |item| {
         let Operation::Tensors { inputs, .. } = &item.input.operation else { panic!("{item:?}") };
         (item.input.parts[0].clone(), inputs.clone())
     });
@@ -200,7 +200,7 @@ async fn tensors_run_through_tensor_and_text_models() {
     assert_eq!(tensors.only_input(&context, model, input.data.clone()).await.unwrap(), input);
 
     let (texts, incoming) = engine(facts(Task::Embed));
-    play(incoming, |_| (bytes(&[1.0, 2.0]), Vec::new()));
+    answer_with(incoming, |_| (bytes(&[1.0, 2.0]), Vec::new()));
     let model = texts.find(None).unwrap();
     let mut input = tensor("text", &[1], Bytes::from_static(b"\x01\0\0\0a"));
     input.datatype = DataType::Bytes;
@@ -238,9 +238,9 @@ async fn a_request_ends_at_its_deadline() {
     let (engine, _incoming) = engine(facts(Task::Embed));
     let model = engine.find(None).unwrap();
     let context = RequestContext::new().within(Duration::from_millis(300));
-    let begin = time::Instant::now();
+    let started = time::Instant::now();
     let error = engine.embed(&context, model, embed(&["a"])).await.unwrap_err();
-    assert_eq!((error.kind(), begin.elapsed()), (ErrorKind::Timeout, Duration::from_millis(300)));
+    assert_eq!((error.kind(), started.elapsed()), (ErrorKind::Timeout, Duration::from_millis(300)));
 }
 
 #[tokio::test]
@@ -264,7 +264,7 @@ async fn dropping_a_call_cancels_it() {
 async fn token_vectors_have_the_width_of_the_graph_output() {
     // A text's vector may be wider or narrower than those of its tokens.
     let (engine, incoming) = engine(Facts { dimension: 48, ..facts(Task::Embed) });
-    play(incoming, |_| (bytes(&[0.0; 12]), Vec::new()));
+    answer_with(incoming, |_| (bytes(&[0.0; 12]), Vec::new()));
     let (model, context) = (engine.find(None).unwrap(), RequestContext::new());
     let answer = engine.embed_tokens(&context, model, embed(&["a"])).await.unwrap();
     assert_eq!(answer.output[0].dimension, 4, "three tokens");
@@ -275,7 +275,7 @@ async fn a_purpose_is_resolved_again_when_the_model_changes() {
     let with_prompt = |prompt: &str| Facts { prompts: vec![prompt.into()], ..facts(Task::Embed) };
     let (engine, incoming) = engine(with_prompt("clustering"));
     let registry = Arc::clone(engine.registry());
-    play_as(incoming, move |item| {
+    answer_with_generations(incoming, move |item| {
         let Operation::Text { text, .. } = &item.input.operation else { panic!("{item:?}") };
         let (generation, record) = registry.models()[0].serving().unwrap();
         if generation == GENERATION {

@@ -301,8 +301,8 @@ mod tests {
         let hidden = NotServed::Failed(RefusalKind::NotFound.because(secret));
         let hidden = EngineError::from(hidden);
         assert!(hidden.to_string().contains(secret) && !hidden.message().contains(secret));
-        let told = NotServed::Failed(RefusalKind::Load.because("no such operator"));
-        assert!(EngineError::from(told).message().contains("no such operator"));
+        let not_served = NotServed::Failed(RefusalKind::Load.because("no such operator"));
+        assert!(EngineError::from(not_served).message().contains("no such operator"));
     }
 
     #[test]

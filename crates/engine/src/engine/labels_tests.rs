@@ -6,7 +6,7 @@ use onnxd_proto::wire::operation::{Content, Operation};
 use super::*;
 use crate::engine::{
     ErrorKind,
-    tests::{bytes, engine, facts, play},
+    tests::{answer_with, bytes, engine, facts},
 };
 
 fn with_labels(labels: &[&str]) -> Facts {
@@ -36,7 +36,7 @@ async fn classified(
     request: ZeroShot,
 ) -> Result<Vec<Vec<LabelScore>>, EngineError> {
     let (engine, incoming) = engine(with_labels(labels));
-    play(incoming, |item| {
+    answer_with(incoming, |item| {
         let Operation::Text { text, output: TextOutput::Scores } = &item.input.operation else {
             panic!("{item:?}")
         };
@@ -102,7 +102,7 @@ async fn invalid_zero_shot_requests_name_the_field_at_fault() {
 async fn entities_are_parsed_from_the_workers_list() {
     let (engine, incoming) = engine(facts(Task::TokenClassify));
     let found = r#"[{"label":"PER","score":0.5,"word":"Ada","start":0,"stop":3,"index":null}]"#;
-    play(incoming, |item| {
+    answer_with(incoming, |item| {
         let Operation::Text { output, .. } = &item.input.operation else { panic!("{item:?}") };
         assert_eq!(*output, TextOutput::Entities(Aggregation::Max));
         (Bytes::from_static(found.as_bytes()), Vec::new())
@@ -120,7 +120,7 @@ async fn entities_are_parsed_from_the_workers_list() {
 
 #[test]
 fn rerank_scores_never_use_softmax() {
-    let with = |task, activation| model_activation(&Facts { activation, ..Facts::of(task) });
+    let with = |task, activation| model_activation(&Facts { activation, ..Facts::new(task) });
     assert_eq!(with(Task::Rerank, Activation::Softmax), Activation::Sigmoid);
     assert_eq!(with(Task::Rerank, Activation::Identity), Activation::Identity);
     assert_eq!(with(Task::Classify, Activation::Softmax), Activation::Softmax);

@@ -33,13 +33,13 @@ pub struct Reservation(OwnedSemaphorePermit);
 
 impl Default for MemoryBudget {
     fn default() -> Self {
-        Self::of(BUDGET_BYTES)
+        Self::new(BUDGET_BYTES)
     }
 }
 
 impl MemoryBudget {
     /// Creates a budget of `bytes`, counted in whole kibibytes.
-    pub fn of(bytes: usize) -> Self {
+    pub fn new(bytes: usize) -> Self {
         Self(Arc::new(Semaphore::new(bytes / 1024)))
     }
 
@@ -86,7 +86,7 @@ mod tests {
 
     #[test]
     fn memory_is_reserved_merged_shrunk_and_returned() {
-        let budget = MemoryBudget::of(8 * 1024);
+        let budget = MemoryBudget::new(8 * 1024);
         assert!(budget.reserve(1024, 1024).unwrap().is_none());
         let mut first = budget.reserve(1025, 1024).unwrap().unwrap();
         assert_eq!(budget.available_bytes(), 6 * 1024);

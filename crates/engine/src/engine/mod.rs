@@ -241,8 +241,8 @@ impl Engine {
     }
 
     /// Returns the time left for a request whose processing started at `begin`.
-    fn time_left(&self, context: &RequestContext, begin: Instant) -> Duration {
-        self.parts.dispatch.time_allowed(context.timeout()).saturating_sub(begin.elapsed())
+    fn time_left(&self, context: &RequestContext, start: Instant) -> Duration {
+        self.parts.dispatch.time_allowed(context.timeout()).saturating_sub(start.elapsed())
     }
 
     /// Admits a request to a model, and first loads a model that loads on first use. Returns the
@@ -255,10 +255,10 @@ impl Engine {
         if let Ok(pass) = model.gate.admit() {
             return Ok((pass, timeout));
         }
-        let (begin, allowed) = (Instant::now(), self.parts.dispatch.time_allowed(timeout));
+        let (start, allowed) = (Instant::now(), self.parts.dispatch.time_allowed(timeout));
         let loaded = time::timeout(allowed, self.parts.updater.ensure_loaded(model)).await;
         let pass = loaded.map_err(|_| GatherError::Timeout(allowed))??;
-        Ok((pass, Some(allowed.saturating_sub(begin.elapsed()))))
+        Ok((pass, Some(allowed.saturating_sub(start.elapsed()))))
     }
 }
 

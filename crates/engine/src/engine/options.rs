@@ -60,7 +60,7 @@ pub(super) struct Resolved {
 }
 
 impl TextOptions {
-    /// Truncates texts that are too long at the end where the model does, usually the right one.
+    /// Truncates overlong texts at the end that the model cuts, usually the right one.
     pub fn cut() -> Self {
         Self { truncate: Some(Side::Model), ..Self::default() }
     }
@@ -210,7 +210,7 @@ mod tests {
 
     fn with_prompts(prompts: &[&str]) -> Facts {
         let prompts = prompts.iter().map(|&prompt| prompt.to_owned()).collect();
-        Facts { prompts, ..Facts::of(Task::Embed) }
+        Facts { prompts, ..Facts::new(Task::Embed) }
     }
 
     fn with_switch() -> Facts {

@@ -27,7 +27,7 @@ pub fn sigmoid(score: f32) -> f32 {
     1.0 / (1.0 + (-score).exp())
 }
 
-/// Returns the indexes of scores, highest first; equal scores keep their order.
+/// Returns the indices of scores, highest first; equal scores keep their order.
 pub fn ranked(scores: &[f32]) -> Vec<usize> {
     let mut indexes: Vec<usize> = (0..scores.len()).collect();
     // Adding zero turns -0.0 into 0.0, so that both rank the same.

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn text_models_take_bytes_and_return_their_outputs() {
-        let with_rows = |task| Facts { dimension: 3, ..Facts::of(task) };
+        let with_rows = |task| Facts { dimension: 3, ..Facts::new(task) };
         for (task, inputs, output, shape) in [
             (Task::Embed, &["text"][..], "embedding", &[-1, 3][..]),
             (Task::Sparse, &["text"], "embedding", &[-1, 3]),

@@ -8,7 +8,7 @@ use onnxd_proto::{
 use super::*;
 
 fn facts(task: Task) -> Facts {
-    Facts { dimension: 3, ..Facts::of(task) }
+    Facts { dimension: 3, ..Facts::new(task) }
 }
 
 fn item(bytes: impl Into<Bytes>) -> Item {
@@ -76,7 +76,7 @@ fn sparse_weights_become_rows_of_the_vocabulary() {
     assert_eq!((tensor.name.as_str(), &tensor.shape[..]), ("embedding", &[2, 3][..]));
     assert_eq!(tensor.data, numbers(&[0.5, 0.0, 1.5, 0.0, 0.0, 0.0]));
     assert!(outputs(&facts(Task::Sparse), &[item(entry(3, 1.0))], &[]).is_err());
-    let vast = Facts { dimension: 10_000_000, ..Facts::of(Task::Sparse) };
+    let vast = Facts { dimension: 10_000_000, ..Facts::new(Task::Sparse) };
     let error = inputs(&request(&[]), &vast).unwrap_err();
     assert!(error.to_string().contains("send fewer texts"), "{error}");
 }

@@ -71,10 +71,10 @@ impl Engine {
         request: &TensorRequest,
     ) -> Result<Answer<Vec<Tensor>>, EngineError> {
         check(request)?;
-        let begin = Instant::now();
+        let start = Instant::now();
         let (_, record) = self.ready(context, model, &ALL_TASKS).await?;
         // Loading on first use may have taken some of the time.
-        let context = context.within(self.time_left(context, begin));
+        let context = context.within(self.time_left(context, start));
         let facts = &record.facts;
         let tasks = &[facts.task];
         let answer = if facts.output() == Output::Tensors {

@@ -215,12 +215,12 @@ impl Engine {
         if options.purpose.is_none() {
             return self.run(context, model, tasks, inputs).await;
         }
-        let (begin, mut attempts) = (Instant::now(), ATTEMPTS_MAX);
+        let (start, mut attempts) = (Instant::now(), ATTEMPTS_MAX);
         let (_, mut record) = self.ready(context, model, tasks).await?;
         loop {
             let resolved = options.resolve(&record.facts)?;
             resolved.apply(&mut inputs);
-            let context = context.within(self.time_left(context, begin));
+            let context = context.within(self.time_left(context, start));
             let result = self.run(&context, model, tasks, inputs.clone()).await;
             // An update in the meantime may have changed how the options apply.
             record = match &result {

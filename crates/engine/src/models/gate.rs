@@ -20,7 +20,7 @@ const ONE: u64 = PRESENCE_BITS + 1;
 #[derive(Debug, Default)]
 pub struct Gate {
     word: AtomicU64,
-    emptied: Notify,
+    drained: Notify,
 }
 
 /// An admitted request. Dropped once the request is answered.
@@ -58,20 +58,20 @@ impl Gate {
     }
 
     /// Waits until every admitted request is answered.
-    pub(super) async fn emptied(&self) {
+    pub(super) async fn drained(&self) {
         loop {
-            let emptied = self.emptied.notified();
+            let drained = self.drained.notified();
             if self.word.load(Ordering::Acquire) < ONE {
                 return;
             }
-            emptied.await;
+            drained.await;
         }
     }
 
     fn leave(&self) {
         let before = self.word.fetch_sub(ONE, Ordering::AcqRel);
         if before < 2 * ONE && presence(before) != Presence::Loaded {
-            self.emptied.notify_waiters();
+            self.drained.notify_waiters();
         }
     }
 }
@@ -104,10 +104,10 @@ mod tests {
         assert_eq!(gate.admit().unwrap_err(), Presence::Unloading);
         let brief = Duration::from_millis(20);
         for pass in inside {
-            assert!(timeout(brief, gate.emptied()).await.is_err(), "a request is in flight");
+            assert!(timeout(brief, gate.drained()).await.is_err(), "a request is in flight");
             drop(pass);
         }
-        timeout(Duration::from_secs(10), gate.emptied()).await.unwrap();
+        timeout(Duration::from_secs(10), gate.drained()).await.unwrap();
         assert_eq!(gate.presence(), Presence::Unloading, "counting keeps the presence");
     }
 
@@ -119,7 +119,7 @@ mod tests {
             let pass = gate.admit().unwrap();
             gate.set(Presence::Unloading);
             let leaving = tokio::spawn(async move { drop(pass) });
-            timeout(Duration::from_secs(10), gate.emptied()).await.unwrap();
+            timeout(Duration::from_secs(10), gate.drained()).await.unwrap();
             leaving.await.unwrap();
         }
     }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-/// Variables that a worker inherits. Everything else stays in the supervisor, secrets above all.
+/// Variables that a worker inherits. Everything else stays in the supervisor, especially secrets.
 const INHERITED: &[&str] = &["LD_LIBRARY_PATH", "RUST_BACKTRACE", "TMPDIR"];
 
 /// Variables set for every worker.
@@ -42,7 +42,7 @@ impl WorkerExecutable {
     /// Opens the executable.
     ///
     /// # Errors
-    /// Returns the system's error if the file cannot be opened.
+    /// The file cannot be opened.
     pub fn open(path: &Path, onnxruntime: &Path, confined: bool) -> io::Result<Self> {
         let onnxruntime = onnxruntime.to_owned();
         Ok(Self { file: Arc::new(File::open(path)?), onnxruntime, confined })

@@ -117,7 +117,7 @@ impl Facts {
     }
 
     /// Returns facts of a model of which only the task is known.
-    pub fn of(task: Task) -> Self {
+    pub fn new(task: Task) -> Self {
         Self {
             task,
             dimension: 0,

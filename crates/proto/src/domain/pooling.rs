@@ -70,7 +70,7 @@ impl Pooling {
     pub const NONE: Self = Self(Vec::new());
 
     /// Concatenates these modes in this order.
-    pub fn of(modes: impl Into<Vec<PoolingMode>>) -> Self {
+    pub fn new(modes: impl Into<Vec<PoolingMode>>) -> Self {
         Self(modes.into())
     }
 
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn json_is_written_as_one_word_and_read_as_word_or_list() {
-        let two = Pooling::of([PoolingMode::Cls, PoolingMode::Mean]);
+        let two = Pooling::new([PoolingMode::Cls, PoolingMode::Mean]);
         assert_eq!(serde_json::to_string(&two).unwrap(), "\"cls+mean\"");
         for json in ["\"cls+mean\"", "[\"cls\", \"mean\"]"] {
             assert_eq!(serde_json::from_str::<Pooling>(json).unwrap(), two);

@@ -27,7 +27,7 @@ mod tests {
 
     #[test]
     fn records_of_the_previous_release_round_trip() {
-        let facts = serde_json::to_string(&Facts::of(Task::Embed)).unwrap();
+        let facts = serde_json::to_string(&Facts::new(Task::Embed)).unwrap();
         let old =
             format!(r#"{{"version":"v","configured_source":"/m","facts":{facts},"drift":null}}"#);
         let record: Record = serde_json::from_str(&old).unwrap();

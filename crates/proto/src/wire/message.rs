@@ -113,7 +113,7 @@ pub enum FromWorker {
         /// Why.
         reason: String,
     },
-    /// The model has no committed generation any more, and the worker has dropped its copy.
+    /// The model no longer has a committed generation, and the worker has dropped its copy.
     Unloaded {
         /// The model's slot.
         slot: Slot,

@@ -180,7 +180,7 @@ pub enum Aggregation {
 
 impl TextOutput {
     /// Returns whether a model with this task can produce the output.
-    pub fn is_of(self, task: Task) -> bool {
+    pub fn is_supported_by(self, task: Task) -> bool {
         match self {
             Self::Embedding { .. } => task == Task::Embed,
             Self::TokenEmbeddings => matches!(task, Task::Embed | Task::MultiVector),
@@ -201,7 +201,7 @@ pub struct BatchResult {
     pub items: Vec<AnsweredItem>,
     /// Time spent tokenizing the group.
     pub tokenize_micros: u32,
-    /// Time the micro-batch spent in ONNX Runtime and postprocessing.
+    /// Time the micro-batch spent in ONNX Runtime and post-processing.
     pub infer_micros: u32,
     /// CPU time of `infer_micros`; 0 if nothing ran.
     pub infer_cpu_micros: u32,

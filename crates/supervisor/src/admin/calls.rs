@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Limited};
 use onnxd_admin::api::{JSON, Refusal, RefusalKind};
 use serde::de::DeserializeOwned;
 
-/// Largest body of a call, in bytes.
+/// Maximum body of a call in bytes.
 pub(super) const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Path parameter with the model's name.
@@ -38,8 +38,7 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Ref
 
 async fn collect(body: Body) -> Result<Bytes, Refusal> {
     let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
-    let broken =
-        |error| format!("cannot read the body, of at most {BODY_BYTES_MAX} bytes: {error}");
+    let broken = |error| format!("cannot read the body (at most {BODY_BYTES_MAX} bytes): {error}");
     Ok(collected.map_err(|error| malformed(&broken(error)))?.to_bytes())
 }
 

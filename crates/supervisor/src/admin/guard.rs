@@ -105,7 +105,7 @@ mod tests {
     async fn status(path: &str, headers: &[(&str, &str)]) -> u16 {
         let admin = Router::new().route("/admin", get(|| async { "admin" }));
         let open = Router::new().route("/open", get(|| async { "open" }));
-        let router = guarded(admin, Token::of(TOKEN), open);
+        let router = guarded(admin, Token::new(TOKEN), open);
         let mut request = Request::builder().uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -47,7 +47,7 @@ use onnxd_engine::{
 };
 use onnxd_telemetry::metrics::Metrics;
 
-/// Most updates, rollbacks and unloads in progress, over all models. Further ones are refused.
+/// Maximum concurrent updates, rollbacks and unloads, over all models. Further ones are refused.
 const CALLS_MAX: usize = 768;
 
 /// State shared by the admin handlers.
@@ -99,7 +99,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route(&Verb::Unload.path("{model}"), post(unload))
         .merge(repository::routes())
         .fallback(no_route)
-        .method_not_allowed_fallback(no_method)
+        .method_not_allowed_fallback(method_not_allowed)
         .with_state(admin)
 }
 
@@ -108,7 +108,7 @@ async fn no_route(uri: Uri) -> Response<Body> {
     refusal_at(&uri, StatusCode::NOT_FOUND, refusal)
 }
 
-async fn no_method(method: Method, uri: Uri) -> Response<Body> {
+async fn method_not_allowed(method: Method, uri: Uri) -> Response<Body> {
     let message = format!("{method} is not allowed on {}", uri.path());
     refusal_at(&uri, StatusCode::METHOD_NOT_ALLOWED, RefusalKind::Malformed.because(message))
 }

@@ -40,7 +40,7 @@ pub(super) fn routes() -> Router<Admin> {
 
 /// Path parameters.
 #[derive(Debug, Deserialize)]
-struct Named {
+struct ModelParameters {
     model: String,
 }
 
@@ -61,7 +61,7 @@ struct Call {
 
 /// One model of the index.
 #[derive(Debug, Serialize)]
-struct Indexed {
+struct IndexEntry {
     name: String,
     /// The generation, or empty if the model is not loaded. Triton's versions are numbers.
     version: String,
@@ -75,12 +75,12 @@ async fn index(State(admin): State<Admin>, body: Bytes) -> Response<Body> {
         Err(refusal) => return refused(&refusal),
     };
     let models = admin.registry.models().iter().map(|model| indexed(model));
-    let models: Vec<Indexed> =
+    let models: Vec<IndexEntry> =
         models.filter(|model| !call.ready || model.state == "READY").collect();
     axum_json(&json!(models)).into_response()
 }
 
-fn indexed(model: &Model) -> Indexed {
+fn indexed(model: &Model) -> IndexEntry {
     let (state, reason) = match model.gate.presence() {
         Presence::Loaded => ("READY", ""),
         Presence::Loading => ("LOADING", ""),
@@ -90,12 +90,12 @@ fn indexed(model: &Model) -> Indexed {
     };
     let generation = model.serving().map(|(generation, _)| generation.to_string());
     let (name, version) = (model.name.to_string(), generation.unwrap_or_default());
-    Indexed { name, version, state, reason }
+    IndexEntry { name, version, state, reason }
 }
 
 async fn load(
     State(admin): State<Admin>,
-    Path(Named { model }): Path<Named>,
+    Path(ModelParameters { model }): Path<ModelParameters>,
     body: Bytes,
 ) -> Response<Body> {
     let loaded = async {
@@ -110,7 +110,7 @@ async fn load(
 
 async fn unload(
     State(admin): State<Admin>,
-    Path(Named { model }): Path<Named>,
+    Path(ModelParameters { model }): Path<ModelParameters>,
     body: Bytes,
 ) -> Response<Body> {
     let unloaded = async {

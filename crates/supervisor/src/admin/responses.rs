@@ -25,7 +25,7 @@ use tokio::{sync::mpsc, time};
 pub(super) const STEPS_MAX: usize = 64;
 /// How long the response head waits for the first step. After that the stream begins, so the caller
 /// of a queued update learns that the call was accepted.
-const FIRST_STEP_WITHIN: Duration = Duration::from_millis(250);
+const FIRST_STEP_TIMEOUT: Duration = Duration::from_millis(250);
 /// Value of retry-after for a refused call.
 const RETRY_AFTER_SECONDS: u16 = 1;
 
@@ -79,7 +79,7 @@ impl Message {
 /// # Errors
 /// The update was refused before its first step.
 pub(super) async fn respond(mut queue: mpsc::Receiver<Message>) -> Result<Response<Body>, Refused> {
-    let first = match time::timeout(FIRST_STEP_WITHIN, queue.recv()).await {
+    let first = match time::timeout(FIRST_STEP_TIMEOUT, queue.recv()).await {
         Ok(Some(Message::End(Err(refusal)))) => return Err(refusal.into()),
         Ok(Some(message)) => Some(message.line()),
         Ok(None) => {

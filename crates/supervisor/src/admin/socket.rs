@@ -23,7 +23,8 @@ use onnxd_proto::wire::message::NamedSocket;
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
-/// Most open admin connections. Each queued update holds one, so this exceeds the limit on updates.
+/// Maximum open admin connections. Each queued update holds one, so this exceeds the limit on
+/// updates.
 pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may be idle or take to send headers.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);

@@ -41,7 +41,7 @@ impl App {
             events,
             workers: 0,
         };
-        let engine = Engine::new(parts, MemoryBudget::of(memory_bytes));
+        let engine = Engine::new(parts, MemoryBudget::new(memory_bytes));
         Self { engine: Arc::new(engine), client_batch: 1 }
     }
 }

@@ -26,7 +26,7 @@ use crate::{
 pub(crate) struct Fault {
     /// The class, which contracts map to a status and an error type.
     pub class: Class,
-    /// For people. Reveals nothing about the inside of the server.
+    /// A message for the client. Reveals no internals of the server.
     pub message: String,
     /// The faulty field of the request, if known.
     pub field: Option<&'static str>,
@@ -108,7 +108,7 @@ impl Fault {
         let mut response = (status, axum_json(body)).into_response();
         let headers = response.headers_mut();
         if let Some(pause) = self.retry_after {
-            // RFC 9110, section 10.2.3 wants whole seconds. OpenAI's clients prefer the other
+            // RFC 9110, section 10.2.3 requires whole seconds. OpenAI's clients prefer the other
             // header.
             let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(millis.div_ceil(1000)));

@@ -55,8 +55,8 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
 
 /// Makes a source's path absolute, since the supervisor runs in another directory.
 fn absolute(uri: &str) -> Result<String, Failure> {
-    let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    let uri = SourceUri::parse_in(&here, uri);
+    let current_dir = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
+    let uri = SourceUri::parse_in(&current_dir, uri);
     uri.map(String::from).map_err(|error| Failure::refused(format!("--from: {error}")))
 }
 

@@ -17,9 +17,9 @@ use subtle::ConstantTimeEq;
 use super::ListenAddress;
 use onnxd_proto::exit::Failure;
 
-/// Shortest token, in bytes. A shorter one could be guessed.
+/// Minimum length of the token in bytes. A shorter one could be guessed.
 const TOKEN_BYTES_MIN: usize = 16;
-/// Largest token file, in bytes.
+/// Maximum size of the token file in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// The configuration of the admin interface over TCP.
@@ -48,7 +48,7 @@ impl Token {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(token: &str) -> Self {
+    pub(crate) fn new(token: &str) -> Self {
         Self(token.as_bytes().into())
     }
 }
@@ -62,18 +62,18 @@ impl AdminListen {
         address: Option<ListenAddress>,
         file: Option<PathBuf>,
     ) -> Result<Option<Self>, Failure> {
-        let wrong = |message: String| Err(Failure::configuration(message));
+        let invalid = |message: String| Err(Failure::configuration(message));
         let (address, file) = match (address, file) {
             (None, None) => return Ok(None),
             (Some(address), Some(file)) => (address, file),
             (Some(_), None) => {
-                return wrong(
+                return invalid(
                     "--admin-listen: needs a token, pass its file with --admin-token-file FILE"
                         .into(),
                 );
             }
             (None, Some(_)) => {
-                return wrong(
+                return invalid(
                     "--admin-token-file: has no effect without --admin-listen ADDRESS, pass both or neither".into(),
                 );
             }
@@ -81,13 +81,13 @@ impl AdminListen {
         let given = address;
         let address = given.resolve("--admin-listen")?;
         if !address.ip().is_loopback() {
-            return wrong(format!(
+            return invalid(format!(
                 "--admin-listen: expected a loopback address, for example 127.0.0.1:8081, got \"{given}\""
             ));
         }
         match read_token(&file) {
             Ok(token) => Ok(Some(Self { address, token })),
-            Err(reason) => wrong(format!("--admin-token-file: {}: {reason}", file.display())),
+            Err(reason) => invalid(format!("--admin-token-file: {}: {reason}", file.display())),
         }
     }
 }

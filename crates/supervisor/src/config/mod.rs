@@ -35,7 +35,7 @@ use onnxd_engine::models::registry::ModelSource;
 use onnxd_engine::{models::update::checker::CheckLimits, pool::Supervision};
 use onnxd_proto::exit::Failure;
 
-/// Longest duration, ten years. A longer one might overflow when added to a time.
+/// Maximum duration: ten years. A longer one might overflow when added to a time.
 const SECONDS_MAX: u64 = 10 * 366 * 24 * 3600;
 /// Default of `--max-client-batch-size`.
 const CLIENT_BATCH: usize = 32;
@@ -162,7 +162,7 @@ impl Config {
     }
 }
 
-/// Returns a duration of some seconds, at most [`SECONDS_MAX`].
+/// Converts seconds to a duration of at most [`SECONDS_MAX`].
 fn duration(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }

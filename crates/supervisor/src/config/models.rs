@@ -9,7 +9,7 @@ use onnxd_engine::models::registry::ModelSource;
 use super::absolute;
 use onnxd_proto::exit::Failure;
 
-/// Longest alias, in bytes.
+/// Maximum length of an alias in bytes.
 const ALIAS_BYTES_MAX: usize = 256;
 
 /// Returns the models of `--model` with their aliases.
@@ -83,8 +83,8 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
         Some((name, source)) if !name.contains(['/', '?']) => (Some(name), source),
         _ => (None, spec),
     };
-    let here = absolute(Path::new("."))?;
-    let uri = SourceUri::parse_in(&here, source).map_err(|error| invalid(&error))?;
+    let current_dir = absolute(Path::new("."))?;
+    let uri = SourceUri::parse_in(&current_dir, source).map_err(|error| invalid(&error))?;
     if let Some(directory) = uri.directory()
         && directory.exists()
         && !directory.is_dir()

@@ -21,7 +21,7 @@ pub(crate) struct Origins(BTreeMap<String, Origin>);
 
 impl Origins {
     /// Returns the origins of the flags of `command`: the command line or variables.
-    pub(crate) fn of(command: &Command, matches: &ArgMatches) -> Self {
+    pub(crate) fn new(command: &Command, matches: &ArgMatches) -> Self {
         let origin = |argument: &clap::Arg| {
             let origin = match matches.value_source(argument.get_id().as_str())? {
                 ValueSource::CommandLine => Origin::Flag,

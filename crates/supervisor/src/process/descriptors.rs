@@ -5,7 +5,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// Descriptors reserved for workers, files, updates and the admin interface. If the limit is small, half of it is
 /// reserved instead.
 const RESERVE: u64 = 2048;
-/// Default of `--max-connections`. Each connection takes some kilobytes.
+/// Default of `--max-connections`. Each connection takes a few kilobytes.
 const CONNECTIONS: u64 = 16_384;
 
 /// Raises the limit on descriptors as far as this process may, and returns it.

@@ -22,7 +22,7 @@ use onnxd_proto::exit::Failure;
 pub(crate) const SUCCESSION: &str = "ONNXD_SUCCESSION_FDS";
 /// Number of the first descriptor, the same as systemd's.
 pub(crate) const FIRST: RawFd = 3;
-/// Most descriptors that systemd may pass.
+/// Maximum descriptors that systemd may pass.
 const DESCRIPTORS_MAX: usize = 16;
 
 /// The listening socket for HTTP.
@@ -72,25 +72,25 @@ impl Inherited {
         let mut inherited = Self::default();
         for (index, name) in names()?.into_iter().enumerate() {
             let descriptor = FIRST + RawFd::try_from(index).unwrap_or(RawFd::MAX);
-            let wrong = |reason: &dyn std::fmt::Display| {
+            let invalid = |reason: &dyn std::fmt::Display| {
                 let message = format!("inherited descriptor {descriptor} ({name}): {reason}");
                 Failure::configuration(message)
             };
             // Does not follow the link, whose target may be anything.
             fs::symlink_metadata(format!("/proc/self/fd/{descriptor}"))
-                .map_err(|error| wrong(&error))?;
+                .map_err(|error| invalid(&error))?;
             // SAFETY: the descriptor is open, as checked above. This process has opened none, so it was
             // inherited. This function runs once, so nothing else owns it.
             let owned = unsafe { OwnedFd::from_raw_fd(descriptor) };
             // Children of this process must not inherit it.
-            fcntl_setfd(&owned, FdFlags::CLOEXEC).map_err(|error| wrong(&error))?;
+            fcntl_setfd(&owned, FdFlags::CLOEXEC).map_err(|error| invalid(&error))?;
             match &*name {
                 LOCK => inherited.lock = Some(owned.into()),
                 HANDOVER => inherited.handover = Some(owned.into()),
                 _ => {
                     let listener = TcpListener::from(owned);
-                    listener.set_nonblocking(true).map_err(|error| wrong(&error))?;
-                    listener.local_addr().map_err(|error| wrong(&error))?;
+                    listener.set_nonblocking(true).map_err(|error| invalid(&error))?;
+                    listener.local_addr().map_err(|error| invalid(&error))?;
                     let (name, activated) = match name.strip_suffix(ACTIVATED) {
                         Some(name) => (name.to_owned(), true),
                         None => (name, false),
@@ -118,7 +118,8 @@ impl Inherited {
         (matches || socket.activated).then_some(socket)
     }
 
-    /// Closes the sockets that were not taken. Clients would connect to them and wait in vain.
+    /// Closes the sockets that were not taken. Clients would connect to them and never get a
+    /// response.
     pub(crate) fn close_unused(&mut self) {
         self.sockets.clear();
     }

@@ -53,8 +53,8 @@ fn total(meminfo: &str) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// Returns the limits of this process's groups and their ancestors. In a container, the path may be one of the host.
-/// Then only the root of the mount can be read.
+/// Returns the limits of this process's groups and their ancestors. In a container, the path may be
+/// the host's. Then only the root of the mount can be read.
 fn limits(groups: &str) -> Vec<u64> {
     let read = |(controller, path): (&str, &str)| {
         let (_, mount, file) = GROUPS.into_iter().find(|(name, ..)| *name == controller)?;

@@ -262,7 +262,8 @@ impl Server {
         if !handed_over {
             self.updater.stop();
         }
-        // The duplicates would keep the sockets open, and clients would connect in vain.
+        // The duplicates would keep the sockets open, and clients would connect without getting a
+        // response.
         self.successor_descriptors.clear();
         self.stop_accepting.send_replace(true);
         // Each listener ends within the drain timeout.

@@ -110,7 +110,7 @@ async fn describe_exit(exit: impl Future<Output = io::Result<ExitStatus>>) -> St
     match time::timeout(KILL_TIMEOUT, exit).await {
         Ok(Ok(status)) => status.to_string(),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "killed, but still running".to_owned(),
+        Err(_) => format!("still running {} s after SIGKILL", KILL_TIMEOUT.as_secs()),
     }
 }
 
@@ -188,7 +188,7 @@ impl Server {
         tracing::info!("preparing succession, waiting for running updates");
         let idle = async {
             self.updater.pause().await;
-            background.rest().await;
+            background.wait_until_idle().await;
         };
         time::timeout_at(deadline, idle).await.map_err(|_| late())?;
         let mut successor = self
@@ -197,7 +197,7 @@ impl Server {
         tracing::info!(pid = successor.pid, "successor started");
         match time::timeout_at(deadline, successor.receive()).await {
             Ok(Some(READY)) => Ok(successor),
-            Ok(_) => Err(format!("the successor exited, {}", successor.kill().await)),
+            Ok(_) => Err(format!("the successor failed: {}", successor.kill().await)),
             Err(_) => {
                 successor.kill().await;
                 Err(late())
@@ -205,8 +205,9 @@ impl Server {
         }
     }
 
-    /// Lets a successor that is ready serve. Updates are paused meanwhile. On an error the successor has exited, and
-    /// this process continues to serve.
+    /// Lets a successor that is ready serve, with updates paused.
+    ///
+    /// # On an error the successor has exited, this this process continues to serve.
     async fn transfer_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
         systemd::main_process_is(pid);
@@ -215,9 +216,9 @@ impl Server {
             Ok(None) => {
                 // Undo what the successor may have done before it exited.
                 systemd::main_process_is(process::id());
-                self.store.sign();
+                self.store.write_pid();
                 return Err(format!(
-                    "the successor exited while taking over, {}",
+                    "the successor failed while taking over: {}",
                     successor.kill().await
                 ));
             }
@@ -236,7 +237,7 @@ impl Server {
         for (name, descriptor) in &self.successor_descriptors {
             passed.push((name, descriptor.try_clone()?));
         }
-        passed.push((LOCK, self.store.lock_for_a_successor()?.into()));
+        passed.push((LOCK, self.store.lock_for_successor()?.into()));
         passed.push((HANDOVER, theirs.into()));
         let names: Vec<&str> = passed.iter().map(|(name, _)| *name).collect();
         let mut arguments = env::args_os();
@@ -281,10 +282,10 @@ impl Server {
         // Ignore the error: the next read shows that the predecessor exited.
         let _ = channel.write_u8(READY).await;
         if !matches!(channel.read_u8().await, Ok(YOURS)) {
-            tracing::warn!("predecessor exited before the succession, taking over");
+            tracing::warn!("predecessor exited before it handed over, taking over");
         }
         admin::take_over_name(&config.admin_socket).map_err(failed)?;
-        self.store.sign();
+        self.store.write_pid();
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;
         let updater = std::sync::Arc::clone(&self.updater);
@@ -322,9 +323,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_killed_process_is_limited() {
-        let begin = Instant::now();
-        assert_eq!(describe_exit(future::pending()).await, "killed, but still running");
-        assert_eq!(begin.elapsed(), KILL_TIMEOUT);
+        let start = Instant::now();
+        assert_eq!(describe_exit(future::pending()).await, "still running 2 s after SIGKILL");
+        assert_eq!(start.elapsed(), KILL_TIMEOUT);
         let killed = ExitStatus::from_raw(9);
         assert!(describe_exit(future::ready(Ok(killed))).await.contains("signal: 9"));
     }

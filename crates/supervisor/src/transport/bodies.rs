@@ -15,7 +15,7 @@ use crate::transport::{
     unpack::{self, unpack},
 };
 
-/// Largest request body, in bytes. The same limit as text-embeddings-inference.
+/// Maximum request body in bytes, the same as in text-embeddings-inference.
 pub(super) const BODY_BYTES_MAX: usize = 2_000_000;
 /// Bodies up to this size are not charged.
 const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
@@ -23,7 +23,7 @@ const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to read the rest of a refused body before the connection closes.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Step in which a body of unknown length is charged.
+/// A body of unknown length is charged in steps of this size.
 const STEP_BYTES: usize = 1 << 20;
 /// Limits concurrent decompression, which costs CPU time and memory that is only charged afterwards.
 static UNPACKING: Semaphore = Semaphore::const_new(2);

@@ -21,22 +21,22 @@ fn last(refused: Result<Bytes, BodyError>) -> u16 {
 
 #[tokio::test(start_paused = true)]
 async fn slow_body_times_out_even_if_bytes_keep_arriving() {
-    let memory = MemoryBudget::of(BUDGET);
-    let begin = Instant::now();
+    let memory = MemoryBudget::new(BUDGET);
+    let start = Instant::now();
     assert_eq!(last(read_body(&memory, request(stream::pending())).await), 408);
-    assert!(begin.elapsed() < BODY_TIMEOUT + Duration::from_secs(1));
+    assert!(start.elapsed() < BODY_TIMEOUT + Duration::from_secs(1));
     let trickle = stream::unfold((), async |()| {
         time::sleep(Duration::from_secs(1)).await;
         Some((Ok(Bytes::from_static(b" ")), ()))
     });
-    let begin = Instant::now();
+    let start = Instant::now();
     assert_eq!(last(read_body(&memory, request(trickle)).await), 408);
-    assert!((BODY_TIMEOUT..BODY_TIMEOUT * 2).contains(&begin.elapsed()));
+    assert!((BODY_TIMEOUT..BODY_TIMEOUT * 2).contains(&start.elapsed()));
 }
 
 #[tokio::test]
 async fn body_refused_midway_releases_its_memory() {
-    let memory = MemoryBudget::of(BUDGET);
+    let memory = MemoryBudget::new(BUDGET);
     let pieces = || stream::iter((0..3).map(|_| Ok(Bytes::from(vec![0; 1 << 20]))));
     let bytes_max = 16 << 20;
     let refused = read_charged(&memory, request(pieces()), UNCHARGED_BYTES_MAX, bytes_max).await;

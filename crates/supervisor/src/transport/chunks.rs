@@ -66,7 +66,7 @@ mod tests {
 
     #[tokio::test]
     async fn reservation_is_released_with_the_last_part() {
-        let budget = MemoryBudget::of(7 * 1024);
+        let budget = MemoryBudget::new(7 * 1024);
         let reservation = budget.reserve(7 * 1024, 0).unwrap();
         let parts = [Bytes::from("one"), Bytes::from("two")];
         let mut body = body(with_reservation(parts, reservation));

@@ -11,7 +11,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-/// Largest piece of a body. Progress is visible once per piece.
+/// Maximum size of a piece. Progress is visible once per piece.
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// A resource that a response keeps.

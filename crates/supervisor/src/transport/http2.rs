@@ -26,14 +26,14 @@ use crate::transport::{
     slots::ConnectionSlot,
 };
 
-/// Concurrent calls on one connection.
+/// Maximum concurrent calls on one connection.
 const STREAMS_MAX: u32 = 128;
 /// Calls that a client may open and reset before they are processed, or that were refused. Beyond this
 /// the connection is closed; no well-behaved client needs more (CVE-2023-44487).
 const RESETS_MAX: usize = 64;
-/// Largest headers of a call, in bytes.
+/// Maximum size of a call's headers in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
-/// Bytes of one call's response that may wait for the client to read.
+/// Maximum unread bytes of one call's response.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// How long a connection may be without a call. Clients reconnect for the next one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -55,7 +55,7 @@ pub(super) struct Calls {
 
 /// Counts the open calls of a connection.
 #[derive(Clone, Copy, Debug, Default)]
-struct Open {
+struct OpenCalls {
     /// Whether there was ever a call.
     any: bool,
     open: usize,
@@ -63,12 +63,12 @@ struct Open {
 
 /// Counts response pieces that the client has not read. Such a client may still answer pings.
 #[derive(Debug)]
-struct Unsent {
+struct UnreadPieces {
     slot: Arc<ConnectionSlot>,
     pieces: Mutex<usize>,
 }
 
-impl Unsent {
+impl UnreadPieces {
     fn change(&self, change: impl FnOnce(usize) -> usize) {
         let mut pieces = self.pieces.lock().unwrap_or_else(PoisonError::into_inner);
         let before = *pieces;
@@ -85,19 +85,19 @@ impl Unsent {
 /// A call in progress.
 #[derive(Debug)]
 struct Call {
-    calls: watch::Sender<Open>,
-    unsent: Arc<Unsent>,
+    calls: watch::Sender<OpenCalls>,
+    unsent: Arc<UnreadPieces>,
     /// The call may stay open indefinitely. Its connection counts as idle, otherwise a few clients with
     /// such calls could occupy all slots forever.
     may_idle: bool,
 }
 
 impl Call {
-    fn begin(calls: &watch::Sender<Open>, unsent: &Arc<Unsent>, may_idle: bool) -> Self {
+    fn begin(calls: &watch::Sender<OpenCalls>, unsent: &Arc<UnreadPieces>, may_idle: bool) -> Self {
         if !may_idle {
             unsent.slot.answer_begins();
         }
-        calls.send_modify(|calls| *calls = Open { any: true, open: calls.open + 1 });
+        calls.send_modify(|calls| *calls = OpenCalls { any: true, open: calls.open + 1 });
         Self { calls: calls.clone(), unsent: Arc::clone(unsent), may_idle }
     }
 }
@@ -132,8 +132,8 @@ pub(super) async fn process(
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
-    let (calls, seen) = watch::channel(Open::default());
-    let unsent = Arc::new(Unsent { slot, pieces: Mutex::new(0) });
+    let (calls, seen) = watch::channel(OpenCalls::default());
+    let unsent = Arc::new(UnreadPieces { slot, pieces: Mutex::new(0) });
     let service = service_fn(move |request: Request<Incoming>| {
         let may_idle = may_idle(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
@@ -175,7 +175,7 @@ fn is_gone(error: &hyper::Error) -> bool {
 }
 
 /// Waits until the client should be told to make no more calls.
-async fn closing(mut seen: watch::Receiver<Open>, mut drain: watch::Receiver<bool>) {
+async fn closing(mut seen: watch::Receiver<OpenCalls>, mut drain: watch::Receiver<bool>) {
     loop {
         let idle = seen.borrow_and_update().open == 0;
         tokio::select! {

@@ -120,13 +120,13 @@ async fn client_that_resets_every_call_is_disconnected() {
 #[tokio::test(start_paused = true)]
 async fn dead_and_idle_clients_are_disconnected_in_time() {
     let mut client = Client::new().await;
-    let begin = Instant::now();
+    let start = Instant::now();
     client.next_of(PING).await;
     while client.next().await.is_some() {}
-    let (ended, due) = (begin.elapsed(), PING_INTERVAL + PING_TIMEOUT);
+    let (ended, due) = (start.elapsed(), PING_INTERVAL + PING_TIMEOUT);
     assert!((due..due + PING_TIMEOUT).contains(&ended), "{ended:?}");
     let mut client = Client::new().await;
-    let begin = Instant::now();
+    let start = Instant::now();
     loop {
         let next = client.next().await.expect("a frame");
         match (next.kind, next.flags) {
@@ -135,6 +135,6 @@ async fn dead_and_idle_clients_are_disconnected_in_time() {
             _ => {}
         }
     }
-    let idle = begin.elapsed();
+    let idle = start.elapsed();
     assert!((IDLE_TIMEOUT..IDLE_TIMEOUT + PING_INTERVAL).contains(&idle), "{idle:?}");
 }

@@ -16,11 +16,11 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::transport::secret_file::{self, FileError};
 
-/// Largest file, in bytes.
+/// Maximum size of the file in bytes.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
-/// Most keys in the file. Every request is compared with all of them.
+/// Maximum keys in the file. Every request is compared with all of them.
 const KEYS_MAX: usize = 1000;
-/// Smallest key, in bytes. A shorter one could be guessed.
+/// Minimum length of a key in bytes. A shorter one could be guessed.
 const KEY_BYTES_MIN: usize = 8;
 
 type KeyDigest = [u8; 32];

@@ -56,8 +56,8 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 const SLOW_TICK: Duration = Duration::from_secs(5);
 /// How long an idle connection stays open during a drain. A request in flight is answered with
 /// `connection: close`.
-const PARTING: Duration = Duration::from_secs(2);
-/// Largest request headers, in bytes.
+const DRAIN_GRACE: Duration = Duration::from_secs(2);
+/// Maximum size of request headers in bytes.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 /// Pause of the accept loop when descriptors are exhausted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -157,7 +157,7 @@ impl Listener {
         // that tokio's budget does not interrupt the loop.
         tokio::task::unconstrained(async {
             for _ in 0..QUEUED_MAX {
-                let patience = if waiting.is_some() { PARTING } else { Duration::ZERO };
+                let patience = if waiting.is_some() { DRAIN_GRACE } else { Duration::ZERO };
                 match time::timeout(patience, self.accept(&mut waiting)).await {
                     Ok(Some((stream, slot))) => self.serve(stream, slot, &graceful, &drain),
                     // The client disconnected.
@@ -279,7 +279,7 @@ impl Connection {
             // On error the handshake fails as well.
             _ = stream.peek(&mut first) => {}
             // Biased: bytes that have arrived win over the end of the drain.
-            () = parting(self.drain.clone()) => return,
+            () = drain_grace_ended(self.drain.clone()) => return,
         }
         // Read now: the certificate may have been reloaded since the client connected.
         match TlsAcceptor::from(tls.config(&[self.protocol.alpn()])).accept(stream).await {
@@ -306,7 +306,7 @@ impl Connection {
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
-                let answering = Answering::begin(seen);
+                let answering = BusyGuard::begin(seen);
                 let mut response = router.oneshot(request.map(Body::new)).await;
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -326,7 +326,7 @@ impl Connection {
         let result = tokio::select! {
             result = connection.as_mut() => result,
             // Not for `last`: hyper would close before reading the request.
-            () = parting(drain), if !last => {
+            () = drain_grace_ended(drain), if !last => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -339,28 +339,28 @@ impl Connection {
 }
 
 /// Marks the connection as busy until dropped.
-struct Answering(Arc<ConnectionSlot>);
+struct BusyGuard(Arc<ConnectionSlot>);
 
-impl Answering {
+impl BusyGuard {
     fn begin(slot: Arc<ConnectionSlot>) -> Self {
         slot.answer_begins();
         Self(slot)
     }
 }
 
-impl BodyResource for Answering {}
+impl BodyResource for BusyGuard {}
 
-impl Drop for Answering {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
         self.0.answer_ends();
     }
 }
 
 /// Waits until an idle connection should close during a drain.
-async fn parting(mut drain: watch::Receiver<bool>) {
+async fn drain_grace_ended(mut drain: watch::Receiver<bool>) {
     // An error means that the sender was dropped: drain as well.
     let _ = drain.wait_for(|drain| *drain).await;
-    time::sleep(PARTING).await;
+    time::sleep(DRAIN_GRACE).await;
 }
 
 /// Waits until the client exceeds a time limit.

@@ -27,8 +27,8 @@ async fn connection_idle_for_too_long_is_closed() {
         let count = client.read(&mut buffer).await.unwrap();
         assert!(buffer[..count].starts_with(b"HTTP/1.1 200"));
     }
-    let begin = Instant::now();
+    let start = Instant::now();
     assert_eq!(client.read(&mut buffer).await.unwrap(), 0);
-    let idle = begin.elapsed();
+    let idle = start.elapsed();
     assert!((IDLE_TIMEOUT..IDLE_TIMEOUT + SLOW_TICK).contains(&idle), "{idle:?}");
 }

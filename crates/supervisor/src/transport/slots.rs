@@ -209,7 +209,7 @@ mod tests {
         assert!(slots.take().is_none(), "all are in use");
         answered.set(Phase::Answering);
         headers.received();
-        // The connection answered last is the youngest of the idle ones.
+        // The connection answered last has been idle for the shortest time.
         young.set(Phase::Answering);
         young.set(Phase::Idle);
         old.was_active();

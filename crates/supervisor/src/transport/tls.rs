@@ -15,7 +15,7 @@ use rustls::{
 
 use crate::transport::secret_file::{self, FileError};
 
-/// Largest size of either file, in bytes.
+/// Maximum size of either file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Paths of a certificate and its key, both PEM.

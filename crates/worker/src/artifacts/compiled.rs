@@ -73,7 +73,7 @@ pub(crate) struct Key(String);
 
 impl Key {
     /// Returns the key of this build of ONNX Runtime on this machine.
-    pub(crate) fn of(runtime: &Runtime) -> Self {
+    pub(crate) fn new(runtime: &Runtime) -> Self {
         Self::from_parts(&runtime.identity(), &CPU)
     }
 
@@ -149,7 +149,7 @@ impl<'a> Compilation<'a> {
         Ok(Self { root, key, _lock: lock })
     }
 
-    /// Returns whether a sound compiled form exists already.
+    /// Returns whether a valid compiled form exists already.
     pub(crate) fn is_done(&self) -> bool {
         is_sound(self.root, self.key)
     }
@@ -176,10 +176,10 @@ impl<'a> Compilation<'a> {
             if is_aligned(&compiled)? {
                 break;
             }
-            // The next arrangement may not write this file.
+            // The next arrangement may write no such file, so remove this one.
             let _ = fs::remove_file(temporary.path().join(COMPILED_WEIGHTS));
         }
-        Manifest::of(temporary.path())
+        Manifest::from_files(temporary.path())
             .and_then(|all| all.write(temporary.path()))
             .map_err(message)?;
         accept(&compiled)?;
@@ -203,7 +203,7 @@ impl<'a> Compilation<'a> {
 }
 
 /// Returns whether all packed weights are aligned. Kernels crash on unaligned weights, and ONNX
-/// Runtime writes them right behind the previous tensor.
+/// Runtime writes them directly after the previous tensor.
 fn is_aligned(compiled: &Path) -> Result<bool, String> {
     let message = |error: io::Error| format!("{}: {error}", compiled.display());
     let file = File::open(compiled).map_err(message)?;
@@ -220,7 +220,7 @@ fn is_aligned(compiled: &Path) -> Result<bool, String> {
 }
 
 impl Manifest {
-    fn of(dir: &Path) -> io::Result<Self> {
+    fn from_files(dir: &Path) -> io::Result<Self> {
         let mut files = Vec::new();
         // Small models have no separate weights file.
         for name in [MODEL, COMPILED_WEIGHTS] {

@@ -1,5 +1,5 @@
-//! The measured costs of running a version on this machine. Measured when the compiled form is made
-//! and stored beside it. An unreadable file counts as missing.
+//! The measured costs of running a version on this machine. Measured when the compiled form is
+//! built, and stored next to it. An unreadable file counts as missing.
 
 use std::{fs, io, path::Path, time::Duration};
 

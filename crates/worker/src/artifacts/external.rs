@@ -121,7 +121,7 @@ mod tests {
     use crate::artifacts::graph::tests::{external, model, node};
 
     /// Returns the weights files of a model `file` with this graph, beside a file `w` of ten bytes.
-    fn of(file: &str, graph: &[Vec<u8>]) -> Result<ExternalFiles, String> {
+    fn external_files_in(file: &str, graph: &[Vec<u8>]) -> Result<ExternalFiles, String> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(file);
         let folder = path.parent().unwrap().to_owned();
@@ -135,9 +135,9 @@ mod tests {
     #[test]
     fn weights_files_are_relative_to_the_source_and_unique() {
         let graph = [external(5, "w", 0, 4), node(external(5, "./w", 4, 6))];
-        assert_eq!(of("model.onnx", &graph).unwrap().files, ["w"]);
-        assert_eq!(of("onnx/model_x.onnx", &graph).unwrap().files, ["onnx/w"]);
-        assert_eq!(of("model.onnx", &[]).unwrap(), ExternalFiles::default());
+        assert_eq!(external_files_in("model.onnx", &graph).unwrap().files, ["w"]);
+        assert_eq!(external_files_in("onnx/model_x.onnx", &graph).unwrap().files, ["onnx/w"]);
+        assert_eq!(external_files_in("model.onnx", &[]).unwrap(), ExternalFiles::default());
     }
 
     #[test]
@@ -154,7 +154,8 @@ mod tests {
             ("a\nb", 4, "which is not a file name"),
             ("m.onnx", 4, "named like a model"),
         ] {
-            let message = of("onnx/m.onnx", &[external(5, location, 0, end)]).unwrap_err();
+            let message =
+                external_files_in("onnx/m.onnx", &[external(5, location, 0, end)]).unwrap_err();
             assert!(message.contains(reason), "{location}: {message}");
         }
     }
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn too_many_weights_files_are_refused() {
         let graph: Vec<_> = (0..=FILES_MAX).map(|i| external(5, &format!("w{i}"), 0, 4)).collect();
-        assert!(of("m.onnx", &graph).unwrap_err().contains("more than 900 files"));
+        assert!(external_files_in("m.onnx", &graph).unwrap_err().contains("more than 900 files"));
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn find_models(dir: &Path, at: &str, depth: usize, found: &mut Vec<String>) -> s
 mod tests {
     use super::*;
 
-    fn of(files: &[&str]) -> Result<Option<String>, Refusal> {
+    fn model_file_of(files: &[&str]) -> Result<Option<String>, Refusal> {
         let dir = tempfile::tempdir().unwrap();
         for file in files {
             let path = dir.path().join(file);
@@ -79,14 +79,20 @@ mod tests {
 
     #[test]
     fn version_has_one_model_file_of_any_name() {
-        assert_eq!(of(&["config.json", "model.safetensors"]), Ok(None));
+        assert_eq!(model_file_of(&["config.json", "model.safetensors"]), Ok(None));
         for file in ["model.onnx", "onnx/model.onnx", "onnx/model_O2.onnx", "0_Transformer/m.onnx"]
         {
-            assert_eq!(of(&[file, "onnx/model.onnx_data", "config.json"]), Ok(Some(file.into())));
+            assert_eq!(
+                model_file_of(&[file, "onnx/model.onnx_data", "config.json"]),
+                Ok(Some(file.into()))
+            );
         }
         // A version of an earlier release.
-        assert_eq!(of(&["model.onnx", "model.onnx.data"]), Ok(Some("model.onnx".into())));
-        let refusal = of(&["a.onnx", "onnx/b.onnx"]).unwrap_err();
+        assert_eq!(
+            model_file_of(&["model.onnx", "model.onnx.data"]),
+            Ok(Some("model.onnx".into()))
+        );
+        let refusal = model_file_of(&["a.onnx", "onnx/b.onnx"]).unwrap_err();
         assert!(refusal.message.contains("a.onnx, onnx/b.onnx"), "{refusal}");
     }
 }

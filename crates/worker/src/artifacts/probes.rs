@@ -89,12 +89,12 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Returns probes of concatenated rows, one of `dimension` values per text.
-    pub(crate) fn of_rows(dimension: usize, embeddings: Vec<f32>) -> Self {
+    pub(crate) fn from_rows(dimension: usize, embeddings: Vec<f32>) -> Self {
         Self { dimension, embeddings }
     }
 
     /// Returns the probes of a model that returns no embeddings.
-    pub(crate) fn of_values(mut values: Vec<f32>) -> Self {
+    pub(crate) fn from_values(mut values: Vec<f32>) -> Self {
         values.truncate(VALUES_MAX);
         for value in values.iter_mut().filter(|value| !value.is_finite()) {
             *value = if value.is_nan() { 0.0 } else { value.signum() };
@@ -141,7 +141,7 @@ impl Probes {
     /// Requires that a rerun over the first texts, or all of them, gives the same outputs.
     ///
     /// # Errors
-    /// The outputs differ. The message names `file`, which made them, and the cosine.
+    /// The outputs differ. The message names `file`, which produced them, and the cosine.
     pub(crate) fn require(&self, again: &Self, file: &str) -> Result<(), Refusal> {
         let mut pairs = self.rows().zip(again.rows());
         if again.rows().len() > 0 && pairs.all(|(a, b)| is_same(b, &a[..a.len().min(b.len())])) {
@@ -195,8 +195,8 @@ fn texts_digest() -> [u8; 8] {
 pub(crate) fn is_same(a: &[f32], b: &[f32]) -> bool {
     let length = |of: &[f32]| of.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     let (long, short) = (length(a).max(length(b)), length(a).min(length(b)));
-    let apart = long - short;
-    let near = apart <= SAME_LENGTH_MIN || apart <= SAME_LENGTH * long;
+    let difference = long - short;
+    let near = difference <= SAME_LENGTH_MIN || difference <= SAME_LENGTH * long;
     // The direction of a near-zero vector is meaningless.
     a.len() == b.len() && near && (long <= SAME_LENGTH_MIN || cosine(a, b) >= SAME_COSINE_MIN)
 }
@@ -264,9 +264,9 @@ mod tests {
         assert!(!is_same(&[1.0, 2.0], &[2.0, 4.0]));
         assert!(!is_same(&[1.0], &[-1.0]) && !is_same(&[3.0], &[4.0]) && is_same(&[3.0], &[3.01]));
         assert!(is_same(&[1e-5], &[-1e-5]), "near-zero vectors are the same");
-        let expected = Probes::of_values(vec![3.0, 4.0, f32::NAN]);
-        assert!(expected.require(&Probes::of_values(vec![3.0]), "x").is_ok());
-        assert!(expected.require(&Probes::of_values(vec![3.3]), "x").is_err());
+        let expected = Probes::from_values(vec![3.0, 4.0, f32::NAN]);
+        assert!(expected.require(&Probes::from_values(vec![3.0]), "x").is_ok());
+        assert!(expected.require(&Probes::from_values(vec![3.3]), "x").is_err());
     }
 
     #[test]

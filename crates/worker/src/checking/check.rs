@@ -75,7 +75,7 @@ pub(crate) fn check(
             runtime,
             (dir, Some(facts.max_tokens)),
             root,
-            &Key::of(runtime),
+            &Key::new(runtime),
             Some(probes),
         ),
     };
@@ -88,7 +88,7 @@ pub(crate) fn check(
 
 /// Returns the costs measured when the version was compiled.
 fn costs(root: &Path, runtime: &Runtime) -> Option<CostTable> {
-    let model = compiled::find(root, &Key::of(runtime))?;
+    let model = compiled::find(root, &Key::new(runtime))?;
     Costs::read(model.parent()?).map(|costs| costs.reported_table())
 }
 

@@ -1,6 +1,6 @@
-//! Finds a version's compiled form, or makes one. A new one must reproduce the outputs of the plain
-//! model, and the costs of its runs are measured. A failure here does not refuse the version; it then
-//! serves from the plain model.
+//! Finds a version's compiled form, or builds one. A new one must reproduce the outputs of the
+//! plain model, and the costs of its runs are measured. A failure here does not refuse the version;
+//! it then serves from the plain model.
 
 use std::{io, path::Path};
 
@@ -17,7 +17,7 @@ use crate::{
     session::Runtime,
 };
 
-/// Ensures a sound compiled form of the version in `dir` and returns whether it had to be made.
+/// Ensures a valid compiled form of the version in `dir` and returns whether it had to be built.
 /// `max_tokens` limits texts, if known. `measured` holds the plain model's outputs for the fixed
 /// texts, if known.
 ///

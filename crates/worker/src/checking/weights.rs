@@ -78,7 +78,7 @@ mod tests {
         walk_bytes,
     };
 
-    fn of(bytes: &[u8]) -> Option<DataType> {
+    fn datatype_in(bytes: &[u8]) -> Option<DataType> {
         let mut weights = Weights::default();
         let end = bytes.len() as u64;
         walk_bytes(Cursor::new(bytes), end, &mut |tensor| weights.add(&tensor)).ok()?;
@@ -99,25 +99,25 @@ mod tests {
             (vec![], None),
         ];
         for (graph, expected) in cases {
-            assert_eq!(of(&model(&graph)), expected);
+            assert_eq!(datatype_in(&model(&graph)), expected);
         }
     }
 
     #[test]
     fn weights_in_packed_shapes_constants_and_inner_graphs_count() {
         let packed = message(5, &[message(1, &[varint(300), varint(7)]), number(2, 16)]);
-        assert_eq!(of(&model(&[packed])), Some(DataType::Bf16));
-        assert_eq!(of(&model(&[node(tensor(5, 2, &[9]))])), Some(DataType::Uint8));
+        assert_eq!(datatype_in(&model(&[packed])), Some(DataType::Bf16));
+        assert_eq!(datatype_in(&model(&[node(tensor(5, 2, &[9]))])), Some(DataType::Uint8));
         let inner = message(6, &[tensor(5, 11, &[2])]);
-        assert_eq!(of(&model(&[node(inner)])), Some(DataType::Fp64));
+        assert_eq!(datatype_in(&model(&[node(inner)])), Some(DataType::Fp64));
         let sparse = message(15, &[tensor(1, 1, &[2]), tensor(2, 7, &[100])]);
-        assert_eq!(of(&model(&[sparse])), Some(DataType::Fp32), "indices are not weights");
+        assert_eq!(datatype_in(&model(&[sparse])), Some(DataType::Fp32), "indices are not weights");
     }
 
     #[test]
     fn damaged_file_has_no_known_data_type() {
         let huge = model(&[tensor(5, 1, &[u64::MAX, u64::MAX]), tensor(5, 1, &[u64::MAX])]);
-        assert_eq!(of(&huge), Some(DataType::Fp32));
-        assert_eq!(of(&huge[..huge.len() - 20]), None);
+        assert_eq!(datatype_in(&huge), Some(DataType::Fp32));
+        assert_eq!(datatype_in(&huge[..huge.len() - 20]), None);
     }
 }

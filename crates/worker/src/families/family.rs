@@ -30,7 +30,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) dir: &'a Path,
     /// The version's `onnxd.toml`.
     pub(crate) model_config: &'a ModelConfig,
-    /// The graph: the version's model_config file or its compiled form. `None` if the version has none.
+    /// The graph: the version's own file or its compiled form. `None` if the version has none.
     pub(crate) model: Option<&'a Path>,
     /// The model's name in messages.
     pub(crate) file: &'a str,
@@ -43,7 +43,7 @@ pub(crate) struct Helpers<'a> {
     pub(crate) runtime: &'a Arc<Runtime>,
     /// The compiled model. Without its shared weights, memory use would double.
     pub(crate) model: &'a Path,
-    /// CPUs in addition to the process's model_config; at least one.
+    /// CPUs in addition to the process's own; at least one.
     pub(crate) cpus: &'a Arc<[u16]>,
 }
 
@@ -151,7 +151,7 @@ pub(crate) trait Family: Send {
     /// The family has no single vector per text, or the model fails on this text.
     fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
         let message =
-            format!("the model has no single vector for a text ({} bytes given)", text.len());
+            format!("the model does not return one vector per text (text of {} bytes)", text.len());
         Err(RefusalKind::Contract.because(message))
     }
 

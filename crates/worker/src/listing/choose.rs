@@ -105,7 +105,7 @@ fn refuse(message: String) -> Result<Chosen, Refusal> {
 mod tests {
     use super::*;
 
-    fn of(models: &[&str], choice: &ModelChoice, cpu: Cpu) -> Result<String, String> {
+    fn choose_file(models: &[&str], choice: &ModelChoice, cpu: Cpu) -> Result<String, String> {
         let models: Vec<String> = models.iter().map(ToString::to_string).collect();
         choose(&models, choice, "onnxd.toml", cpu)
             .map(|chosen| chosen.file)
@@ -113,7 +113,7 @@ mod tests {
     }
 
     fn variant(models: &[&str], name: &str, cpu: Cpu) -> Result<String, String> {
-        of(models, &ModelChoice::Variant(name.to_owned()), cpu)
+        choose_file(models, &ModelChoice::Variant(name.to_owned()), cpu)
     }
 
     const OLD: Cpu = Cpu { avx2: true, avx512: false, avx512_vnni: false, arm64: false };
@@ -129,12 +129,12 @@ mod tests {
             (&["bge.onnx"][..], "bge.onnx"),
             (&["0_T/onnx/model.onnx", "0_T/onnx/model_O2.onnx"][..], "0_T/onnx/model.onnx"),
         ] {
-            assert_eq!(of(models, &ModelChoice::Unstated, OLD), Ok(expected.to_owned()));
+            assert_eq!(choose_file(models, &ModelChoice::Unstated, OLD), Ok(expected.to_owned()));
         }
-        let message = of(&[], &ModelChoice::Unstated, OLD).unwrap_err();
+        let message = choose_file(&[], &ModelChoice::Unstated, OLD).unwrap_err();
         assert!(message.contains("neither model.onnx nor onnx/model.onnx exists"), "{message}");
         let two = ["onnx/model_fp16.onnx", "onnx/model_int8.onnx"];
-        let message = of(&two, &ModelChoice::Unstated, OLD).unwrap_err();
+        let message = choose_file(&two, &ModelChoice::Unstated, OLD).unwrap_err();
         for part in [two[0], two[1], "file = ", "?file=", "?variant="] {
             assert!(message.contains(part), "{message}");
         }
@@ -144,8 +144,11 @@ mod tests {
     fn missing_file_is_refused_with_the_available_ones() {
         let models = ["onnx/model.onnx", "onnx/model_O2.onnx"];
         let choice = |file: &str| ModelChoice::file(file).unwrap();
-        assert_eq!(of(&models, &choice("onnx/model_O2.onnx"), OLD).unwrap(), "onnx/model_O2.onnx");
-        let message = of(&models, &choice("onnx/model_O3.onnx"), OLD).unwrap_err();
+        assert_eq!(
+            choose_file(&models, &choice("onnx/model_O2.onnx"), OLD).unwrap(),
+            "onnx/model_O2.onnx"
+        );
+        let message = choose_file(&models, &choice("onnx/model_O3.onnx"), OLD).unwrap_err();
         for part in ["onnx/model_O3.onnx", "onnxd.toml", "onnx/model_O2.onnx"] {
             assert!(message.contains(part), "{message}");
         }

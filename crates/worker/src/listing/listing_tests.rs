@@ -8,7 +8,7 @@ use crate::artifacts::graph::tests::{external, model, node};
 struct Source(tempfile::TempDir);
 
 impl Source {
-    fn of(files: &[(&str, &[u8])]) -> Self {
+    fn new(files: &[(&str, &[u8])]) -> Self {
         let source = Self(tempfile::tempdir().unwrap());
         for (name, bytes) in files {
             let path = source.0.path().join(name);
@@ -36,7 +36,7 @@ fn external_data_is_listed_under_any_name() {
         node(external(5, "Constant_7_attr__value", 0, 2)),
         external(5, "onnx__MatMul_1", 0, 4),
     ]);
-    let source = Source::of(&[
+    let source = Source::new(&[
         ("onnx/model.onnx", &graph),
         ("onnx/model.onnx_data", b"1234"),
         ("onnx/Constant_7_attr__value", b"12"),
@@ -56,7 +56,7 @@ fn external_data_is_listed_under_any_name() {
 
 #[test]
 fn source_uri_overrides_onnxd_toml() {
-    let source = Source::of(&[
+    let source = Source::new(&[
         ("onnx/model.onnx", &model(&[])),
         ("onnx/model_O2.onnx", &model(&[])),
         ("onnx/model_fp16.onnx", &model(&[])),
@@ -85,17 +85,18 @@ fn static_embeddings_need_no_graph() {
     let potion = (b"{\"model_type\": \"model2vec\"}".as_slice(), "config.json");
     for (settings, name) in [(STATIC, "modules.json"), potion] {
         for weights in ["model.safetensors", "0_StaticEmbedding/model.safetensors"] {
-            let source = Source::of(&[(name, settings), (weights, b"x"), ("onnx/model.onnx", b"")]);
+            let source =
+                Source::new(&[(name, settings), (weights, b"x"), ("onnx/model.onnx", b"")]);
             let listing = source.list(&ModelChoice::Unstated).unwrap();
             assert_eq!((listing.model, listing.external), (None, vec![]), "{name} {weights}");
             let file = ModelChoice::file("onnx/model.onnx").unwrap();
             assert_eq!(source.chosen(&file).unwrap(), "onnx/model.onnx", "the file was requested");
         }
     }
-    let message = Source::of(&[("modules.json", STATIC)]).chosen(&ModelChoice::Unstated);
+    let message = Source::new(&[("modules.json", STATIC)]).chosen(&ModelChoice::Unstated);
     assert!(message.unwrap_err().contains("model.safetensors is missing"));
     // onnxd cannot run the weights of other kinds of models.
-    let source = Source::of(&[("config.json", b"{}"), ("model.safetensors", b"x")]);
+    let source = Source::new(&[("config.json", b"{}"), ("model.safetensors", b"x")]);
     let message = source.chosen(&ModelChoice::Unstated).unwrap_err();
     assert!(message.contains("neither model.onnx nor onnx/model.onnx"), "{message}");
 }
@@ -103,9 +104,9 @@ fn static_embeddings_need_no_graph() {
 #[test]
 fn pointers_dangling_links_and_fifos_are_refused_by_name() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
-    let message = Source::of(&[("model.onnx", pointer)]).chosen(&ModelChoice::Unstated);
+    let message = Source::new(&[("model.onnx", pointer)]).chosen(&ModelChoice::Unstated);
     assert!(message.unwrap_err().contains("model.onnx is a Git LFS pointer"));
-    let source = Source::of(&[]);
+    let source = Source::new(&[]);
     let path = source.0.path().join("model.onnx");
     symlink("gone", &path).unwrap();
     let message = source.chosen(&ModelChoice::Unstated).unwrap_err();
@@ -118,14 +119,14 @@ fn pointers_dangling_links_and_fifos_are_refused_by_name() {
 
 #[test]
 fn tokenizer_in_another_folder_is_reported() {
-    let source = Source::of(&[("onnx/model.onnx", &model(&[])), ("onnx/tokenizer.json", b"{}")]);
+    let source = Source::new(&[("onnx/model.onnx", &model(&[])), ("onnx/tokenizer.json", b"{}")]);
     let notes = source.list(&ModelChoice::Unstated).unwrap().notes;
     assert_eq!(notes, ["the tokenizer is onnx/tokenizer.json"]);
 }
 
 #[test]
 fn directory_with_too_many_files_is_refused() {
-    let source = Source::of(&[("model.onnx", &model(&[]))]);
+    let source = Source::new(&[("model.onnx", &model(&[]))]);
     for number in 0..folder::ENTRIES_MAX {
         File::create(source.0.path().join(format!("{number}.npy"))).unwrap();
     }

@@ -83,19 +83,18 @@ pub(crate) fn list(dir: &Path, choice: &ModelChoice) -> Result<Listing, Refusal>
 
 /// Reads the choice of the model file from `onnxd.toml`.
 fn configured_choice(folder: &Folder) -> Result<ModelChoice, Refusal> {
-    let wrong = |reason: &dyn std::fmt::Display| {
+    let invalid = |reason: &dyn std::fmt::Display| {
         RefusalKind::Contract.because(format!("{SETTINGS_FILE}: {reason}"))
     };
     let Some(text) = folder.read_text(SETTINGS_FILE)? else { return Ok(ModelChoice::Unstated) };
-    let settings: ChoiceSettings = toml::from_str(&text).map_err(|error| wrong(&error))?;
+    let settings: ChoiceSettings = toml::from_str(&text).map_err(|error| invalid(&error))?;
     match (settings.file, settings.variant) {
         (None, None) => Ok(ModelChoice::Unstated),
-        (Some(file), None) => {
-            ModelChoice::file(&file).map_err(|reason| wrong(&format!("file = {file:?}: {reason}")))
-        }
+        (Some(file), None) => ModelChoice::file(&file)
+            .map_err(|reason| invalid(&format!("file = {file:?}: {reason}"))),
         (None, Some(name)) => ModelChoice::variant(&name)
-            .map_err(|reason| wrong(&format!("variant = {name:?}: {reason}"))),
-        (Some(_), Some(_)) => Err(wrong(&"set `file` or `variant`, not both")),
+            .map_err(|reason| invalid(&format!("variant = {name:?}: {reason}"))),
+        (Some(_), Some(_)) => Err(invalid(&"set `file` or `variant`, not both")),
     }
 }
 

@@ -151,8 +151,8 @@ impl Watch {
     /// sockets before it exits. Nor does SIGTERM: it is sent when the thread that started us ends,
     /// while another thread of the supervisor can briefly become our parent.
     fn is_supervisor_gone(&self) -> bool {
-        let begin = Instant::now();
-        while !self.orphaned() && begin.elapsed() < SUPERVISOR_EXIT_TIMEOUT {
+        let start = Instant::now();
+        while !self.orphaned() && start.elapsed() < SUPERVISOR_EXIT_TIMEOUT {
             thread::sleep(SUPERVISOR_EXIT_POLL);
         }
         self.orphaned()

@@ -3,7 +3,7 @@
 
 use std::{fs::File, os::unix::fs::FileExt, sync::LazyLock};
 
-/// `/proc/self/status` has about 1.5 kB.
+/// `/proc/self/status` is about 1.5 kB.
 const STATUS_BYTES_MAX: usize = 8192;
 
 static STATUS: LazyLock<Option<File>> = LazyLock::new(|| File::open("/proc/self/status").ok());

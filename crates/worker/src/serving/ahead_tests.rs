@@ -9,7 +9,7 @@ use super::*;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than the thread takes to do something wrong.
-const A_WHILE: Duration = Duration::from_millis(50);
+const SETTLE_TIME: Duration = Duration::from_millis(50);
 
 /// A loaded version that reports the thread on which it is freed.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ impl Drop for Loaded {
 struct Bench {
     loader: Loader<Loaded>,
     /// The versions whose loading began.
-    begun: Receiver<String>,
+    started: Receiver<String>,
     /// Lets the current load finish.
     gate: Sender<()>,
     reports: Receiver<FromWorker>,
@@ -38,7 +38,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (begin, begun) = mpsc::channel();
+        let (begin, started) = mpsc::channel();
         let (gate, opened) = mpsc::channel();
         let (sender, reports) = mpsc::channel();
         let (free, freed) = mpsc::channel();
@@ -50,12 +50,12 @@ impl Bench {
         };
         let report = move |message: &FromWorker| sender.send(message.clone()).unwrap();
         let loader = Loader::start(Box::new(load), Box::new(report)).unwrap();
-        Self { loader, begun, gate, reports, free, freed }
+        Self { loader, started, gate, reports, free, freed }
     }
 
     /// Returns the next version whose loading begins.
-    fn begun(&self) -> String {
-        self.begun.recv_timeout(TIMEOUT).unwrap()
+    fn next_started(&self) -> String {
+        self.started.recv_timeout(TIMEOUT).unwrap()
     }
 
     fn let_it_load(&self) {
@@ -71,7 +71,7 @@ impl Bench {
     }
 
     fn is_quiet(&self) -> bool {
-        self.reports.recv_timeout(A_WHILE).is_err() && self.begun.try_recv().is_err()
+        self.reports.recv_timeout(SETTLE_TIME).is_err() && self.started.try_recv().is_err()
     }
 
     /// Returns the next version that is freed, and the thread that frees it.
@@ -88,16 +88,16 @@ fn in_background(version: &str) -> (String, Option<String>) {
 fn versions_load_one_at_a_time_and_the_latest_wins() {
     let bench = Bench::new();
     bench.loader.request(0, "a");
-    assert_eq!(bench.begun(), "a");
+    assert_eq!(bench.next_started(), "a");
     for (slot, version) in [(0, "b"), (1, "x"), (0, "c"), (0, "d")] {
         assert!(!bench.loader.request(slot, version));
     }
     bench.let_it_load();
     assert_eq!(bench.freed(), in_background("a"), "replaced while loading");
-    assert_eq!(bench.begun(), "x");
+    assert_eq!(bench.next_started(), "x");
     bench.let_it_load();
     assert_eq!(bench.reports(), (1, "x".into()));
-    assert_eq!(bench.begun(), "d");
+    assert_eq!(bench.next_started(), "d");
     bench.let_it_load();
     assert_eq!(bench.reports(), (0, "d".into()));
     assert!(bench.is_quiet());
@@ -109,7 +109,7 @@ fn versions_load_one_at_a_time_and_the_latest_wins() {
 fn version_requested_again_while_loading_loads_once() {
     let bench = Bench::new();
     bench.loader.request(0, "a");
-    assert_eq!(bench.begun(), "a");
+    assert_eq!(bench.next_started(), "a");
     bench.loader.request(0, "b");
     bench.loader.request(0, "a");
     bench.let_it_load();
@@ -122,12 +122,12 @@ fn version_requested_again_while_loading_loads_once() {
 fn forgotten_version_is_freed_even_while_loading() {
     let bench = Bench::new();
     bench.loader.request(0, "a");
-    assert_eq!(bench.begun(), "a");
+    assert_eq!(bench.next_started(), "a");
     bench.loader.forget(0);
     bench.let_it_load();
     assert_eq!(bench.freed(), in_background("a"));
     bench.loader.request(0, "b");
-    assert_eq!(bench.begun(), "b");
+    assert_eq!(bench.next_started(), "b");
     bench.let_it_load();
     assert_eq!(bench.reports(), (0, "b".into()));
     bench.loader.forget(1);
@@ -151,7 +151,7 @@ fn taking_another_version_frees_the_ready_one() {
 fn versions_waiting_to_be_freed_are_bounded() {
     let bench = Bench::new();
     bench.loader.request(0, "a");
-    assert_eq!(bench.begun(), "a");
+    assert_eq!(bench.next_started(), "a");
     // The thread is busy loading, so all of these wait.
     for version in ["w", "x", "y", "z"] {
         let here = Loaded { version: version.into(), freed: bench.free.clone() };
@@ -171,11 +171,11 @@ fn versions_waiting_to_be_freed_are_bounded() {
 fn deferred_work_runs_in_the_background_after_loading() {
     let bench = Bench::new();
     bench.loader.request(0, "a");
-    assert_eq!(bench.begun(), "a");
+    assert_eq!(bench.next_started(), "a");
     let free = bench.free.clone();
     let name = || thread::current().name().map(str::to_owned);
     bench.loader.defer(Box::new(move || drop(free.send(("later".into(), name())))));
-    assert!(bench.freed.recv_timeout(A_WHILE).is_err());
+    assert!(bench.freed.recv_timeout(SETTLE_TIME).is_err());
     bench.let_it_load();
     assert_eq!(bench.reports(), (0, "a".into()));
     assert_eq!(bench.freed(), in_background("later"));

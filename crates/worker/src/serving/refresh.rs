@@ -95,8 +95,8 @@ impl<V: Content> Model<V> {
 
     /// Follows the committed generation. Called once before each dispatch group, so that a group
     /// has exactly one generation. Takes the new version if it is ready, else loads it. If that
-    /// fails, the old version keeps serving under its own generation. If nothing is committed any
-    /// more, drops what is loaded. Returns a message for the supervisor, if any.
+    /// fails, the old version keeps serving under its own generation. If nothing is committed,
+    /// drops what is loaded. Returns a message for the supervisor, if any.
     pub(crate) fn refresh(
         &mut self,
         page: &ControlPageView,

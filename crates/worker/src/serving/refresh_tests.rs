@@ -82,7 +82,7 @@ impl Bench {
             max_tokens: 1,
             pooling: PoolingMode::Mean.into(),
             normalize: true,
-            ..Facts::of(Task::Embed)
+            ..Facts::new(Task::Embed)
         };
         let version = version.to_owned();
         let record =

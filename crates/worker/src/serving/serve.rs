@@ -56,7 +56,7 @@ pub(crate) fn run(
         return Err(Fault::Protocol("the first message must be Welcome".into()));
     };
     let layout = Layout::new(&welcome.state_dir);
-    let files = start.confined.then(|| Files::of_worker(&layout, &welcome.admin_socket.path));
+    let files = start.confined.then(|| Files::for_worker(&layout, &welcome.admin_socket.path));
     let files = files.transpose()?;
     let guards = files.as_ref().map(Files::try_clone).transpose()?;
     guard.watch(welcome.admin_socket.clone(), guards)?;
@@ -177,7 +177,7 @@ fn start_loader(
     helpers: Arc<[u16]>,
     sender: Sender,
 ) -> Result<Loader<LoadedVersion>, Fault> {
-    let key = Key::of(&runtime);
+    let key = Key::new(&runtime);
     let load = move |version: &str| {
         let (dir, compiled) = (layout.version(version), layout.compiled(version));
         LoadedVersion::open_to_serve(&runtime, &dir, &compiled, &key, &helpers)

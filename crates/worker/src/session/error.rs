@@ -1,4 +1,4 @@
-//! Errors of loading and running a model, classified by what people can do about them.
+//! Errors of loading and running a model, classified by their remedy.
 
 use std::fmt;
 

@@ -114,7 +114,7 @@ impl Rows {
 
 impl GraphInput {
     /// Recognizes an input of the graph.
-    pub(super) fn of(outlet: &Outlet) -> Result<Self, SessionError> {
+    pub(super) fn new(outlet: &Outlet) -> Result<Self, SessionError> {
         let name = outlet.name();
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
             return Err(unknown(name, "is not a tensor"));
@@ -134,7 +134,7 @@ impl GraphInput {
         Ok(Self { name: name.to_owned(), kind, element, shape, converted })
     }
 
-    /// Describes the input for people.
+    /// Returns a human-readable description of the input.
     pub(super) fn describe(&self) -> String {
         let how = match self.kind {
             Kind::Ids | Kind::Mask | Kind::TypeIds => "",

@@ -117,7 +117,7 @@ impl Runtime {
         if helpers.is_empty() {
             return Ok(builder);
         }
-        // ONNX Runtime counts CPUs from 1.
+        // ONNX Runtime numbers CPUs from 1.
         let cpus: Vec<String> =
             helpers.iter().map(|&cpu| (u32::from(cpu) + 1).to_string()).collect();
         Ok(builder

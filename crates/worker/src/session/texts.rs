@@ -31,7 +31,7 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Creates tokens that are all attended to.
-    pub(crate) fn of(ids: Vec<i64>, type_ids: Vec<i64>) -> Self {
+    pub(crate) fn new(ids: Vec<i64>, type_ids: Vec<i64>) -> Self {
         let attended = ids.len();
         Self { ids, type_ids, attended }
     }
@@ -116,7 +116,7 @@ impl Session {
             runtime.builder(form, helpers).and_then(|mut builder| builder.commit_from_file(model));
         let inner = opened.map_err(load_failed)?;
         let inputs: Vec<GraphInput> =
-            inner.inputs().iter().map(GraphInput::of).collect::<Result<_, SessionError>>()?;
+            inner.inputs().iter().map(GraphInput::new).collect::<Result<_, SessionError>>()?;
         if !inputs.iter().any(|input| input.kind == Kind::Ids) {
             return Err(SessionError::Contract("the graph lacks an input_ids input".into()));
         }
@@ -137,7 +137,7 @@ impl Session {
         &self.outputs
     }
 
-    /// Describes the inputs for people.
+    /// Returns a human-readable description of each input.
     pub(crate) fn describe_inputs(&self) -> Vec<String> {
         self.inputs.iter().map(GraphInput::describe).collect()
     }
@@ -186,7 +186,7 @@ impl Session {
         output.shape.last().and_then(|&size| usize::try_from(size).ok())
     }
 
-    /// Describes the selected output and its type for people.
+    /// Returns a human-readable description of the selected output and its type.
     pub(crate) fn describe_output(&self) -> String {
         let output = self.outputs.iter().find(|output| output.name == self.output);
         let datatype = output.map_or("", |output| output.datatype.name());

@@ -45,8 +45,10 @@ fn failed_load_ahead_is_reported_and_the_worker_serves() {
     let mut supervisor = Supervisor::serving("tiny/a");
     let before = supervisor.embed(&["a"]);
     supervisor.send(&ToWorker::Load { slot: 5, version: "nowhere".into() }, &[]);
-    let (_, told) = supervisor.receive();
-    let FromWorker::LoadAheadFailed { slot: 5, version, reason } = told else { panic!("{told:?}") };
+    let (_, message) = supervisor.receive();
+    let FromWorker::LoadAheadFailed { slot: 5, version, reason } = message else {
+        panic!("{message:?}")
+    };
     assert_eq!(version, "nowhere");
     assert!(reason.contains("No such file"), "{reason}");
     assert_eq!(supervisor.embed(&["a"]), before);
@@ -57,8 +59,8 @@ fn serving_and_ready_versions_are_answered_at_once() {
     let mut supervisor = Supervisor::serving("tiny/a");
     for (name, first) in [("tiny/a", false), ("tiny/b", true), ("tiny/b", false)] {
         supervisor.load_ahead(name);
-        let (_, told) = supervisor.receive();
-        let FromWorker::LoadedAhead { load_micros, .. } = told else { panic!("{told:?}") };
+        let (_, message) = supervisor.receive();
+        let FromWorker::LoadedAhead { load_micros, .. } = message else { panic!("{message:?}") };
         assert_eq!(load_micros > 0, first, "{name}");
     }
 }

@@ -34,7 +34,7 @@ fn servable_versions_are_accepted_with_their_facts() {
         inputs: ["input_ids", "attention_mask", "token_type_ids"]
             .map(|name| format!("{name} (int64)"))
             .into(),
-        ..Facts::of(Task::Embed)
+        ..Facts::new(Task::Embed)
     };
     let run_as = |facts: Facts| {
         let pooling = format!("pooling {}", facts.pooling);
@@ -61,7 +61,7 @@ fn servable_versions_are_accepted_with_their_facts() {
         ("minilm", Facts { max_tokens: 256, ..of_dimension(384) }),
     ];
     for (name, facts) in cases {
-        let outcome = Check::of_model(name).run();
+        let outcome = Check::for_model(name).run();
         assert_eq!(outcome.passed, ["load", "shapes"], "{name}");
         let not_compiled = Some("--compiled-dir is not set".to_owned());
         let facts = run_as(facts);
@@ -84,7 +84,7 @@ fn unservable_versions_are_refused_with_kind_and_cause() {
         ("tiny", Contract, &["several model files"]),
     ];
     for (name, kind, words) in cases {
-        assert_refusal(&Check::of_model(name).run().refused(), kind, words);
+        assert_refusal(&Check::for_model(name).run().refused(), kind, words);
     }
 }
 
@@ -103,7 +103,7 @@ fn weights_outside_the_version_are_refused_by_path() {
             bytes[start..][..PATH.len()].copy_from_slice(path.as_bytes());
         }
         fs::write(file, bytes).unwrap();
-        let refusal = Check::of(version.path()).run().refused();
+        let refusal = Check::new(version.path()).run().refused();
         assert_refusal(&refusal, RefusalKind::Contract, &["model.onnx", path]);
     }
 }
@@ -112,7 +112,7 @@ fn weights_outside_the_version_are_refused_by_path() {
 fn with_canaries(lines: &[u8]) -> crate::checker::Outcome {
     let version = copy("tiny/a");
     fs::write(version.path().join("canary.jsonl"), lines).unwrap();
-    Check::of(version.path()).run()
+    Check::new(version.path()).run()
 }
 
 /// Returns a canary line with a text of the reference and a model's embedding of it.
@@ -166,7 +166,7 @@ fn drift_is_reported_and_may_refuse_a_version() {
     let serving = tempfile::tempdir().unwrap();
     compile(&model("tiny/a"), serving.path());
     let against = |name: &str| {
-        Check::of_model(name).with("--serving-compiled-dir", serving.path().as_os_str())
+        Check::for_model(name).with("--serving-compiled-dir", serving.path().as_os_str())
     };
     let same = against("tiny/a").with("--min-cosine", "0.999999").run();
     assert_eq!(same.passed, ["load", "shapes", "drift"]);
@@ -181,7 +181,7 @@ fn drift_is_reported_and_may_refuse_a_version() {
     // A version that cannot be compared has no drift.
     let wide = against("tiny/wide").with("--min-cosine", "0.9").run();
     assert_eq!(wide.accepted().drift, None);
-    let nothing = Check::of_model("tiny/b").with("--serving-compiled-dir", "/nowhere").run();
+    let nothing = Check::for_model("tiny/b").with("--serving-compiled-dir", "/nowhere").run();
     assert_eq!(nothing.accepted().drift, None);
 }
 

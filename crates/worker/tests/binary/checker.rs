@@ -40,13 +40,13 @@ pub(crate) struct Check(Command);
 
 impl Check {
     /// Creates a check of the version in `dir`.
-    pub(crate) fn of(dir: &Path) -> Self {
+    pub(crate) fn new(dir: &Path) -> Self {
         Self::with_library(&onnxruntime(), dir)
     }
 
     /// Creates a check of the model `name`.
-    pub(crate) fn of_model(name: &str) -> Self {
-        Self::of(&model(name))
+    pub(crate) fn for_model(name: &str) -> Self {
+        Self::new(&model(name))
     }
 
     pub(crate) fn with_library(library: &Path, dir: &Path) -> Self {

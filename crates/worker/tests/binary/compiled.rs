@@ -46,7 +46,7 @@ fn overwrite(path: &Path, offset: u64, bytes: &[u8]) {
 fn compiled_form_computes_the_same_as_the_plain_model() {
     let root = tempfile::tempdir().unwrap();
     let root = root.path().join("compiled/tiny-a");
-    let outcome = Check::of_model("tiny/a").with("--compiled-dir", &root).run();
+    let outcome = Check::for_model("tiny/a").with("--compiled-dir", &root).run();
     assert_eq!(outcome.passed, ["load", "shapes", "compile"]);
     assert_eq!(outcome.accepted().not_compiled, None);
     assert!(!is_rebuilt(&root));
@@ -58,7 +58,7 @@ fn compiled_form_computes_the_same_as_the_plain_model() {
 #[test]
 fn version_with_external_weights_is_compiled() {
     let root = tempfile::tempdir().unwrap();
-    let outcome = Check::of_model("tiny/external").with("--compiled-dir", root.path()).run();
+    let outcome = Check::for_model("tiny/external").with("--compiled-dir", root.path()).run();
     assert_eq!(outcome.accepted().not_compiled, None);
 }
 
@@ -127,7 +127,7 @@ fn form_without_probes_is_not_served_and_is_rebuilt() {
 fn unwritable_form_does_not_refuse_the_version() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let root = file.path().join("compiled");
-    let outcome = Check::of_model("tiny/a").with("--compiled-dir", &root).run();
+    let outcome = Check::for_model("tiny/a").with("--compiled-dir", &root).run();
     assert_eq!(outcome.passed, ["load", "shapes"]);
     let reason = outcome.accepted().not_compiled.unwrap();
     assert!(reason.contains("Not a directory"), "{reason}");

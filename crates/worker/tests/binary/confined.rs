@@ -92,7 +92,7 @@ fn without<T: Send + 'static>(calls: &[i64], run: impl FnOnce() -> T + Send + 's
 fn without_seccomp_nothing_starts_and_the_flag_is_named() {
     let status = without(&[libc::SYS_seccomp], || Supervisor::start().wait_for_exit());
     assert_eq!(status.code(), Some(ExitStatus::Configuration as i32));
-    let outcome = without(&[libc::SYS_seccomp], || Check::of_model("tiny/a").run());
+    let outcome = without(&[libc::SYS_seccomp], || Check::for_model("tiny/a").run());
     let refusal = outcome.verdict.unwrap().unwrap_err();
     assert!(refusal.message.contains("--no-sandbox"), "{refusal}");
 }

@@ -21,7 +21,7 @@ pub(crate) struct Tiny {
     pub(crate) models: BTreeMap<String, Vec<Vec<f32>>>,
 }
 
-/// `tests/golden/minilm.json`, made with sentence-transformers.
+/// `tests/golden/minilm.json`, generated with sentence-transformers.
 #[derive(Deserialize)]
 struct Golden {
     items: Vec<GoldenItem>,
@@ -135,8 +135,11 @@ fn failed_load_keeps_serving_the_old_generation() {
     let before = supervisor.embed(&["a"]);
     supervisor.commit_version(2, "nowhere");
     supervisor.send_texts(&["a"]);
-    let (_, told) = supervisor.receive();
-    assert!(matches!(told, FromWorker::LoadFailed { slot: 5, generation: 2, .. }), "{told:?}");
+    let (_, message) = supervisor.receive();
+    assert!(
+        matches!(message, FromWorker::LoadFailed { slot: 5, generation: 2, .. }),
+        "{message:?}"
+    );
     assert_eq!(supervisor.answers(1)[0].as_ref(), Ok(&before[0]));
     // The failure is reported once; the next answer comes without it.
     assert_eq!(supervisor.embed(&["a"]), before);

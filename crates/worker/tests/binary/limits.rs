@@ -18,7 +18,7 @@ const GIGABYTE: u64 = 1 << 30;
 
 #[test]
 fn version_that_needs_too_much_memory_is_refused() {
-    let check = Check::of_model("tiny/expensive");
+    let check = Check::for_model("tiny/expensive");
     let outcome = check.with("--memory-limit-bytes", GIGABYTE.to_string()).run();
     assert_eq!(outcome.passed, ["load"]);
     let refusal = outcome.refused();
@@ -29,7 +29,7 @@ fn version_that_needs_too_much_memory_is_refused() {
 #[test]
 fn version_over_the_cpu_limit_is_killed_by_the_kernel() {
     let started = Instant::now();
-    let outcome = Check::of_model("tiny/slow").with("--cpu-limit-seconds", "1").run();
+    let outcome = Check::for_model("tiny/slow").with("--cpu-limit-seconds", "1").run();
     assert!(started.elapsed() < Duration::from_secs(20));
     assert_eq!(outcome.passed, ["load"], "passed parts are printed as they pass");
     assert!(outcome.verdict.is_none());
@@ -45,7 +45,7 @@ fn status(child: &Child) -> BTreeMap<String, String> {
 
 #[test]
 fn checker_is_niced_confined_and_limited() {
-    let check = Check::of_model("tiny/slow").with("--cpu-limit-seconds", "9");
+    let check = Check::for_model("tiny/slow").with("--cpu-limit-seconds", "9");
     let mut child = check.with("--memory-limit-bytes", GIGABYTE.to_string()).spawn();
     let started = Instant::now();
     while status(&child)["Seccomp"] != "2" {

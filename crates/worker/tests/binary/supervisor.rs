@@ -205,7 +205,7 @@ impl Supervisor {
             max_tokens: 256,
             pooling: PoolingMode::Mean.into(),
             normalize: true,
-            ..Facts::of(Task::Embed)
+            ..Facts::new(Task::Embed)
         };
         let configured_source = "/".parse().unwrap();
         let record = Record { version: version.into(), configured_source, facts, drift: None };

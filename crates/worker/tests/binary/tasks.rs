@@ -169,9 +169,9 @@ fn token_ids_and_their_text_give_the_same_embedding() {
     assert_eq!(of_ids, of_text.unwrap());
     let text = supervisor.answer_of(&bytes, Operation::Decode { skip_special: true }).unwrap();
     assert_eq!(String::from_utf8(text.bytes).unwrap(), "hello world");
-    let strange = supervisor
+    let rejected = supervisor
         .answer_of(&u32::MAX.to_le_bytes(), text_operation(Content::Ids, embedding(None)));
-    assert!(matches!(strange, Err(Rejection::TokenId { id: u32::MAX, .. })), "{strange:?}");
+    assert!(matches!(rejected, Err(Rejection::TokenId { id: u32::MAX, .. })), "{rejected:?}");
 }
 
 #[test]

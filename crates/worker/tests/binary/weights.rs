@@ -82,7 +82,7 @@ fn type_of_most_weights_is_reported() {
     for (element_type, element_bytes, datatype) in cases {
         let version = tempfile::tempdir().unwrap();
         fs::write(version.path().join("model.onnx"), model(element_type, element_bytes)).unwrap();
-        let checked = Check::of(version.path()).run().accepted();
+        let checked = Check::new(version.path()).run().accepted();
         assert_eq!(checked.facts.weights, Some(datatype));
         assert_eq!(checked.facts.output, Some(Output::Tensors));
     }

@@ -61,7 +61,7 @@ impl Liar {
     }
 
     /// Relays a frame, or carries out the fault.
-    pub(crate) fn say(&mut self, frame: &Frame) -> io::Result<()> {
+    pub(crate) fn relay(&mut self, frame: &Frame) -> io::Result<()> {
         let message: FromWorker = message::decode(&frame.control)?;
         if self.fault == "one byte at a time" {
             return self.in_single_bytes(frame, &message);
@@ -113,7 +113,7 @@ impl Liar {
                 Some(bytes) => bytes,
                 None => match unsolicited(fault)? {
                     Some(bytes) => bytes,
-                    None => mistaken(fault, frame, answered.clone())?,
+                    None => mismatched_answer(fault, frame, answered.clone())?,
                 },
             },
         };
@@ -196,7 +196,7 @@ fn unsolicited(fault: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Returns an answer that does not match the request.
-fn mistaken(fault: &str, frame: &Frame, mut answered: BatchResult) -> io::Result<Vec<u8>> {
+fn mismatched_answer(fault: &str, frame: &Frame, mut answered: BatchResult) -> io::Result<Vec<u8>> {
     let (mut id, mut payload) = (frame.id, frame.payload.clone());
     match fault {
         "answers half of a group and ends" => {

@@ -95,7 +95,7 @@ fn speak(
     let mut liar = Liar::new(supervisor, page, order)?;
     let mut frame = Frame::default();
     while frame.read(&mut real, Direction::FromWorker)? {
-        liar.say(&frame)?;
+        liar.relay(&frame)?;
     }
     Ok(())
 }

@@ -7,12 +7,12 @@
 //! - [`run`]: the loop and the dispatch of events.
 //! - [`reports`]: reports of processes and sockets; [`messages`]: messages of workers.
 //! - [`queue`]: accepts items, hands out groups and requeues unanswered items.
-//! - [`endings`], [`hangs`], [`recycle`]: how workers end, on their own or on request.
+//! - [`exits`], [`hangs`], [`recycle`]: how workers exit, on their own or on request.
 //! - [`poison`]: refuses inputs identical to ones that crashed workers.
 //! - [`loads`]: loads and drops that updates request.
 //! - [`health`], [`metrics`]: what the task publishes.
 
-mod endings;
+mod exits;
 mod hangs;
 mod health;
 mod loads;

@@ -49,7 +49,7 @@ impl Dispatcher {
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
             self.metrics.items_total.increment();
-            let size = Size::of(&input.operation, input.parts.iter().map(|part| &part[..]));
+            let size = Size::new(&input.operation, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
             works.push((self.next_id(), work));
@@ -78,10 +78,12 @@ impl Dispatcher {
             let free = |slot, priority| {
                 placement::free(workers, slot, registry.page().committed(slot), priority).count()
             };
-            let takes = |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
-            let Some(mut group) = scheduler.next(free, takes) else { break };
-            let gone = |id: &ItemId| self.items[id].item.reply.is_closed();
-            let (cancelled, items): (Vec<_>, Vec<_>) = group.items.into_iter().partition(gone);
+            let run_micros =
+                |slot, texts, tokens| estimates[usize::from(slot)].micros(texts, tokens);
+            let Some(mut group) = scheduler.next(free, run_micros) else { break };
+            let is_disconnected = |id: &ItemId| self.items[id].item.reply.is_closed();
+            let (cancelled, items): (Vec<_>, Vec<_>) =
+                group.items.into_iter().partition(is_disconnected);
             for item in cancelled {
                 self.items.remove(&item);
                 self.metrics.items_cancelled_total.increment();
@@ -89,7 +91,7 @@ impl Dispatcher {
             group.items = items;
             group.items.retain(|&item| !self.refuse_late(item));
             if group.items.is_empty() {
-                // No client is waiting for it any more, so its model is not charged.
+                // No client is waiting for it, so its model is not charged.
                 let (slot, priority, estimated) = (group.slot, group.priority, group.micros.into());
                 self.scheduler.correct(Charge { slot, priority, estimated, took: 0 });
             } else {
@@ -174,10 +176,10 @@ impl Dispatcher {
             self.workers[id].take_unanswered()
         {
             let worker = &self.workers[id].session;
-            let had = worker.generation(slot);
+            let loaded = worker.generation(slot);
             // It died while loading the committed generation, before it started on the items.
-            let loading = had < committed && !worker.failed_to_load(slot, committed);
-            let generation = if loading { committed } else { had };
+            let loading = loaded < committed && !worker.failed_to_load(slot, committed);
+            let generation = if loading { committed } else { loaded };
             if is_suspect {
                 self.notify(slot, WorkerEvent::Failed(generation));
             }

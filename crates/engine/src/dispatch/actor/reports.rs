@@ -49,7 +49,8 @@ impl Dispatcher {
             Err(error) => {
                 use io::ErrorKind::{ConnectionReset, UnexpectedEof};
                 if [UnexpectedEof, ConnectionReset].contains(&error.kind()) {
-                    // Its items are requeued once its exit status shows whose fault that was.
+                    // Its items are requeued once its exit status shows whether they may be the
+                    // cause.
                     return self.socket_ended(id);
                 }
                 tracing::error!(worker = id, %error, "worker's socket failed");

@@ -14,8 +14,7 @@ use crate::pool::{WorkerId, process_exit::ProcessExit};
 
 /// Events handled before queued work is handed out.
 const EVENTS_AT_ONCE: usize = 64;
-/// How often a worker that failed to load is asked again. Its own back-off decides whether it
-/// tries.
+/// How often a worker that failed to load is pinged. Its own back-off decides whether it retries.
 const RETRY_LOADS: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
@@ -25,8 +24,8 @@ impl Dispatcher {
         loop {
             self.start_due(Instant::now());
             self.retry_loads(Instant::now());
-            self.end_hangs(Instant::now());
-            self.end_unread(Instant::now());
+            self.enforce_deadlines(Instant::now());
+            self.stop_unread(Instant::now());
             self.recycle(Instant::now());
             self.publish_health();
             if self.health.borrow().stopped {

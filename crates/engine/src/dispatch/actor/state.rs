@@ -76,7 +76,7 @@ pub(super) struct Accepted {
     pub waited: Duration,
     /// Workers that died while computing it.
     pub deaths: u32,
-    /// Those of them that died by their own fault.
+    /// The deaths among them that were the worker's own fault.
     pub faults: u32,
 }
 
@@ -129,7 +129,7 @@ impl Dispatcher {
             started: Instant::now(),
             registry,
             supervision,
-            restarts: Budget::of_all(supervision.restarts_max, workers.len()),
+            restarts: Budget::shared(supervision.restarts_max, workers.len()),
             metrics,
             welcome,
             workers,

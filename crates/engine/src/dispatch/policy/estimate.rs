@@ -1,5 +1,5 @@
 //! Estimates how much work an item is, before it is tokenized or run. Pure. Learns from the
-//! workers' answers how many tokens a piece of text makes and how long runs take.
+//! workers' answers how many tokens a piece of text becomes and how long runs take.
 
 use onnxd_proto::{
     domain::cost::CostTable,
@@ -54,7 +54,7 @@ pub enum Size {
 
 impl Size {
     /// Returns the size of an item whose payload is `parts`.
-    pub fn of<'p>(operation: &Operation, parts: impl Iterator<Item = &'p [u8]>) -> Self {
+    pub fn new<'p>(operation: &Operation, parts: impl Iterator<Item = &'p [u8]>) -> Self {
         match operation {
             Operation::Text { text, .. } if text.content == Content::Ids => {
                 let tokens = parts.map(|part| part.len() / 4).sum::<usize>();
@@ -137,7 +137,7 @@ impl Estimate {
     }
 }
 
-/// Counts the pieces of a text. Most tokenizers make at least one token of each word and each
+/// Counts the pieces of a text. Most tokenizers produce at least one token for each word and each
 /// punctuation mark. Three bytes beyond ASCII count as one piece: a Chinese character, or half a
 /// Russian word.
 pub fn pieces(text: &[u8]) -> u32 {
@@ -202,7 +202,7 @@ mod tests {
             text: TextOperation { content, truncate, ..TextOperation::default() },
             output: TextOutput::Scores,
         };
-        let of = |content, bytes: &[u8]| Size::of(&text(content), [bytes].into_iter());
+        let of = |content, bytes: &[u8]| Size::new(&text(content), [bytes].into_iter());
         assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));
         assert_eq!(of(Content::Text, b"how big"), Size::Pieces(2));
     }

@@ -99,7 +99,7 @@ impl Groups {
 
     /// Returns whether the worker has one group that will finish before another could be sent.
     /// Never true for background work: interactive work takes the first worker that finishes.
-    pub(crate) fn are_nearly_done(&self) -> bool {
+    pub(crate) fn is_nearly_done(&self) -> bool {
         let is_short = |group: &InFlight| {
             group.priority == Priority::Interactive && group.micros <= NEXT_MICROS_MAX
         };
@@ -166,11 +166,11 @@ impl Groups {
     }
 
     /// Returns whether other CPUs help with the current group.
-    pub(crate) fn are_helped(&self) -> bool {
+    pub(crate) fn is_boosted(&self) -> bool {
         self.0.front().is_some_and(|group| group.sent.wide)
     }
 
-    /// Returns the items at these indexes of the group with this id, or `None` if one of them is
+    /// Returns the items at these indices of the group with this id, or `None` if one of them is
     /// not waiting for an answer.
     pub(crate) fn unanswered_at(
         &self,
@@ -180,7 +180,7 @@ impl Groups {
         take(&mut self.current(id)?.unanswered.clone(), indices)
     }
 
-    /// Takes the items at these indexes from the group with this id. Takes nothing and returns
+    /// Takes the items at these indices from the group with this id. Takes nothing and returns
     /// `None` if one of them is not waiting for an answer; the items then go to another worker.
     pub(crate) fn answered(
         &mut self,
@@ -260,7 +260,7 @@ mod tests {
         assert_eq!(groups.slot(7), Some(3));
         assert_eq!(groups.answered(7, [1].into_iter()), taken(vec![11], GroupState::Done));
         assert_eq!((groups.slot(7), groups.slot(8)), (None, Some(3)));
-        assert!(!groups.are_helped() && groups.are_nearly_done() && !groups.is_empty());
+        assert!(!groups.is_boosted() && groups.is_nearly_done() && !groups.is_empty());
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(groups.record_time(7, 300), charge(300));
         assert_eq!(groups.record_time(7, 900), charge(1_200));
         assert_eq!(groups.record_time(8, 1), None, "not being computed yet");
-        assert!(groups.are_helped(), "the first group is wide");
+        assert!(groups.is_boosted(), "the first group is wide");
     }
 
     #[test]
@@ -296,20 +296,20 @@ mod tests {
         let group = |priority, micros| Group { slot: 0, priority, items: vec![1], micros };
         let one = |priority, micros| {
             let mut groups = Groups::default();
-            assert!(groups.is_empty() && !groups.are_nearly_done());
+            assert!(groups.is_empty() && !groups.is_nearly_done());
             groups.push(&group(priority, micros), sent(1));
             groups
         };
         let interactive = Priority::Interactive;
-        assert!(one(interactive, NEXT_MICROS_MAX).are_nearly_done());
-        assert!(!one(interactive, NEXT_MICROS_MAX + 1).are_nearly_done());
+        assert!(one(interactive, NEXT_MICROS_MAX).is_nearly_done());
+        assert!(!one(interactive, NEXT_MICROS_MAX + 1).is_nearly_done());
         assert!(
-            !one(Priority::Background, 1).are_nearly_done(),
+            !one(Priority::Background, 1).is_nearly_done(),
             "nothing queues behind background work"
         );
         let mut two = one(interactive, 1);
         two.push(&group(interactive, 1), sent(2));
-        assert!(!two.are_nearly_done() && !two.is_empty());
+        assert!(!two.is_nearly_done() && !two.is_empty());
     }
 
     #[test]

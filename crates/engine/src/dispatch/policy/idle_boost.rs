@@ -38,8 +38,8 @@ mod tests {
 
     #[test]
     fn boost_applies_after_the_cooldown() {
-        let begin = Instant::now();
-        let at = |millis| begin + Duration::from_millis(millis);
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
         let mut boost = IdleBoost::default();
         boost.observe(at(1), 1);
         assert!(boost.applies(at(1), LONG));

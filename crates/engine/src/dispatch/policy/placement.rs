@@ -31,7 +31,7 @@ pub(crate) fn free<W: AsRef<Session>>(
         has_it && (worker.is_running() || !any_running)
     };
     let is_background = priority == Priority::Background;
-    let any_helps = is_background && sessions().any(|worker| worker.groups().are_helped());
+    let any_helps = is_background && sessions().any(|worker| worker.groups().is_boosted());
     let idle_only = is_background || sessions().any(|worker| worker.is_idle() && allowed(worker));
     let may = move |worker: &Session| {
         let is_free = if idle_only { worker.is_idle() } else { worker.is_nearly_idle() };
@@ -80,7 +80,11 @@ mod tests {
         worker.group_sent(&group, SentGroup { id: 1, wide, deadline: None, committed: 1 });
     }
 
-    fn of(workers: &[Session], committed: Generation, priority: Priority) -> Vec<WorkerId> {
+    fn free_workers(
+        workers: &[Session],
+        committed: Generation,
+        priority: Priority,
+    ) -> Vec<WorkerId> {
         free(workers, 0, committed, priority).collect()
     }
 
@@ -91,20 +95,24 @@ mod tests {
     fn background_work_goes_to_idle_workers_only() {
         let mut workers = workers();
         send(&mut workers[0], INTERACTIVE, false);
-        assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
-        assert_eq!(of(&workers, 1, BACKGROUND), [1, 2]);
+        assert_eq!(free_workers(&workers, 1, INTERACTIVE), [1, 2]);
+        assert_eq!(free_workers(&workers, 1, BACKGROUND), [1, 2]);
         send(&mut workers[1], INTERACTIVE, false);
         send(&mut workers[2], BACKGROUND, false);
-        assert_eq!(of(&workers, 1, INTERACTIVE), [0, 1], "nothing queues behind background work");
-        assert!(of(&workers, 1, BACKGROUND).is_empty());
+        assert_eq!(
+            free_workers(&workers, 1, INTERACTIVE),
+            [0, 1],
+            "nothing queues behind background work"
+        );
+        assert!(free_workers(&workers, 1, BACKGROUND).is_empty());
     }
 
     #[test]
     fn no_background_work_starts_while_idle_cpus_help() {
         let mut workers = workers();
         send(&mut workers[0], INTERACTIVE, true);
-        assert!(of(&workers, 1, BACKGROUND).is_empty());
-        assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
+        assert!(free_workers(&workers, 1, BACKGROUND).is_empty());
+        assert_eq!(free_workers(&workers, 1, INTERACTIVE), [1, 2]);
     }
 
     #[test]
@@ -112,20 +120,20 @@ mod tests {
         let mut workers = workers();
         let now = Instant::now();
         workers[0].stopped(now);
-        assert_eq!(of(&workers, 1, INTERACTIVE), [1, 2]);
+        assert_eq!(free_workers(&workers, 1, INTERACTIVE), [1, 2]);
         workers.iter_mut().for_each(|worker| worker.stopped(now));
-        assert_eq!(of(&workers, 1, INTERACTIVE), [0, 1, 2]);
+        assert_eq!(free_workers(&workers, 1, INTERACTIVE), [0, 1, 2]);
     }
 
     #[test]
     fn a_worker_that_failed_to_load_is_the_last_choice() {
         let mut workers = workers();
         workers[0].load_failed(0, 2);
-        assert_eq!(of(&workers, 2, INTERACTIVE), [1, 2]);
+        assert_eq!(free_workers(&workers, 2, INTERACTIVE), [1, 2]);
         workers[1..].iter_mut().for_each(|worker| worker.load_failed(0, 2));
         assert!(!any_current(&workers, 0, 2));
         assert_eq!(
-            of(&workers, 2, INTERACTIVE),
+            free_workers(&workers, 2, INTERACTIVE),
             [0, 1, 2],
             "all answer with the generation they have"
         );

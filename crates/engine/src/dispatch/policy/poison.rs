@@ -65,14 +65,14 @@ impl Poison {
         input: &Input,
     ) -> bool {
         let bytes = input.bytes();
-        let mut alike = self.entries.iter().filter(|entry| {
+        let mut candidates = self.entries.iter().filter(|entry| {
             entry.until > now
                 && entry.generation == generation
                 && (entry.fingerprint.slot, entry.fingerprint.bytes) == (slot, bytes)
         });
-        let Some(first) = alike.next() else { return false };
+        let Some(first) = candidates.next() else { return false };
         let hash = hash(input);
-        std::iter::once(first).chain(alike).any(|entry| entry.fingerprint.hash == hash)
+        std::iter::once(first).chain(candidates).any(|entry| entry.fingerprint.hash == hash)
     }
 }
 

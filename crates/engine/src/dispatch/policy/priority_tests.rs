@@ -23,8 +23,9 @@ use crate::dispatch::{
 
 const SEEDS: u64 = 200;
 
-/// A slow model, and a fast one whose groups often finish before another could be sent.
-fn takes(slot: Slot, texts: usize, tokens: u32) -> u32 {
+/// Returns the run time in microseconds. Slot 0 has a slow model, and slot 1 a fast one whose
+/// groups often finish before another could be sent.
+fn run_micros(slot: Slot, texts: usize, tokens: u32) -> u32 {
     let all = tokens * u32::try_from(texts).unwrap();
     if slot == 0 { 2_000 + 200 * all } else { 300 + 20 * all }
 }
@@ -111,7 +112,7 @@ impl World {
             .map(|_| {
                 self.last += 1;
                 let tokens = u32::try_from(3 + self.below(60)).unwrap();
-                (self.last, Work { tokens, micros: takes(slot, 1, tokens), bytes: 80 })
+                (self.last, Work { tokens, micros: run_micros(slot, 1, tokens), bytes: 80 })
             })
             .collect();
         let is_first = !self.waits(Priority::Interactive);
@@ -138,10 +139,11 @@ impl World {
         loop {
             let sessions = &self.sessions;
             let free = |slot, priority| placement::free(sessions, slot, 1, priority).count();
-            let Some(group) = self.scheduler.next(free, takes) else { break };
+            let Some(group) = self.scheduler.next(free, run_micros) else { break };
             let worker = placement::free(sessions, group.slot, 1, group.priority).next().unwrap();
-            let alike = group.items.iter().all(|item| self.priorities[item] == group.priority);
-            assert!(alike, "seed {seed}: priorities share a group");
+            let same_priority =
+                group.items.iter().all(|item| self.priorities[item] == group.priority);
+            assert!(same_priority, "seed {seed}: priorities share a group");
             if group.priority == Priority::Background {
                 assert!(
                     !self.waits(Priority::Interactive),
@@ -232,7 +234,7 @@ fn interactive_work_waits_for_at_most_one_background_group() {
 
 /// Pushes one item per length, numbered from `first`.
 fn push(scheduler: &mut Scheduler, priority: Priority, first: ItemId, lengths: &[u32]) {
-    let work = |tokens| Work { tokens, micros: takes(1, 1, tokens), bytes: 80 };
+    let work = |tokens| Work { tokens, micros: run_micros(1, 1, tokens), bytes: 80 };
     for (item, &tokens) in (first..).zip(lengths) {
         let arrival = Arrival { slot: 1, micros: item, priority, together: false };
         for (age, unit) in units(arrival, &[(item, work(tokens))], 1) {
@@ -247,7 +249,7 @@ fn background_waits_for_interactive_work_of_any_model() {
     push(&mut scheduler, Priority::Background, 0, &[100, 100]);
     push(&mut scheduler, Priority::Interactive, 10, &[10]);
     let mut next = |free: &dyn Fn(Slot, Priority) -> usize| {
-        scheduler.next(free, takes).map(|group| (group.priority, group.items))
+        scheduler.next(free, run_micros).map(|group| (group.priority, group.items))
     };
     let nearly_idle = |_, priority| usize::from(priority == Priority::Interactive);
     assert_eq!(next(&|_, _| 1), Some((Priority::Interactive, vec![10])));
@@ -261,9 +263,9 @@ fn background_items_without_a_client_leave_the_queue() {
     push(&mut scheduler, Priority::Background, 0, &[100, 100, 100]);
     push(&mut scheduler, Priority::Interactive, 10, &[10]);
     assert_eq!(scheduler.drop_abandoned(|item| item != 1), [0, 2]);
-    let left = u64::from(takes(1, 1, 100)) + u64::from(takes(1, 1, 10));
+    let left = u64::from(run_micros(1, 1, 100)) + u64::from(run_micros(1, 1, 10));
     assert_eq!(scheduler.micros(Priority::Background), left);
-    let mut next = || scheduler.next(|_, _| 1, takes).map(|group| group.items);
+    let mut next = || scheduler.next(|_, _| 1, run_micros).map(|group| group.items);
     assert_eq!((next(), next(), next()), (Some(vec![10]), Some(vec![1]), None));
 }
 
@@ -272,7 +274,8 @@ fn the_backlog_of_a_priority_counts_what_runs_before_it() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, Priority::Background, 0, &[100]);
     push(&mut scheduler, Priority::Interactive, 10, &[10]);
-    let (background, interactive) = (u64::from(takes(1, 1, 100)), u64::from(takes(1, 1, 10)));
+    let (background, interactive) =
+        (u64::from(run_micros(1, 1, 100)), u64::from(run_micros(1, 1, 10)));
     assert_eq!(scheduler.micros(Priority::Interactive), interactive);
     assert_eq!(scheduler.micros(Priority::Background), interactive + background);
 }
@@ -288,7 +291,7 @@ proptest! {
         push(&mut scheduler, Priority::Background, 0, &background);
         push(&mut scheduler, Priority::Interactive, 1_000, &interactive);
         let (mut count, mut is_background_begun) = (0, false);
-        while let Some(group) = scheduler.next(|_, _| free, takes) {
+        while let Some(group) = scheduler.next(|_, _| free, run_micros) {
             count += group.items.len();
             let is_background = group.priority == Priority::Background;
             prop_assert!(group.items.iter().all(|item| (*item < 1_000) == is_background));

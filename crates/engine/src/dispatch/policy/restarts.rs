@@ -24,23 +24,23 @@ pub(crate) const WINDOW: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub struct Budget {
     limit: u32,
-    ends: VecDeque<Instant>,
+    deaths: VecDeque<Instant>,
     exceeded: bool,
 }
 
 impl Budget {
     /// Creates the budget of one worker.
-    pub(crate) fn of_one(limit: u32) -> Self {
-        Self { limit, ends: VecDeque::new(), exceeded: false }
+    pub(crate) fn per_worker(limit: u32) -> Self {
+        Self { limit, deaths: VecDeque::new(), exceeded: false }
     }
 
     /// Creates the budget shared by all workers. It exceeds that of one worker. It is less than the
     /// sum, so that one input that crashes worker after worker exhausts it.
-    pub fn of_all(limit: u32, workers: usize) -> Self {
+    pub fn shared(limit: u32, workers: usize) -> Self {
         let workers = u64::try_from(workers).unwrap_or(u64::MAX);
         let all = u64::from(limit).saturating_mul(workers.saturating_add(1)) / 2;
         let all = u32::try_from(all).unwrap_or(u32::MAX);
-        Self::of_one(all.max(limit.saturating_add(1)))
+        Self::per_worker(all.max(limit.saturating_add(1)))
     }
 
     /// Returns how many deaths are allowed.
@@ -51,11 +51,11 @@ impl Budget {
     /// Counts a death. Returns `false` if it exceeds the limit.
     pub fn spend(&mut self, now: Instant) -> bool {
         let is_old = |end: &Instant| now.saturating_duration_since(*end) >= WINDOW;
-        while self.ends.front().is_some_and(is_old) {
-            self.ends.pop_front();
+        while self.deaths.front().is_some_and(is_old) {
+            self.deaths.pop_front();
         }
-        self.ends.push_back(now);
-        let within = self.ends.len() <= self.limit as usize;
+        self.deaths.push_back(now);
+        let within = self.deaths.len() <= self.limit as usize;
         self.exceeded |= !within;
         within
     }
@@ -107,7 +107,7 @@ pub(crate) struct History {
 impl History {
     /// Creates the history of a worker that may be restarted `restarts_max` times within a minute.
     pub(crate) fn new(restarts_max: u32) -> Self {
-        let budget = Budget::of_one(restarts_max);
+        let budget = Budget::per_worker(restarts_max);
         Self { deaths_in_row: 0, failed_starts_in_row: 0, restarts: 0, budget }
     }
 

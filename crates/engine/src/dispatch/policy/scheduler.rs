@@ -7,8 +7,8 @@
 //!   age as if the client had sent them one by one, as fast as an idle server answers. So a client
 //!   that sends 32 at once does not delay a client that sends one.
 //! - Among models with queued work, the next turn goes to the one that has used the least time. A
-//!   model without work saves up no credit (start-time fair queueing: Goyal, Vin and Cheng, 1996).
-//!   So a slow model delays a fast one only by the group that is running.
+//!   model without work accumulates no credit (start-time fair queueing: Goyal, Vin and Cheng,
+//!   1996). So a slow model delays a fast one only by the group that is running.
 //! - Background work gets what interactive work of any model leaves. A worker that may run an
 //!   interactive item gets that first, and the two never share a group. A background group is one
 //!   item, or several that take at most [`GROUP_MICROS_MIN`] one after the other. An arriving
@@ -182,15 +182,15 @@ impl Scheduler {
 
     /// Returns the group for one free worker: the oldest unit of the model whose turn it is, and
     /// others that run well with it. `free` returns how many free workers may run work of a model
-    /// and a priority. `takes` returns the time of a run, given the number of texts and the tokens
+    /// and a priority. `run_micros` returns the time of a run, given the number of texts and the tokens
     /// of the longest.
     pub fn next(
         &mut self,
         free: impl Fn(Slot, Priority) -> usize,
-        takes: impl Fn(Slot, usize, u32) -> u32,
+        run_micros: impl Fn(Slot, usize, u32) -> u32,
     ) -> Option<Group> {
         [Priority::Interactive, Priority::Background].into_iter().find_map(|priority| {
-            self.class(priority).next(priority, |slot| free(slot, priority), &takes)
+            self.class(priority).next(priority, |slot| free(slot, priority), &run_micros)
         })
     }
 
@@ -221,7 +221,7 @@ impl Class {
         &mut self,
         priority: Priority,
         free: impl Fn(Slot) -> usize,
-        takes: impl Fn(Slot, usize, u32) -> u32,
+        run_micros: impl Fn(Slot, usize, u32) -> u32,
     ) -> Option<Group> {
         let oldest =
             |(slot, queue): (&Slot, &Queue)| Some((queue.used, *queue.units.keys().next()?, *slot));
@@ -236,8 +236,8 @@ impl Class {
         let mut builder = GroupBuilder::new(first, share_micros, micros_max);
         for age in candidates {
             let unit = &queue.units[&age];
-            let takes = |texts, tokens| takes(slot, texts, tokens);
-            if let Some(micros) = builder.micros_with(unit, takes)
+            let run_micros = |texts, tokens| run_micros(slot, texts, tokens);
+            if let Some(micros) = builder.micros_with(unit, run_micros)
                 && let Some(unit) = queue.take(age)
             {
                 builder.add(unit, micros);
@@ -299,7 +299,7 @@ impl GroupBuilder {
 
     /// Returns the time of the group with this unit added, or `None` if the unit should not be
     /// added.
-    fn micros_with(&self, unit: &Unit, takes: impl Fn(usize, u32) -> u32) -> Option<u32> {
+    fn micros_with(&self, unit: &Unit, run_micros: impl Fn(usize, u32) -> u32) -> Option<u32> {
         let texts = self.items.len() + unit.items.len();
         let small = self.largest_bytes.max(unit.work.bytes) <= SEPARATE_BYTES || self.tokens > 1;
         let fits = texts <= GROUP_ITEMS_MAX
@@ -309,19 +309,19 @@ impl GroupBuilder {
         if !fits {
             return None;
         }
-        let apart = self.micros.saturating_add(unit.work.micros);
+        let separate = self.micros.saturating_add(unit.work.micros);
         if unit.priority == Priority::Background {
             // The worker decides what runs together; this bound holds either way.
-            return (apart <= GROUP_MICROS_MIN).then_some(apart);
+            return (separate <= GROUP_MICROS_MIN).then_some(separate);
         }
-        let together = takes(texts, self.tokens.max(unit.work.tokens));
+        let together = run_micros(texts, self.tokens.max(unit.work.tokens));
         let added = f64::from(together) - f64::from(self.micros);
         if added <= ADDED_MAX * f64::from(unit.work.micros)
             && u64::from(together) <= self.micros_max
         {
             return Some(together);
         }
-        (apart <= GROUP_MICROS_MIN).then_some(apart)
+        (separate <= GROUP_MICROS_MIN).then_some(separate)
     }
 
     fn add(&mut self, unit: Unit, micros: u32) {

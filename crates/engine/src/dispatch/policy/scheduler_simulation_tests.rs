@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::dispatch::policy::scheduler::{
-    tests::{INTERACTIVE, age, arrival, takes, work},
+    tests::{INTERACTIVE, age, arrival, run_micros, work},
     *,
 };
 
@@ -69,7 +69,8 @@ impl World {
     fn hand_out(&mut self, seed: u64) {
         loop {
             let free = self.workers.iter().filter(|worker| worker.is_none()).count();
-            let group = self.scheduler.next(|_, _| free, |_, texts, tokens| takes(texts, tokens));
+            let group =
+                self.scheduler.next(|_, _| free, |_, texts, tokens| run_micros(texts, tokens));
             let Some(group) = group else { break };
             assert!(free > 0, "seed {seed}: group without a free worker");
             let of_model = self.waiting.iter().filter(|(item, _)| self.slots[item] == group.slot);
@@ -80,7 +81,7 @@ impl World {
             for item in &group.items {
                 self.waiting.remove(item).unwrap();
             }
-            let done = self.now + u64::from(takes(group.items.len(), tokens));
+            let done = self.now + u64::from(run_micros(group.items.len(), tokens));
             let worker = self.workers.iter_mut().find(|worker| worker.is_none()).unwrap();
             *worker = Some((done, group.items));
         }

@@ -6,13 +6,13 @@ use proptest::prelude::*;
 
 use crate::dispatch::policy::scheduler::*;
 
-/// A machine on which a call costs 2 ms and a token 0.2 ms.
-pub(super) fn takes(texts: usize, tokens: u32) -> u32 {
+/// Returns the run time in microseconds, on a machine where a call costs 2 ms and a token 0.2 ms.
+pub(super) fn run_micros(texts: usize, tokens: u32) -> u32 {
     2000 + 200 * tokens * u32::try_from(texts).unwrap()
 }
 
 pub(super) fn work(tokens: u32) -> Work {
-    Work { tokens, micros: takes(1, tokens), bytes: 80 }
+    Work { tokens, micros: run_micros(1, tokens), bytes: 80 }
 }
 
 pub(super) const INTERACTIVE: Priority = Priority::Interactive;
@@ -47,7 +47,9 @@ fn push(scheduler: &mut Scheduler, slot: Slot, first: ItemId, lengths: &[u32]) {
 
 /// Returns the items of the next group if `free` workers may run any model.
 fn next(scheduler: &mut Scheduler, free: usize) -> Option<Vec<ItemId>> {
-    scheduler.next(|_, _| free, |_, texts, tokens| takes(texts, tokens)).map(|group| group.items)
+    scheduler
+        .next(|_, _| free, |_, texts, tokens| run_micros(texts, tokens))
+        .map(|group| group.items)
 }
 
 #[test]
@@ -74,16 +76,16 @@ fn with_a_long_queue_groups_may_take_longer() {
     push(&mut scheduler, 0, 0, &[12; 200]);
     let waits = scheduler.micros(INTERACTIVE);
     assert_eq!(waits, 200 * 4_400);
-    let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
-    let most = u64::from(takes(group.items.len(), 12));
+    let group = scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap();
+    let most = u64::from(run_micros(group.items.len(), 12));
     assert!(most <= waits / GROUP_PART && most + 2_400 > waits / GROUP_PART, "{most}");
 }
 
 #[test]
 fn items_age_as_if_an_idle_server_ran_them_one_by_one() {
     let items = [(5, work(10)), (6, work(20)), (7, work(30))];
-    let apart = units(arrival(3, 1_000, false), &items, 2);
-    let ages: Vec<u64> = apart.iter().map(|(age, _)| age.micros).collect();
+    let separate = units(arrival(3, 1_000, false), &items, 2);
+    let ages: Vec<u64> = separate.iter().map(|(age, _)| age.micros).collect();
     assert_eq!(ages, [1_000, 1_000 + 4_000 / 2, 1_000 + (4_000 + 6_000) / 2]);
     let [(age, all)] = &units(arrival(3, 1_000, true), &items, 2)[..] else {
         panic!("expected one unit")
@@ -118,7 +120,7 @@ fn groups_fit_half_a_frame_and_large_tensors_run_separately() {
 fn a_group_takes_at_most_the_maximum_time() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 32]);
-    let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
+    let group = scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap();
     assert_eq!((group.items.len(), group.micros), (9, 2000 + 9 * 2400));
     // An item that takes longer than that gets a group of its own.
     let mut scheduler = Scheduler::default();
@@ -128,7 +130,8 @@ fn a_group_takes_at_most_the_maximum_time() {
 
 /// Returns the models that get the next turns of one worker.
 fn turns(scheduler: &mut Scheduler, count: usize) -> Vec<Slot> {
-    let next = |_| scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot;
+    let next =
+        |_| scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap().slot;
     (0..count).map(next).collect()
 }
 
@@ -138,7 +141,7 @@ fn models_are_charged_actual_time_and_keep_no_old_credit() {
     push(&mut scheduler, 0, 0, &[100; 4]);
     push(&mut scheduler, 1, 100, &[100; 4]);
     assert_eq!(turns(&mut scheduler, 2), [0, 1], "alternating while estimates are right");
-    let estimated = takes(1, 100).into();
+    let estimated = run_micros(1, 100).into();
     scheduler.correct(charge(0, estimated, estimated * 10));
     assert_eq!(turns(&mut scheduler, 4), [1, 1, 1, 0]);
 
@@ -194,8 +197,8 @@ fn work_without_a_free_worker_does_not_block_other_work() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 1, &[10]);
     push(&mut scheduler, 1, 2, &[10]);
-    let group =
-        scheduler.next(|slot, _| usize::from(slot == 1), |_, texts, tokens| takes(texts, tokens));
+    let group = scheduler
+        .next(|slot, _| usize::from(slot == 1), |_, texts, tokens| run_micros(texts, tokens));
     assert_eq!(group.unwrap().items, [2]);
     assert_eq!(next(&mut scheduler, 0), None);
     assert_eq!(next(&mut scheduler, 1), Some(vec![1]));
@@ -248,20 +251,20 @@ fn a_slow_model_delays_a_fast_one_only_by_the_running_group() {
     // 100 items of 22 ms are queued for the slow model before the first of the fast one arrives.
     push(&mut scheduler, 0, 0, &[100; 100]);
     let next_slot = |scheduler: &mut Scheduler| {
-        scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
+        scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap().slot
     };
     assert_eq!(next_slot(&mut scheduler), 0);
     push(&mut scheduler, 1, 100, &[1, 1]);
     assert_eq!(next_slot(&mut scheduler), 1, "it waits only for the running group");
     // While both have work, each gets about half of the time.
-    let (mut had, mut first) = ([0_u64; 2], 200);
+    let (mut used, mut first) = ([0_u64; 2], 200);
     for _ in 0..50 {
         push(&mut scheduler, 1, first, &[10; 4]);
         first += 4;
-        let group = scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap();
-        had[usize::from(group.slot)] += u64::from(group.micros);
+        let group = scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap();
+        used[usize::from(group.slot)] += u64::from(group.micros);
     }
-    assert!(had[0].abs_diff(had[1]) <= 2 * GROUP_MICROS_MAX, "{had:?}");
+    assert!(used[0].abs_diff(used[1]) <= 2 * GROUP_MICROS_MAX, "{used:?}");
 }
 
 #[test]
@@ -273,7 +276,7 @@ fn a_model_without_work_saves_up_no_credit() {
     (0..40).for_each(|_| drop(next(&mut scheduler, 1).unwrap()));
     push(&mut scheduler, 1, 100, &[100; 50]);
     let slot = |scheduler: &mut Scheduler| {
-        scheduler.next(|_, _| 1, |_, texts, tokens| takes(texts, tokens)).unwrap().slot
+        scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap().slot
     };
     let turns: Vec<Slot> = (0..6).map(|_| slot(&mut scheduler)).collect();
     assert!(turns.iter().filter(|&&slot| slot == 0).count() >= 2, "{turns:?}");

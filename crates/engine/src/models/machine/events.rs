@@ -127,7 +127,8 @@ impl Stop {
     pub fn refusal(self) -> Refusal {
         match self {
             Self::Stopping => RefusalKind::Busy.because("onnxd is stopping"),
-            // Keep this text: the command line of release 0.1.0 matches it and then asks the successor.
+            // Keep this text: the command line of release 0.1.0 matches it and then retries with
+            // the successor.
             Self::HandingOver => {
                 RefusalKind::HandingOver.because("a successor takes over; ask again")
             }

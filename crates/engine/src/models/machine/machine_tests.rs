@@ -158,9 +158,9 @@ fn newest_call_wins_and_superseded_callers_are_notified() {
 #[test]
 fn update_storm_is_paced_and_the_newest_wins() {
     let mut world = World::new(7);
-    let begin = world.now;
+    let start = world.now;
     for number in 0..1000 {
-        world.now = begin + Duration::from_millis(number);
+        world.now = start + Duration::from_millis(number);
         world.handle(Event::Ticked);
         world.call(job(&format!("v{}", number % 2), Load::Lazy));
         while !world.pending.is_empty() {
@@ -171,7 +171,7 @@ fn update_storm_is_paced_and_the_newest_wins() {
     assert!((20..=28).contains(&commits), "{commits} in a second, {BURST} of them at once");
     world.settle();
     assert_eq!(world.commits.last().unwrap().1, "v1");
-    assert!(world.now - begin <= Duration::from_secs(1) + INTERVAL, "soon after the last call");
+    assert!(world.now - start <= Duration::from_secs(1) + INTERVAL, "soon after the last call");
 }
 
 #[test]
@@ -236,8 +236,8 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
         assert!(stray.is_empty(), "worker {worker} was not asked for {version}: {stray:?}");
     }
     let second = machine.handle(now, loaded(0, "b"));
-    let told = Action::Loaded { caller: 0, worker: 0, done: 1, of: 3 };
-    assert_eq!(second, [told, Action::LoadAhead(1, "b".into())]);
+    let progress = Action::Loaded { caller: 0, worker: 0, done: 1, of: 3 };
+    assert_eq!(second, [progress, Action::LoadAhead(1, "b".into())]);
     let third = machine.handle(now, Event::Worker(WorkerEvent::Ended(1, Cause::Fault)));
     assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
     assert!(machine.handle(now, Event::Ticked).is_empty());

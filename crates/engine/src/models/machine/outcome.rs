@@ -104,12 +104,12 @@ impl<P: Payload> UpdateMachine<P> {
             Origin::FirstUse => self.pending.failed(now, refusal),
             Origin::Rollback(failed) => {
                 // Two further failures trigger another attempt.
-                self.probation = Some(failed.again());
+                self.probation = Some(failed.restarted());
                 self.actions.push(Action::RollbackFailed(refusal.clone()));
             }
         }
         if leftovers == Leftovers::Loaded {
-            // Workers that loaded it already would hold it for nothing.
+            // Workers that have loaded it would keep it in memory for nothing.
             self.actions.push(Action::DropLoadedAhead);
         }
         let message = format!("superseded by a newer update, which was refused: {refusal}");

@@ -59,7 +59,7 @@ impl<V: Clone + Eq> Probation<V> {
     }
 
     /// Restarts the probation with a failure count of zero.
-    pub(super) fn again(self) -> Self {
+    pub(super) fn restarted(self) -> Self {
         Self { failures: 0, ..self }
     }
 
@@ -120,6 +120,6 @@ mod tests {
         assert!(!next.has_failed(), "the failure belongs to another generation");
         next.failed(3);
         assert!(next.has_failed());
-        assert!(!next.again().has_failed());
+        assert!(!next.restarted().has_failed());
     }
 }

@@ -30,13 +30,13 @@ impl Identity {
     /// Returns the identity of the file as it is now.
     ///
     /// # Errors
-    /// The system's error.
-    pub(in crate::models) fn of(file: &File) -> io::Result<Self> {
+    /// The error of the operating system.
+    pub(in crate::models) fn read(file: &File) -> io::Result<Self> {
         Ok(Self(FileStamp::from(&file.metadata()?)))
     }
 
     /// Returns whether this is the file that a listing saw, unchanged.
-    pub(in crate::models) fn is(&self, stamp: &FileStamp) -> bool {
+    pub(in crate::models) fn matches(&self, stamp: &FileStamp) -> bool {
         self.0 == *stamp
     }
 
@@ -73,7 +73,7 @@ impl Digests {
     /// Caches the digest of a file that was `before` when reading began. Returns whether the digest is
     /// certain: the file did not change, and a change would have shown. Otherwise nothing is cached.
     pub(in crate::models) fn remember(&self, file: &File, before: &Identity, sha256: &str) -> bool {
-        let unchanged = Identity::of(file).is_ok_and(|after| after == *before);
+        let unchanged = Identity::read(file).is_ok_and(|after| after == *before);
         let certain = unchanged && before.is_settled();
         if certain {
             let mut digests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +94,7 @@ mod tests {
 
     fn opened(path: &std::path::Path) -> (File, Identity) {
         let file = File::open(path).unwrap();
-        let identity = Identity::of(&file).unwrap();
+        let identity = Identity::read(&file).unwrap();
         (file, identity)
     }
 

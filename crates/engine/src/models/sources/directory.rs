@@ -70,7 +70,7 @@ impl Source for Directory {
         match known {
             Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
             _ => {
-                snapshot.announce();
+                snapshot.log_choice();
                 Ok(Resolved::Changed(Box::new(snapshot)))
             }
         }
@@ -83,7 +83,7 @@ impl Source for Directory {
 }
 
 impl Directory {
-    /// Opens the files that make a version.
+    /// Opens the files that make up a version.
     ///
     /// # Errors
     /// `Contract` if the model or a file it needs is missing or outside the source, or if the files
@@ -118,18 +118,18 @@ fn snapshot_of(
     let mut needed: Vec<&String> = listing.external.iter().collect();
     needed.extend(listing.model.iter().map(|model| &model.file));
     for path in needed {
-        let Some(opened) = identified(&tree, path)? else {
+        let Some(opened) = open_identified(&tree, path)? else {
             return Err(tree.refuse(format!("{path} is missing; download it beside the model")));
         };
         if let Some(model) = listing.model.as_ref().filter(|model| model.file == *path)
             && !listing.external.is_empty()
-            && !opened.1.is(&model.stamp)
+            && !opened.1.matches(&model.stamp)
         {
             return Ok(None);
         }
         opening.add(path.clone(), opened);
     }
-    let named = tree.named(listing.model.is_some())?;
+    let named = tree.selected_files(listing.model.is_some())?;
     let count = opening.0.len() + named.len();
     if count > VERSION_FILES_MAX {
         return Err(tree.refuse(format!(
@@ -138,7 +138,7 @@ fn snapshot_of(
     }
     let mut left_out = Vec::new();
     for path in named {
-        let Some(opened) = identified(&tree, &path)? else { continue };
+        let Some(opened) = open_identified(&tree, &path)? else { continue };
         let bytes = opened.1.bytes();
         if selection::is_small(&path) && bytes > selection::NAMED_BYTES_MAX {
             left_out.push(format!(
@@ -154,9 +154,9 @@ fn snapshot_of(
 }
 
 /// Opens a file below the directory, if it exists, and takes its identity.
-fn identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
+fn open_identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
     let Some(file) = tree.open_file(path)? else { return Ok(None) };
-    let identity = Identity::of(&file).map_err(|error| tree.refusal(path, &error))?;
+    let identity = Identity::read(&file).map_err(|error| tree.refusal(path, &error))?;
     Ok(Some((file, identity)))
 }
 
@@ -191,8 +191,8 @@ impl OpenFiles {
             files.push(SnapshotFile { path, bytes, sha256 });
             handles.push((file, identity));
         }
-        // Corrected checksums make a new snapshot.
-        if let Some((_, identity)) = identified(&tree, checksums::FILE)? {
+        // Corrected checksums change the snapshot's id.
+        if let Some((_, identity)) = open_identified(&tree, checksums::FILE)? {
             id.add(checksums::FILE, &identity);
         }
         let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
@@ -314,7 +314,7 @@ impl DirectorySnapshot {
     }
 
     /// Logs which files were chosen and why.
-    pub(super) fn announce(&self) {
+    pub(super) fn log_choice(&self) {
         let source = self.tree.path().display();
         if let Some(model) = &self.listing.model {
             let (file, reason) = (&model.file, &model.reason);

@@ -109,7 +109,7 @@ impl Source for Remote {
                 drop(conversation);
                 let files = self.sources.directory(folder.clone(), self.uri.choice().clone());
                 let files = files.snapshot().map_err(|refusal| self.rename(&folder, refusal))?;
-                files.announce();
+                files.log_choice();
                 let (id, pin) = (SnapshotId::new(offer.id), offer.pin);
                 return Ok(Resolved::Changed(Box::new(Downloaded { files, id, pin, folder })));
             }

@@ -12,8 +12,8 @@ const DEPTH_MAX: usize = 2;
 /// Ignored folders: other formats of the model, and a file system's own folder.
 const IGNORED_FOLDERS: [&str; 4] = ["openvino", "coreml", "tf", "lost+found"];
 
-/// Maximum bytes of a file selected by its suffix. The largest tokenizers have 40 MB, so a larger file
-/// is something else.
+/// Maximum bytes of a file selected by its suffix. The largest tokenizers are 40 MB, so a much
+/// larger file is something else.
 pub(super) const NAMED_BYTES_MAX: u64 = 256 << 20;
 
 /// Returns whether the name of the file at `path` selects it. `has_graph` means that the version has a

@@ -87,7 +87,7 @@ impl Tree {
 
     /// Returns the commit of the branch `main`, if this is a model's folder in the hub's cache.
     fn main(&self) -> Result<Option<String>, Refusal> {
-        let is_folder = |name| self.beneath(name, OFlags::DIRECTORY).is_ok();
+        let is_folder = |name| self.open_beneath(name, OFlags::DIRECTORY).is_ok();
         if !is_folder(SNAPSHOTS) || !is_folder(BLOBS) {
             return Ok(None);
         }
@@ -106,7 +106,7 @@ impl Tree {
     /// Returns the only snapshot. The download of a single commit leaves no branch.
     fn only_snapshot(&self) -> Result<String, Refusal> {
         let read = || {
-            let folder = self.beneath(SNAPSHOTS, OFlags::DIRECTORY)?;
+            let folder = self.open_beneath(SNAPSHOTS, OFlags::DIRECTORY)?;
             let entries = rustix::fs::Dir::new(folder)?.take(SNAPSHOTS_MAX);
             entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
         };
@@ -125,7 +125,7 @@ impl Tree {
     /// Opens a snapshot below this model's folder in the hub's cache.
     fn snapshot(self, commit: &str) -> Result<Self, Refusal> {
         let path = format!("{SNAPSHOTS}/{commit}");
-        match self.beneath(&path, OFlags::DIRECTORY) {
+        match self.open_beneath(&path, OFlags::DIRECTORY) {
             Ok(handle) => {
                 Ok(Self { path: self.path.join(path), handle: handle.into(), blobs: None })
             }
@@ -154,7 +154,7 @@ impl Tree {
     /// # Errors
     /// Not a regular file, or a link on the path leads outside or dangles.
     pub(super) fn open_file(&self, path: &str) -> Result<Option<File>, Refusal> {
-        let opened = match self.beneath(path, OFlags::NONBLOCK) {
+        let opened = match self.open_beneath(path, OFlags::NONBLOCK) {
             Err(Errno::XDEV) => self.open_outside(path)?,
             // The link itself exists; its target does not.
             Err(Errno::NOENT) if self.link_to(path).is_some() => {
@@ -173,7 +173,7 @@ impl Tree {
     }
 
     /// Opens a path below the directory. Follows links that stay below it.
-    fn beneath(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    fn open_beneath(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
         openat2(&self.handle, path, flags, resolve)
     }
@@ -185,7 +185,7 @@ impl Tree {
         let target = self.link_to(path).ok_or_else(outside)?;
         if let Ok(inside) = target.strip_prefix(&self.path) {
             let inside = inside.to_str().ok_or_else(outside)?;
-            return self.beneath(inside, OFlags::NONBLOCK).map_err(|_| outside());
+            return self.open_beneath(inside, OFlags::NONBLOCK).map_err(|_| outside());
         }
         let blobs = self.blobs.as_ref().ok_or_else(outside)?;
         let blob = self.blob(path, &target).ok_or_else(outside)?;
@@ -213,7 +213,7 @@ impl Tree {
 
     /// Returns the target of the link at `path`, if `path` is a link and its folders are inside.
     fn link_to(&self, path: &str) -> Option<PathBuf> {
-        let link = self.beneath(path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
+        let link = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW).ok()?;
         let target = rustix::fs::readlinkat(link, "", Vec::new()).ok()?;
         Some(PathBuf::from(target.into_string().ok()?))
     }
@@ -235,12 +235,12 @@ impl Tree {
     ///
     /// # Errors
     /// A folder cannot be read, is a link to the outside, or holds too many entries.
-    pub(super) fn named(&self, has_graph: bool) -> Result<Vec<String>, Refusal> {
+    pub(super) fn selected_files(&self, has_graph: bool) -> Result<Vec<String>, Refusal> {
         let (mut files, mut entries) = (Vec::new(), 0);
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
             let at = if folder.is_empty() { "." } else { &folder };
-            let handle = self.beneath(at, OFlags::DIRECTORY);
+            let handle = self.open_beneath(at, OFlags::DIRECTORY);
             let handle = handle.map_err(|error| self.refusal(at, &error.into()))?;
             let read = rustix::fs::Dir::new(handle);
             for entry in read.map_err(|error| self.refusal(at, &error.into()))? {
@@ -253,12 +253,12 @@ impl Tree {
                 }
                 let Ok(name) = entry.file_name().to_str() else { continue };
                 let path = if folder.is_empty() { name.into() } else { format!("{folder}/{name}") };
-                let takes = selection::includes(&path, has_graph);
+                let is_included = selection::includes(&path, has_graph);
                 if selection::descends_into(&path)
-                    && self.is_folder(&path, entry.file_type(), takes)?
+                    && self.is_folder(&path, entry.file_type(), is_included)?
                 {
                     folders.push(path);
-                } else if takes {
+                } else if is_included {
                     files.push(path);
                 }
             }
@@ -272,7 +272,7 @@ impl Tree {
         match kind {
             FileType::Directory => Ok(true),
             FileType::Symlink | FileType::Unknown => {
-                match self.beneath(path, OFlags::DIRECTORY) {
+                match self.open_beneath(path, OFlags::DIRECTORY) {
                     Ok(_) => Ok(true),
                     Err(Errno::XDEV) if !is_taken => {
                         // Only the target's file type is read.

@@ -55,7 +55,7 @@ fn links_inside_the_source_are_followed() {
     for path in ["config.json", "1_Pooling/config.json", "twice.json", "absolute.json"] {
         assert_eq!(read(&tree, path), Ok(Some("kept".to_owned())), "{path}");
     }
-    let mut named = tree.named(true).unwrap();
+    let mut named = tree.selected_files(true).unwrap();
     named.sort();
     let expected =
         ["1_Pooling/config.json", "absolute.json", "config.json", "kept/config.json", "twice.json"];
@@ -85,7 +85,7 @@ fn links_outside_are_refused_with_their_target() {
         let expected = format!("{file} is a link to {target}, which is outside");
         assert!(message.contains(&expected), "{message}");
         if file == "1_Pooling" {
-            let message = tree.named(true).unwrap_err().message;
+            let message = tree.selected_files(true).unwrap_err().message;
             assert!(message.contains(&expected), "{message}");
         }
         fs::remove_file(beside.join(file)).unwrap();

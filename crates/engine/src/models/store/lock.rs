@@ -15,21 +15,21 @@ use onnxd_proto::exit::Failure;
 /// the descriptor shares the lock with its predecessor, and the last one to exit releases it. So
 /// nothing here unlocks explicitly; closing the file does.
 pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure> {
-    let wrong = |reason: &dyn std::fmt::Display| {
+    let invalid = |reason: &dyn std::fmt::Display| {
         Failure::configuration(format!("--state-dir: {}: {reason}", path.display()))
     };
     let succeeds = inherited.is_some();
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
     let opened = inherited.map_or_else(|| options.open(path), Ok);
-    let mut file = opened.map_err(|error| wrong(&error))?;
+    let mut file = opened.map_err(|error| invalid(&error))?;
     if succeeds {
         let same = fs::metadata(path).and_then(|there| {
             let own = file.metadata()?;
             Ok((there.dev(), there.ino()) == (own.dev(), own.ino()))
         });
-        if !same.map_err(|error| wrong(&error))? {
-            return Err(wrong(&"a successor must use its predecessor's state directory"));
+        if !same.map_err(|error| invalid(&error))? {
+            return Err(invalid(&"a successor must use its predecessor's state directory"));
         }
     }
     let mut holder = String::new();
@@ -37,13 +37,13 @@ pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure
     let _ = file.read_to_string(&mut holder);
     flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
         if error == rustix::io::Errno::WOULDBLOCK {
-            wrong(&format!("in use by another onnxd, process {}", holder.trim()))
+            invalid(&format!("in use by another onnxd, process {}", holder.trim()))
         } else {
-            wrong(&error)
+            invalid(&error)
         }
     })?;
     if !succeeds {
-        write_pid(&file).map_err(|error| wrong(&error))?;
+        write_pid(&file).map_err(|error| invalid(&error))?;
     }
     Ok(file)
 }

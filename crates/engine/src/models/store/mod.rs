@@ -91,11 +91,11 @@ impl Store {
         inherited: Option<File>,
     ) -> Result<Self, Failure> {
         let layout = Layout::new(root);
-        let wrong = |path: &Path, error: &dyn std::fmt::Display| {
+        let invalid = |path: &Path, error: &dyn std::fmt::Display| {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
         };
         for folder in [layout.root().to_owned(), layout.versions(), layout.generations_root()] {
-            fs::create_dir_all(&folder).map_err(|error| wrong(&folder, &error))?;
+            fs::create_dir_all(&folder).map_err(|error| invalid(&folder, &error))?;
         }
         // Must exist before workers start, because their sandbox grants access to it. Ignore errors:
         // compiled forms are optional.
@@ -103,7 +103,7 @@ impl Store {
         let lock = lock::take(&layout.lock(), inherited)?;
         let staging = layout.staging();
         // Keep the directory itself: the predecessor needs it if the succession fails.
-        empty(&staging).map_err(|error| wrong(&staging, &error))?;
+        empty(&staging).map_err(|error| invalid(&staging, &error))?;
         let store = Self {
             layout,
             retention,
@@ -119,7 +119,7 @@ impl Store {
     }
 
     /// Writes this process's PID into the lock file, for example after a successor failed.
-    pub fn sign(&self) {
+    pub fn write_pid(&self) {
         // The PID only informs operators.
         if let Err(error) = lock::write_pid(&self.lock) {
             tracing::warn!(%error, "failed to write the PID to the lock file of the state directory");
@@ -130,7 +130,7 @@ impl Store {
     ///
     /// # Errors
     /// The process is out of descriptors.
-    pub fn lock_for_a_successor(&self) -> io::Result<File> {
+    pub fn lock_for_successor(&self) -> io::Result<File> {
         self.lock.try_clone()
     }
 

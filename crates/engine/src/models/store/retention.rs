@@ -160,7 +160,7 @@ mod tests {
         let record = Record {
             version: version.into(),
             configured_source,
-            facts: Facts::of(Task::Embed),
+            facts: Facts::new(Task::Embed),
             drift: None,
         };
         store.record(&"m".parse().unwrap(), number, &record).unwrap();

@@ -16,7 +16,7 @@ fn record_of(version: &str) -> Record {
         max_tokens: 8,
         pooling: PoolingMode::Mean.into(),
         normalize: true,
-        ..Facts::of(Task::Embed)
+        ..Facts::new(Task::Embed)
     };
     let configured_source = "/x".parse().unwrap();
     Record { version: version.into(), configured_source, facts, drift: None }
@@ -24,7 +24,7 @@ fn record_of(version: &str) -> Record {
 
 fn stage(store: &Store, content: &str) -> Staged {
     let source = source_with(content);
-    store.stage(&SourceUri::of_directory(source.path()), &|_, _| {}).unwrap()
+    store.stage(&SourceUri::from_directory(source.path()), &|_, _| {}).unwrap()
 }
 
 fn is_empty(folder: &Path) -> bool {

@@ -41,7 +41,7 @@ impl Background {
     }
 
     /// Waits until no thread runs. Others may start later.
-    pub async fn rest(&self) {
+    pub async fn wait_until_idle(&self) {
         while !self.0.is_empty() {
             time::sleep(Duration::from_millis(10)).await;
         }

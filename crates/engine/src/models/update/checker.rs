@@ -32,7 +32,7 @@ use onnxd_proto::exit::Failure;
 const MEMORY_TICK: Duration = Duration::from_millis(10);
 /// Maximum bytes of a checker's output.
 const OUTPUT_BYTES_MAX: u64 = 1 << 20;
-/// Time limit for finding or making a compiled form at start.
+/// Time limit for finding or building a compiled form at start.
 const COMPILE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Maximum concurrent checkers of all models, since each may use all of `--check-memory`.
@@ -151,7 +151,7 @@ impl Checker {
         }
     }
 
-    /// Finds or makes a sound compiled form of the version in `folder` for this machine. If that
+    /// Finds or builds a valid compiled form of the version in `folder` for this machine. If that
     /// fails, workers load the plain model.
     pub async fn compile(&self, folder: &Path, compiled: &Path) {
         let _permit = self.permits.acquire().await;

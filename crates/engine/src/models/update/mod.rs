@@ -253,14 +253,14 @@ impl Updater {
         }
     }
 
-    /// Releases the hold.
+    /// Resumes updates after [`Updater::pause`].
     pub async fn resume(&self) {
         for handle in &self.handles {
             let _ = handle.0.send(Input::Event(Event::Resumed)).await;
         }
     }
 
-    /// Hands updates over to a successor and tells waiting callers to ask it.
+    /// Hands updates over to a successor and tells waiting callers to retry with it.
     pub async fn hand_over(&self) {
         for handle in &self.handles {
             let _ = handle.0.send(Input::Event(Event::Stopped(Stop::HandingOver))).await;

@@ -20,7 +20,7 @@ impl Payload for Versions {
     type Record = Arc<Record>;
 }
 
-/// What a check of this or an earlier update found out about a version.
+/// The results of checking a version, in this update or an earlier one.
 #[derive(Debug)]
 pub(super) struct CheckedFacts {
     pub facts: Box<Facts>,

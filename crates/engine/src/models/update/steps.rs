@@ -56,7 +56,7 @@ impl Driver {
         let (gate, longest) = (Arc::clone(&self.model.gate), self.deps.request_timeout);
         self.begin(async move {
             // Requests still inside after the timeout were answered by it.
-            let _ = time::timeout(longest, gate.emptied()).await;
+            let _ = time::timeout(longest, gate.drained()).await;
             Input::Event(Event::Drained)
         });
     }

@@ -79,7 +79,7 @@ const PARAMETERS: [&str; 2] = ["?file=", "?variant="];
 
 impl SourceUri {
     /// Returns a directory source without a choice of model file.
-    pub fn of_directory(path: impl Into<PathBuf>) -> Self {
+    pub fn from_directory(path: impl Into<PathBuf>) -> Self {
         Self::Directory { path: path.into(), choice: ModelChoice::default() }
     }
 
@@ -352,9 +352,9 @@ mod tests {
     fn a_path_with_a_question_mark_stays_a_path() {
         assert_eq!(uri("/m?x").directory(), Some(Path::new("/m?x")));
         assert_eq!(uri("/m?x").to_string(), "/m?x");
-        let odd = SourceUri::of_directory("/m?file=x.onnx");
-        assert_eq!(odd.to_string(), "file:///m%3Ffile%3Dx.onnx");
-        assert_eq!(uri(&odd.to_string()), odd);
+        let ambiguous = SourceUri::from_directory("/m?file=x.onnx");
+        assert_eq!(ambiguous.to_string(), "file:///m%3Ffile%3Dx.onnx");
+        assert_eq!(uri(&ambiguous.to_string()), ambiguous);
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl RequestBody {
         self.frames.take(data, begins)
     }
 
-    /// Decides why to stop waiting for the next bytes.
+    /// Completes with the reason to stop waiting for the next bytes.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<Status> {
         let is_between = self.frames.is_between();
         if is_between && (self.takes_stream || self.frames.messages() > 0) {

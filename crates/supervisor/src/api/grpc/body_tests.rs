@@ -21,7 +21,7 @@ struct Call {
 
 impl Call {
     fn new(method: &str, packing: Option<Packing>) -> Self {
-        let memory = MemoryBudget::of(ROOM * 1024);
+        let memory = MemoryBudget::new(ROOM * 1024);
         let (client, mut pieces) = mpsc::channel(16);
         let methods = crate::api::grpc::methods::methods();
         let method = methods.iter().find(|known| known.path.ends_with(&format!("/{method}")));

@@ -243,7 +243,7 @@ mod tests {
     fn contradictory_tensors_are_rejected_with_a_reason() {
         let two = || vec![input(None), input(None)];
         let negative = InferInputTensor { shape: vec![-1], ..input(None) };
-        let odd = InferInputTensor { datatype: "FP8".into(), ..input(None) };
+        let unknown_type = InferInputTensor { datatype: "FP8".into(), ..input(None) };
         let parameters = HashMap::from([(SHARED_MEMORY.to_owned(), InferParameter::default())]);
         let elsewhere = InferInputTensor { parameters: parameters.clone(), ..input(None) };
         let wanted = InferRequestedOutputTensor { name: "y".into(), parameters };
@@ -253,7 +253,7 @@ mod tests {
             (message(vec![input(numbers(vec![1, 2]))], &[&[1, 2]]), "has both `contents`"),
             (message(vec![input(numbers(vec![1, 200]))], &[]), "200 is not a valid INT8 element"),
             (message(vec![negative], &[&[1]]), "negative dimension -1"),
-            (message(vec![odd], &[&[1]]), "`FP8`"),
+            (message(vec![unknown_type], &[&[1]]), "`FP8`"),
             (message(vec![elsewhere], &[&[1]]), "shared memory"),
             (
                 ModelInferRequest {

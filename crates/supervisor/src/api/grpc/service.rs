@@ -253,7 +253,7 @@ impl GrpcInferenceService for Service {
         request: Request<ModelStatisticsRequest>,
     ) -> Answer<ModelStatisticsResponse> {
         let ModelStatisticsRequest { name, version } = request.into_inner();
-        let of = |model: &Arc<Model>| statistics(ModelStatistics::of(&self.app.engine, model));
+        let of = |model: &Arc<Model>| statistics(ModelStatistics::collect(&self.app.engine, model));
         let model_stats = match name.as_str() {
             "" => self.app.engine.models().iter().map(of).collect(),
             name => {

@@ -124,7 +124,7 @@ pub(crate) struct BatchStatistics {
 
 impl ModelStatistics {
     /// Returns the statistics since the server started.
-    pub(crate) fn of(engine: &Engine, model: &Model) -> Self {
+    pub(crate) fn collect(engine: &Engine, model: &Model) -> Self {
         let metrics = engine.metrics().model(model.slot);
         let answered = metrics.answered();
         let [queue, tokenize, infer] =

@@ -101,7 +101,7 @@ impl PartialSchema for Numbers<'_> {
 impl ToSchema for Numbers<'_> {}
 
 impl<'a> EncodedEmbedding<'a> {
-    fn of(bytes: &'a [u8], format: EncodingFormat) -> Self {
+    fn new(bytes: &'a [u8], format: EncodingFormat) -> Self {
         match format {
             EncodingFormat::Base64 => Self::Base64(BASE64_STANDARD.encode(bytes)),
             EncodingFormat::Float => Self::Float(Numbers(Vector(bytes))),
@@ -143,7 +143,7 @@ async fn try_embeddings(app: &App, request: Request<Body>) -> Result<Response<Bo
     let data = answer.output.iter().enumerate().map(|(index, bytes)| EmbeddingObject {
         object: "embedding",
         index,
-        embedding: EncodedEmbedding::of(bytes, format),
+        embedding: EncodedEmbedding::new(bytes, format),
     });
     let tokens = answer.origin.tokens;
     let response = EmbeddingsResponse {

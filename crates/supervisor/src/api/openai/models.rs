@@ -37,7 +37,7 @@ pub(crate) struct ModelObject {
 }
 
 impl ModelObject {
-    fn of(model: &Model) -> Self {
+    fn new(model: &Model) -> Self {
         Self { id: model.name.to_string(), object: "model", created: 0, owned_by: "onnxd" }
     }
 }
@@ -48,7 +48,7 @@ impl ModelObject {
     responses((status = 200, description = "All served models", body = ModelList), OpenAiErrors)
 )]
 pub(crate) async fn models(State(app): State<App>) -> Response<Body> {
-    let data = app.engine.models().iter().map(|model| ModelObject::of(model)).collect();
+    let data = app.engine.models().iter().map(|model| ModelObject::new(model)).collect();
     axum_json(&json!(ModelList { object: "list", data })).into_response()
 }
 
@@ -61,7 +61,7 @@ pub(crate) async fn models(State(app): State<App>) -> Response<Body> {
 pub(crate) async fn model(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
     respond(async {
         let model = app.engine.find(Some(&name))?;
-        Ok(axum_json(&json!(ModelObject::of(model))).into_response())
+        Ok(axum_json(&json!(ModelObject::new(model))).into_response())
     })
     .await
 }

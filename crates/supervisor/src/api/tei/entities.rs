@@ -79,7 +79,7 @@ impl From<Strategy> for Aggregation {
     }
 }
 
-/// An entity, or a labelled token.
+/// An entity, or a labeled token.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FoundEntity {
     /// The label of a token; only for the strategy `none`.

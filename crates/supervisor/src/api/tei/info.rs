@@ -186,7 +186,7 @@ mod tests {
             (Task::Rerank, "reranker"),
             (Task::Tensor, "tensor"),
         ] {
-            assert!(model_type(&Facts::of(task)).get(kind).is_some(), "{kind}");
+            assert!(model_type(&Facts::new(task)).get(kind).is_some(), "{kind}");
         }
     }
 }

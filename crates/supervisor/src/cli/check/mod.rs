@@ -110,8 +110,9 @@ fn report_part(source: &SourceUri, part: &Part) {
 }
 
 fn source(text: &str) -> Result<SourceUri, Failure> {
-    let here = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    SourceUri::parse_in(&here, text).map_err(|error| Failure::configuration(error.to_string()))
+    let current_dir = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
+    SourceUri::parse_in(&current_dir, text)
+        .map_err(|error| Failure::configuration(error.to_string()))
 }
 
 fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {

@@ -73,7 +73,7 @@ impl Report {
         let Some(Checked { facts, drift, canaries, costs, not_compiled }) = checked else {
             return empty;
         };
-        let costs = costs.map(|table| Costs::of(&table));
+        let costs = costs.map(|table| Costs::from_table(&table));
         Self { facts: Some(facts), canaries: Some(canaries), drift, costs, not_compiled, ..empty }
     }
 
@@ -189,7 +189,7 @@ fn json_word(value: &impl Serialize) -> String {
 }
 
 impl Costs {
-    fn of(table: &CostTable) -> Self {
+    fn from_table(table: &CostTable) -> Self {
         let cost = |texts, tokens| table.predict(texts as usize, tokens as usize);
         let micros = TEXTS.map(|texts| TOKENS.map(|tokens| cost(texts, tokens)).to_vec()).to_vec();
         Self { texts: TEXTS, tokens: TOKENS, micros }
@@ -236,7 +236,7 @@ mod tests {
                 reason: "no 1_Pooling".into(),
             }],
             shortened: Some(Shortened { declared_tokens: 8192, reason: "--check-memory".into() }),
-            ..Facts::of(Task::Embed)
+            ..Facts::new(Task::Embed)
         };
         let costs = Some(CostTable::default());
         let checked = Checked { facts, drift: None, canaries: 2, costs, not_compiled: None };

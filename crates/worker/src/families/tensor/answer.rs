@@ -21,9 +21,9 @@ use crate::{
     session::{InputTensor, SessionError, TensorOutput},
 };
 
-/// Largest item, in bytes, that shares a run with others. Copying this much costs next to nothing.
+/// Maximum bytes of an item that shares a run with others. Copying this much costs next to nothing.
 const SHARED_ITEM_BYTES_MAX: usize = 256 * 1024;
-/// Rows of one run that several items share.
+/// Maximum rows of a run that several items share.
 const SHARED_ROWS_MAX: u64 = 256;
 
 /// An item whose tensors match the model's signature.
@@ -171,7 +171,7 @@ impl Ready<'_> {
     /// Returns whether two items can be concatenated along the first axis.
     fn can_join(&self, other: &Self) -> bool {
         let small = |ready: &Self| ready.bytes() <= SHARED_ITEM_BYTES_MAX && ready.rows() > 0;
-        let alike = |(a, b): (&InputTensor<'_>, &InputTensor<'_>)| {
+        let is_compatible = |(a, b): (&InputTensor<'_>, &InputTensor<'_>)| {
             (a.name, a.datatype) == (b.name, b.datatype)
                 && a.datatype != DataType::Bytes
                 && a.shape.first() == self.inputs[0].shape.first()
@@ -182,7 +182,7 @@ impl Ready<'_> {
             && small(other)
             && self.outputs == other.outputs
             && self.inputs.len() == other.inputs.len()
-            && self.inputs.iter().zip(&other.inputs).all(alike)
+            && self.inputs.iter().zip(&other.inputs).all(is_compatible)
     }
 }
 
@@ -197,9 +197,9 @@ impl Answering<'_, '_, '_> {
     fn run(&mut self, batch: &[Ready<'_>]) -> Result<(), Fault> {
         let [single] = batch else { return self.run_joined(batch) };
         let Self { group, generation, model, costs } = self;
-        let (started, begun) = (Instant::now(), CpuTime::now());
+        let (started, cpu_start) = (Instant::now(), CpuTime::now());
         let sent = model.run(&single.inputs, single.outputs, |outputs| {
-            let took = took(started, begun);
+            let took = took(started, cpu_start);
             let bytes: usize = outputs.iter().map(|output| output.bytes.len()).sum();
             if bytes > TENSORS_BYTES_MAX {
                 let reason = format!(
@@ -226,9 +226,9 @@ impl Answering<'_, '_, '_> {
         let rows: Vec<u64> = batch.iter().map(Ready::rows).collect();
         let all_rows: u64 = rows.iter().sum();
         let tensors = concatenate(batch, all_rows);
-        let (started, begun) = (Instant::now(), CpuTime::now());
+        let (started, cpu_start) = (Instant::now(), CpuTime::now());
         let ran = self.model.run(&tensors, batch[0].outputs, |outputs| {
-            split(outputs, &rows).map(|answers| (took(started, begun), answers))
+            split(outputs, &rows).map(|answers| (took(started, cpu_start), answers))
         });
         // Run each item on its own, so that it gets its own answer or error.
         let Ok(Some((took, answers))) = ran else {
@@ -293,8 +293,8 @@ fn answered(item: u32, bytes: usize, outputs: Vec<TensorHead>) -> AnsweredItem {
     AnsweredItem { item, tokens: 0, bytes: number(bytes), outputs }
 }
 
-fn took(started: Instant, begun: CpuTime) -> Timings {
-    Timings { inference: started.elapsed(), cpu: begun.elapsed(), ..Timings::default() }
+fn took(started: Instant, cpu_start: CpuTime) -> Timings {
+    Timings { inference: started.elapsed(), cpu: cpu_start.elapsed(), ..Timings::default() }
 }
 
 fn rejection(error: SessionError) -> Rejection {

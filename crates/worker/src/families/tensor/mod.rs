@@ -47,7 +47,7 @@ impl Family for TensorModel {
     /// A model that no sample fits still serves, without a warm-up.
     fn warm_up(&mut self) -> Result<(), Refusal> {
         if let Err(refusal) = Self::probe(self) {
-            warn!(%refusal, "tensor model not warmed up");
+            warn!(%refusal, "cannot warm up the tensor model; serving it anyway");
         }
         Ok(())
     }
@@ -56,7 +56,7 @@ impl Family for TensorModel {
     fn try_out(&mut self) -> Result<Trial, Refusal> {
         let untried = Self::probe(self).err().map(|refusal| refusal.message);
         let (signature, output) = (self.signature().clone(), Some(Output::Tensors));
-        Ok(Trial { facts: Facts { signature, output, ..Facts::of(Task::Tensor) }, untried })
+        Ok(Trial { facts: Facts { signature, output, ..Facts::new(Task::Tensor) }, untried })
     }
 
     fn probe(&mut self, _extent: Extent) -> Result<Probes, Refusal> {

@@ -72,7 +72,7 @@ impl TensorModel {
             match self.run_sample(1, size, 1) {
                 Ok(values) => {
                     self.size = Some(size);
-                    return Ok(Probes::of_values(values.concat()));
+                    return Ok(Probes::from_values(values.concat()));
                 }
                 Err(error) => last = Some(error),
             }
@@ -88,12 +88,12 @@ impl TensorModel {
             true => Batching::Padded,
             false => Batching::Separate,
         };
-        let (begun, mut measured) = (CpuTime::now(), Measured::default());
+        let (cpu_start, mut measured) = (CpuTime::now(), Measured::default());
         let rows = if batching == Batching::Padded { &TEXTS[..] } else { &TEXTS[..1] };
         for (row, &texts) in rows.iter().enumerate() {
             let mut least = None;
             for _ in 0..3 {
-                if begun.elapsed() > BUDGET {
+                if cpu_start.elapsed() > BUDGET {
                     break;
                 }
                 let run = CpuTime::now();
@@ -117,9 +117,9 @@ impl TensorModel {
         let alone = [1, 2].map(|seed| self.run_sample(1, size, seed));
         let [Ok(first), Ok(second)] = alone else { return false };
         let Ok(together) = self.run_sample(2, size, 1) else { return false };
-        let apart = first.iter().zip(&second);
+        let separate = first.iter().zip(&second);
         together.len() == first.len()
-            && together.iter().zip(apart).all(|(together, (first, second))| {
+            && together.iter().zip(separate).all(|(together, (first, second))| {
                 probes::is_same(together, &[&first[..], second].concat())
             })
     }

@@ -4,7 +4,7 @@ use onnxd_proto::domain::tensor::{DataType, TensorSpec, elements};
 
 use crate::session::{InputTensor, TensorOutput};
 
-/// Largest sample in elements. Larger inputs are not tried.
+/// Maximum elements of a sample. Larger inputs are not tried.
 const SAMPLE_ELEMENTS_MAX: usize = 16 << 20;
 
 /// Generates a sample of an input: floats between -1 and 1, and integers of 0 or 1, which are valid

@@ -162,7 +162,7 @@ impl Answering<'_, '_, '_> {
 
     /// Checks that the model provides the requested output.
     fn allow(&self, output: TextOutput) -> Result<(), Rejection> {
-        if !output.is_of(self.task()) {
+        if !output.is_supported_by(self.task()) {
             return Err(Rejection::WrongTask(self.task()));
         }
         match output {
@@ -257,14 +257,14 @@ impl Answering<'_, '_, '_> {
     ) -> Result<Duration, SessionError> {
         let texts: Vec<&Prepared> = batch.iter().map(|item| &item.prepared).collect();
         let rows = batch[0].rows(self.task());
-        let begun = CpuTime::now();
+        let cpu_start = CpuTime::now();
         let is_wide = self.group.request.wide;
         if is_wide && self.model.run_wide(&texts, rows, numbers).is_some() {
-            return Ok(begun.elapsed());
+            return Ok(cpu_start.elapsed());
         }
-        let begun = CpuTime::now();
+        let cpu_start = CpuTime::now();
         self.model.run(&texts, rows, numbers)?;
-        let took = begun.elapsed();
+        let took = cpu_start.elapsed();
         // Each run refines the cost estimates.
         if !self.model.is_table(texts[0].route) {
             let longest = texts.iter().map(|text| text.tokens.ids.len()).max().unwrap_or(0);

@@ -62,7 +62,7 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
     };
     let mut session = graph(opening, &settings)?;
     let names = session.as_ref().map(Session::switches).unwrap_or_default();
-    let switches = Switches::of(names, &settings.words, files.model_config, &mut guesses)?;
+    let switches = Switches::new(names, &settings.words, files.model_config, &mut guesses)?;
     let chosen = match &mut session {
         Some(session) => {
             Some(select(session, &files, &settings, (is_generative, opening.file), &mut guesses)?)

@@ -1,5 +1,5 @@
 //! Measures the cost of running a text model by shape, and which texts can share a run without
-//! changing the output. Called when a compiled form is made.
+//! changing the output. Called when a compiled form is built.
 
 use std::time::Duration;
 
@@ -33,10 +33,10 @@ const TEXTS_TO_PAIR: [&str; 2] = ["cat 9,787,426", probes::ORDINARY];
 /// Measures all shapes that the time budget allows, the smallest first.
 pub(super) fn measure(version: &mut TextModel) -> Result<Costs, Refusal> {
     let batching = batching(version)?;
-    let begun = CpuTime::now();
+    let cpu_start = CpuTime::now();
     let mut measured = Measured::default();
     for (row, column) in shapes(version.settings().max_tokens) {
-        if begun.elapsed() > BUDGET {
+        if cpu_start.elapsed() > BUDGET {
             break;
         }
         let micros = time(version, TEXTS[row], TOKENS[column])?.as_secs_f32() * 1e6;
@@ -62,8 +62,8 @@ fn shapes(max_tokens: u32) -> Vec<(usize, usize)> {
 fn time(version: &mut TextModel, texts: u32, tokens: u32) -> Result<Duration, Refusal> {
     let texts = usize::try_from(texts).unwrap_or(usize::MAX);
     let mut run = || {
-        let begun = CpuTime::now();
-        version.try_shape(texts, tokens, 0).map(|_| begun.elapsed())
+        let cpu_start = CpuTime::now();
+        version.try_shape(texts, tokens, 0).map(|_| cpu_start.elapsed())
     };
     let mut least = run()?;
     for _ in 0..RUNS {

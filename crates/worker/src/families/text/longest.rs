@@ -20,7 +20,7 @@ const FIRST: u32 = 128;
 /// Lengths are multiples of this, except for the declared length.
 const STEP: u32 = 64;
 /// Minimum gain of another run, as a percentage of the longest length that fits.
-const WORTH_PERCENT: u64 = 110;
+const GAIN_PERCENT_MIN: u64 = 110;
 /// The search ends after this many runs that do not fit.
 const MISSES_MAX: u32 = 2;
 /// Safety margins. `caution` multiplies predicted times. One text may use `memory_part` of the
@@ -34,11 +34,11 @@ struct Margins {
 }
 
 /// Margins for a length that the search picks.
-const PICKED: Margins =
+const SEARCHED: Margins =
     Margins { caution: 1.15, memory_part: 0.9, text_time_factor: 1.0, time_part: 0.5 };
 /// Margins for a length that `onnxd.toml` sets. They are looser, so that a picked length that was
 /// written down fits again.
-const ASKED: Margins =
+const CONFIGURED: Margins =
     Margins { caution: 1.0, memory_part: 1.0, text_time_factor: 2.0, time_part: 0.8 };
 /// The part of a worker's memory that one text may use. The arena keeps the memory of shorter texts
 /// in pieces that are too small for longer ones: with doubling lengths, a third of the last one.
@@ -112,7 +112,7 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
 }
 
 fn limits(budget: &Budget, loaded: u64) -> Limits {
-    let margins = if budget.is_explicit { ASKED } else { PICKED };
+    let margins = if budget.is_explicit { CONFIGURED } else { SEARCHED };
     let check = budget.check_bytes.map_or(f64::INFINITY, |all| {
         real(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * margins.memory_part
     });
@@ -199,7 +199,7 @@ pub(super) fn search<E>(
         let candidate = longest_below(longest, wanted, fits, |tokens| fitting(tokens).is_none());
         // The cause is whatever limits the first step.
         cause = cause.or_else(|| fitting((candidate + STEP).min(longest)));
-        let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * WORTH_PERCENT;
+        let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * GAIN_PERCENT_MIN;
         if fits == 0 || misses >= MISSES_MAX || !(is_worth || candidate == wanted) {
             let cause = cause.or_else(|| fitting(wanted)).unwrap_or(limits.memory.1);
             return Ok(Longest { tokens: fits, shortfall: Some((cause, growth.predict(wanted))) });

@@ -10,11 +10,11 @@ use onnxd_proto::domain::cost::CostTable;
 
 use crate::artifacts::costs::Batching;
 
-/// Texts in one micro-batch: the largest size of a group.
+/// Maximum texts in one micro-batch: a full group.
 pub(crate) const TEXTS_MAX: usize = onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-/// Tokens in one micro-batch of several texts, padding included. ONNX Runtime retains the memory of
-/// the largest micro-batch, and beyond some hundred tokens larger ones gain nothing.
+/// Maximum tokens in a micro-batch of several texts, including padding. ONNX Runtime retains the
+/// memory of the largest micro-batch, and beyond a few hundred tokens larger ones gain nothing.
 pub(crate) const TOKENS_MAX: usize = 1024;
 
 /// A shared run must beat separate runs by this factor: predictions are inexact, and the shortest

@@ -21,9 +21,9 @@ use crate::{
     session::{self, Batch, Session, SessionError, Tokens},
 };
 
-/// Largest output of one run, in numbers, for a graph with one number per token of the vocabulary.
+/// Maximum output of one run, in numbers, for a graph with one number per token of the vocabulary.
 const OUTPUT_NUMBERS_MAX: usize = 16 << 20;
-/// Shortest run, in tokens, that this limit does not split.
+/// Runs of up to this many tokens are never split by that limit.
 const TOKENS_MIN: usize = 64;
 
 /// A loaded text model.
@@ -160,7 +160,7 @@ impl TextModel {
     fn repeated_token(&self, tokens: u32, id: u32) -> Prepared {
         let tokens = tokens as usize;
         Prepared {
-            tokens: Tokens::of(vec![id.into(); tokens], vec![0; tokens]),
+            tokens: Tokens::new(vec![id.into(); tokens], vec![0; tokens]),
             route: self.settings.plan.default,
             switches: self.preparation.switches.any(),
             kept: vec![true; tokens],

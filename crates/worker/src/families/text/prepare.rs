@@ -299,7 +299,7 @@ impl Preparation {
             ids.retain(|&id| Some(id) != unknown);
         }
         let type_ids = vec![0; ids.len()];
-        Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })
+        Ok(Prepared { tokens: Tokens::new(ids, type_ids), ..Prepared::default() })
     }
 
     /// Returns the name of the prompt that goes before a text.
@@ -315,8 +315,8 @@ impl Preparation {
         }
         let word = Switches::word(request.switches);
         let of_word = word.filter(|word| self.prompts.named.contains_key(*word));
-        let of_role = request.role.and_then(|role| self.prompts.of_role(role));
-        Ok(of_word.or(of_role).or(self.prompts.default.as_deref()))
+        let for_role = request.role.and_then(|role| self.prompts.for_role(role));
+        Ok(of_word.or(for_role).or(self.prompts.default.as_deref()))
     }
 
     /// Returns whether a name is a side of a search that this model distinguishes without a prompt.
@@ -384,5 +384,5 @@ fn filled(
         return Err(Rejection::Tokenizer("the pair has no tokens".into()));
     }
     let type_ids = vec![0; ids.len()];
-    Ok(Prepared { tokens: Tokens::of(ids, type_ids), ..Prepared::default() })
+    Ok(Prepared { tokens: Tokens::new(ids, type_ids), ..Prepared::default() })
 }

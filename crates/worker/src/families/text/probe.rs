@@ -1,4 +1,4 @@
-//! Runs the fixed texts through a model. Their embeddings or scores identify its behaviour.
+//! Runs the fixed texts through a model. Their embeddings or scores identify its behavior.
 
 use onnxd_proto::domain::{Refusal, Task};
 
@@ -31,7 +31,7 @@ pub(super) fn probe(version: &mut TextModel, extent: Extent) -> Result<Probes, R
         };
         scores.append(&mut version.run_one(&request)?);
     }
-    Ok(Probes::of_values(scores))
+    Ok(Probes::from_values(scores))
 }
 
 /// A text that this tokenizer maps to no tokens becomes a zero row: a model for one language may
@@ -52,7 +52,7 @@ fn embed(version: &mut TextModel, texts: &[&str]) -> Result<Probes, Refusal> {
             rows.resize(rows.len() + dimension, 0.0);
         }
     }
-    Ok(Probes::of_rows(dimension, rows))
+    Ok(Probes::from_rows(dimension, rows))
 }
 
 fn fold(vector: &[f32]) -> Vec<f32> {

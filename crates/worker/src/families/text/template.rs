@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::files::{Files, assume, guess, json::contract};
 
-/// Largest template, and largest rendered result, in bytes.
+/// Maximum size of a template, and of its rendered result, in bytes.
 const BYTES_MAX: usize = 64 * 1024;
-/// Steps that rendering may take.
+/// Maximum number of rendering steps.
 const FUEL: u64 = 100_000;
 /// The name of a chat template in messages.
 const CHAT: &str = "chat_template";

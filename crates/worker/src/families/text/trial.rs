@@ -12,7 +12,7 @@ use super::{
 };
 use crate::artifacts::probes;
 
-/// Largest vocabulary whose weights can be sent.
+/// Maximum vocabulary size whose weights can be sent.
 const VOCABULARY_MAX: usize = 1 << 20;
 
 /// Runs one input of each kind that serving runs.
@@ -89,7 +89,7 @@ fn facts(version: &TextModel, dimension: usize) -> Result<Facts, Refusal> {
         pipeline: description.pipeline,
         switches: description.switches,
         guesses: version.guesses.clone(),
-        ..Facts::of(task)
+        ..Facts::new(task)
     })
 }
 

@@ -17,10 +17,10 @@
 //! protocol. When no worker serves, [`shorten_wait`] shortens the wait of one.
 //!
 //! - [`process`]: the states of one process; [`loads`]: its loads.
-//! - [`ends`]: how it ends.
+//! - [`exit`]: how it exits.
 //! - [`work`]: groups and pings.
 
-mod ends;
+mod exit;
 mod loads;
 mod process;
 mod work;
@@ -30,7 +30,7 @@ use std::time::Instant;
 use onnxd_proto::{BUILD_ID, control_page::Slot, generation::Generation};
 use onnxd_telemetry::metrics::KillReason;
 
-pub(crate) use ends::{Blame, Finished, Progress};
+pub(crate) use exit::{Blame, Finished, Progress};
 
 use crate::dispatch::{
     policy::{
@@ -75,7 +75,7 @@ enum Phase {
 pub(crate) enum SocketAction {
     /// Open it, then call [`Session::connected`].
     Connect,
-    /// Drop it and kill the process, which is not needed any more.
+    /// Drop it and kill the process, which is no longer needed.
     Refuse,
 }
 
@@ -219,7 +219,7 @@ impl Session {
             process.unrecoverable = Some(format!(
                 "--worker-binary is from another build: it reports {build_id}, this supervisor is {BUILD_ID}"
             ));
-            return Err("it is from another build");
+            return Err("is from another build");
         }
         if let Stage::Starting { to_load } = &mut process.stage {
             *to_load = committed;
@@ -373,7 +373,7 @@ pub(crate) fn shorten_wait<'a>(workers: impl Iterator<Item = &'a mut Session>) {
 }
 
 #[cfg(test)]
-mod ending_tests;
+mod exit_tests;
 #[cfg(test)]
 mod restart_simulation_tests;
 #[cfg(test)]

@@ -128,7 +128,7 @@ impl Process {
     }
 
     /// Returns whether both the process and its socket have ended.
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         matches!(self.state, ProcessState::Exited { .. }) && !self.listens()
     }
 

@@ -242,7 +242,7 @@ proptest! {
     fn the_shared_budget_lies_between_one_and_the_sum(
         limit in 1..10_000_u32, workers in 1..200_usize,
     ) {
-        let all = Budget::of_all(limit, workers).limit();
+        let all = Budget::shared(limit, workers).limit();
         prop_assert!(all > limit);
         prop_assert!(u64::from(all) <= u64::from(limit) * workers as u64 || workers == 1 || limit == 1);
     }
@@ -250,11 +250,11 @@ proptest! {
 
 #[test]
 fn deaths_expire_but_an_exceeded_budget_is_remembered() {
-    assert_eq!([1, 2, 3, 8].map(|workers| Budget::of_all(10, workers).limit()), [11, 15, 20, 45]);
-    let begin = Instant::now();
-    let mut budget = Budget::of_one(2);
+    assert_eq!([1, 2, 3, 8].map(|workers| Budget::shared(10, workers).limit()), [11, 15, 20, 45]);
+    let start = Instant::now();
+    let mut budget = Budget::per_worker(2);
     let mut spend = |seconds| {
-        let within = budget.spend(begin + Duration::from_secs(seconds));
+        let within = budget.spend(start + Duration::from_secs(seconds));
         (within, budget.is_exceeded())
     };
     assert_eq!([spend(0), spend(30), spend(60), spend(90)], [(true, false); 4]);

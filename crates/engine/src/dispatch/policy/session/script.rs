@@ -62,7 +62,7 @@ pub(crate) fn send(session: &mut Session, id: u64) {
 pub(crate) fn end(session: &mut Session, now: Instant, end: End, jitter: f64) -> bool {
     let process = session.process_ended(exit(end), now);
     let socket = session.socket_ended();
-    assert!(!(process == Progress::Over && socket == Progress::Over), "finished twice");
+    assert!(!(process == Progress::Done && socket == Progress::Done), "finished twice");
     drop(session.take_unanswered());
     session.finish(now, jitter).is_some_and(|finished| finished.counts == CountsAsDeath::Yes)
 }

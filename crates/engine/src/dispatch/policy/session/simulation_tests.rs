@@ -128,7 +128,7 @@ impl World {
             let progress = self.session.socket_ended();
             return self.progress(progress);
         }
-        self.hear();
+        self.message_received();
         match message {
             Message::Hello => {
                 let committed = self.committed.to_vec();
@@ -188,7 +188,7 @@ impl World {
     }
 
     /// Records a sign of life and sends an owed ping.
-    fn hear(&mut self) {
+    fn message_received(&mut self) {
         if self.session.message_received() {
             assert!(self.is_ping_owed, "seed {}: an unrequested ping", self.seed);
             self.reached.insert("owed ping");
@@ -201,13 +201,13 @@ impl World {
     }
 
     fn progress(&mut self, progress: Progress) {
-        if progress == Progress::Over {
-            self.over();
+        if progress == Progress::Done {
+            self.finish();
         }
     }
 
     /// Does what the actor does when a process is finished.
-    fn over(&mut self) {
+    fn finish(&mut self) {
         let process = self.process.take().unwrap();
         let was_stopped = process.killed_for == Some(KillReason::Stopped);
         let committed = self.committed;
@@ -238,8 +238,8 @@ impl World {
 
     /// Does what is due.
     fn tick(&mut self) {
-        if self.session.give_up_reading(self.now) == Progress::Over {
-            return self.over();
+        if self.session.give_up_reading(self.now) == Progress::Done {
+            return self.finish();
         }
         match self.session.due(self.now, &SUPERVISION) {
             None => {}

@@ -26,7 +26,7 @@ pub(super) enum Message {
     Loaded(Slot, Generation),
     LoadFailed(Slot, Generation),
     Pong,
-    /// The group's items at these indexes.
+    /// The group's items at these indices.
     Answer(u64, Vec<u32>),
     End,
 }
@@ -44,7 +44,7 @@ pub(super) struct Process {
     pub is_stopped: bool,
     /// Pings that it has not answered.
     pub pings: u32,
-    /// Its groups, with the indexes of the unanswered items.
+    /// Its groups, with the indices of the unanswered items.
     pub groups: VecDeque<(u64, Vec<u32>)>,
     pub serves: [Generation; MODELS as usize],
 }

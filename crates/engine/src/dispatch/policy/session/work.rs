@@ -45,7 +45,7 @@ impl Session {
     /// Returns whether the worker may receive its next group early, because its current one
     /// finishes before another could be sent.
     pub(crate) fn is_nearly_idle(&self) -> bool {
-        self.ready_service().is_some_and(|service| service.groups.are_nearly_done())
+        self.ready_service().is_some_and(|service| service.groups.is_nearly_done())
     }
 
     /// Records that the worker was sent a group.
@@ -61,7 +61,7 @@ impl Session {
         self.service_mut()?.groups.record_time(group, micros)
     }
 
-    /// Takes the items at these indexes of the group with this id, which the worker has answered.
+    /// Takes the items at these indices of the group with this id, which the worker has answered.
     /// Returns `None` if one of them is not waiting for an answer.
     pub(crate) fn answered(
         &mut self,

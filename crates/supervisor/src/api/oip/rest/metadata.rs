@@ -243,7 +243,7 @@ pub(crate) struct StatisticsJson {
     responses((status = 200, description = "Statistics of all models", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
-    let of = |model: &std::sync::Arc<Model>| ModelStatistics::of(&app.engine, model);
+    let of = |model: &std::sync::Arc<Model>| ModelStatistics::collect(&app.engine, model);
     let model_stats = app.engine.models().iter().map(of).collect();
     axum_json(&json!(StatisticsJson { model_stats })).into_response()
 }
@@ -257,7 +257,7 @@ pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
 pub(crate) async fn statistics(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
     respond(async {
         let model = app.engine.find(Some(&name))?;
-        let model_stats = vec![ModelStatistics::of(&app.engine, model)];
+        let model_stats = vec![ModelStatistics::collect(&app.engine, model)];
         Ok(axum_json(&json!(StatisticsJson { model_stats })).into_response())
     })
     .await
@@ -278,7 +278,7 @@ pub(crate) async fn statistics_version(
 ) -> Response<Body> {
     respond(async {
         let model_stats =
-            vec![ModelStatistics::of(&app.engine, app.engine.find_version(&name, &version)?)];
+            vec![ModelStatistics::collect(&app.engine, app.engine.find_version(&name, &version)?)];
         Ok(axum_json(&json!(StatisticsJson { model_stats })).into_response())
     })
     .await

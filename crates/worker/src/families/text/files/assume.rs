@@ -119,7 +119,7 @@ mod tests {
 
     fn mode(config: Value) -> PoolingMode {
         let Value::Object(fields) = config else { panic!("no object") };
-        pooling(&JsonFile::of("config.json", fields)).unwrap().0
+        pooling(&JsonFile::new("config.json", fields)).unwrap().0
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) struct Settings {
 /// A file is malformed, or requires something that onnxd does not support.
 pub(crate) fn read(files: &Files<'_>) -> Result<Settings, Refusal> {
     let mut guesses = Vec::new();
-    let (task, guess) = task::of(files)?;
+    let (task, guess) = task::determine(files)?;
     guesses.extend(guess);
     let mut plan = Plan::read(files)?;
     require_fitting_keys(files.model_config, task)?;

@@ -10,7 +10,7 @@ use onnxd_proto::domain::{Refusal, RefusalKind};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Largest JSON file in bytes. Tokenizers are larger and are read elsewhere.
+/// Maximum size of a JSON file in bytes. Tokenizers are larger and are read elsewhere.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// The start of a Git LFS pointer.
@@ -25,7 +25,7 @@ pub(crate) struct JsonFile {
 
 impl JsonFile {
     /// Wraps an object from the file of this name.
-    pub(crate) fn of(name: &str, fields: Map<String, Value>) -> Self {
+    pub(crate) fn new(name: &str, fields: Map<String, Value>) -> Self {
         Self { name: name.into(), fields }
     }
 
@@ -62,7 +62,7 @@ impl JsonFile {
     /// The field is not an object.
     pub(crate) fn object(&self, field: &str) -> Result<Option<Self>, Refusal> {
         let fields = self.get(field)?;
-        Ok(fields.map(|fields| Self::of(&format!("{}: {field}", self.name), fields)))
+        Ok(fields.map(|fields| Self::new(&format!("{}: {field}", self.name), fields)))
     }
 
     /// Returns the names of the fields.

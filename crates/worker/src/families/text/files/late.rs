@@ -8,7 +8,7 @@ use super::{Files, json::contract};
 /// Default lengths of a query and a document in tokens, as in pylate.
 const QUERY_TOKENS: u32 = 32;
 const DOCUMENT_TOKENS: u32 = 180;
-/// Most words that documents can skip.
+/// Maximum words that documents can skip.
 const SKIPPED_MAX: usize = 4096;
 
 /// How both sides of a search are prepared.

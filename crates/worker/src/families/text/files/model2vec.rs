@@ -35,7 +35,7 @@ impl Model2Vec {
         const FILE: &str = "config.json";
         let Some(Value::Object(fields)) = read_json(dir, FILE)? else { return Ok(None) };
         let says_no_limit = fields.get("max_length").is_some_and(Value::is_null);
-        let file = JsonFile::of(FILE, fields);
+        let file = JsonFile::new(FILE, fields);
         let is_named = file.get::<String>("model_type")?.as_deref() == Some(MODEL_TYPE);
         if !is_named && !OWN_FIELDS.iter().any(|field| file.keys().any(|key| key == *field)) {
             return Ok(None);

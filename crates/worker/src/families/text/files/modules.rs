@@ -10,7 +10,7 @@ use super::json::{JsonFile, contract, join, read_json};
 
 /// The file's name.
 pub(crate) const FILE: &str = "modules.json";
-/// Most modules of one model, or of one route of a router.
+/// Maximum modules of one model, or of one route of a router.
 const MODULES_MAX: usize = 64;
 
 /// Packages whose classes are identified by the last part of their names.
@@ -44,7 +44,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn of(class: &str) -> Option<Self> {
+    fn from_class(class: &str) -> Option<Self> {
         let is_known = NAMESPACES.iter().any(|name| class.starts_with(name));
         Some(match class.rsplit('.').next()? {
             // Models with custom code wrap their graph in a class of this name.
@@ -79,8 +79,8 @@ pub(crate) struct Module {
 impl Module {
     /// # Errors
     /// The class is unknown.
-    fn of(file: &str, class: String, path: String) -> Result<Self, Refusal> {
-        let Some(kind) = Kind::of(&class) else {
+    fn new(file: &str, class: String, path: String) -> Result<Self, Refusal> {
+        let Some(kind) = Kind::from_class(&class) else {
             return Err(contract(format!(
                 "{file}: module {class:?} is not supported; export the whole model as one graph \
                  with an output sentence_embedding and remove {file}"
@@ -113,10 +113,10 @@ pub(crate) fn read(dir: &Path) -> Result<Option<Vec<Module>>, Refusal> {
         let Value::Object(fields) = module else {
             return Err(contract(format!("{FILE}: a module is not an object")));
         };
-        let module = JsonFile::of(FILE, fields);
+        let module = JsonFile::new(FILE, fields);
         let class: String = module.get("type")?.unwrap_or_default();
         let path: String = module.get("path")?.unwrap_or_default();
-        modules.push(Module::of(FILE, class, path)?);
+        modules.push(Module::new(FILE, class, path)?);
     }
     Ok(Some(modules))
 }
@@ -165,7 +165,7 @@ pub(crate) fn routes(dir: &Path, router: &Module) -> Result<Routes, Refusal> {
             let class =
                 class.ok_or_else(|| malformed(&format!("module {id} has no entry in types")))?;
             let path = join(&router.path, &id);
-            modules.push(Module::of(file.name(), class, path)?);
+            modules.push(Module::new(file.name(), class, path)?);
         }
         routes.push(Route { name: name.to_owned(), modules });
     }

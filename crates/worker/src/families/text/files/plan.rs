@@ -102,14 +102,14 @@ impl Plan {
     /// # Errors
     /// A module is unknown, or its file is missing or malformed.
     pub(crate) fn read(files: &Files<'_>) -> Result<Self, Refusal> {
-        let mut plan = Self::of_files(files)?;
+        let mut plan = Self::from_files(files)?;
         if let Some(kept) = files.sentence.get::<usize>("truncate_dim")? {
             plan.routes.iter_mut().for_each(|route| route.kept = Some(kept));
         }
         Ok(plan)
     }
 
-    fn of_files(files: &Files<'_>) -> Result<Self, Refusal> {
+    fn from_files(files: &Files<'_>) -> Result<Self, Refusal> {
         let Some(list) = &files.modules else { return Self::without_list(files) };
         let dir = files.dir;
         let router = list.iter().position(|module| module.kind == Kind::Router);
@@ -172,11 +172,11 @@ impl Plan {
     /// Returns the route for this prompt or side.
     pub(crate) fn route(&self, role: Option<Role>, prompt: Option<&str>) -> usize {
         let named = |name: &str| self.routes.iter().position(|route| route.name == name);
-        let of_role =
+        let for_role =
             |role| self.routes.iter().position(|route| prompts::role_of(&route.name) == Some(role));
         prompt
-            .and_then(|name| named(name).or_else(|| prompts::role_of(name).and_then(of_role)))
-            .or_else(|| role.and_then(of_role))
+            .and_then(|name| named(name).or_else(|| prompts::role_of(name).and_then(for_role)))
+            .or_else(|| role.and_then(for_role))
             .unwrap_or(self.default)
     }
 }
@@ -230,13 +230,13 @@ fn route(dir: &Path, name: &str, list: &[Module]) -> Result<Route, Refusal> {
                 ));
             }
             Kind::Pooling => {
-                let file = needed(dir, module)?;
+                let file = required_config(dir, module)?;
                 route.pooling = Some(pooling(&file)?);
                 route.without_prompt = !file.get("include_prompt")?.unwrap_or(true);
                 continue;
             }
             Kind::SpladePooling => {
-                route.splade = Some(splade(&needed(dir, module)?)?);
+                route.splade = Some(splade(&required_config(dir, module)?)?);
                 continue;
             }
             Kind::Dropout | Kind::LogitScore => continue,
@@ -282,7 +282,7 @@ fn unsupported(module: &Module, what: &str) -> Refusal {
 }
 
 /// Reads the configuration of a module.
-fn needed(dir: &Path, module: &Module) -> Result<JsonFile, Refusal> {
+fn required_config(dir: &Path, module: &Module) -> Result<JsonFile, Refusal> {
     let name = module.file("config.json");
     JsonFile::read(dir, &name)?
         .ok_or_else(|| contract(format!("{name} is missing; {} needs it", modules::FILE)))
@@ -308,7 +308,7 @@ fn pooling(file: &JsonFile) -> Result<Pooling, Refusal> {
         }
     }
     // The default of sentence-transformers.
-    Ok(if modes.is_empty() { PoolingMode::Mean.into() } else { Pooling::of(modes) })
+    Ok(if modes.is_empty() { PoolingMode::Mean.into() } else { Pooling::new(modes) })
 }
 
 fn splade(file: &JsonFile) -> Result<Splade, Refusal> {
@@ -331,7 +331,7 @@ fn splade(file: &JsonFile) -> Result<Splade, Refusal> {
 }
 
 fn logit_score(dir: &Path, module: &Module) -> Result<(u32, Option<u32>), Refusal> {
-    let file = needed(dir, module)?;
+    let file = required_config(dir, module)?;
     let yes = file.get("true_token_id")?;
     let yes = yes.ok_or_else(|| contract(format!("{}: true_token_id is missing", file.name())))?;
     Ok((yes, file.get("false_token_id")?))

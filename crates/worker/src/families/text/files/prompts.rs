@@ -9,7 +9,7 @@ use onnxd_proto::{
 
 use super::{Files, json::contract};
 
-/// Most prompts of one model, and the largest one in bytes.
+/// Maximum prompts of one model, and maximum bytes of one prompt.
 const PROMPTS_MAX: usize = 256;
 const PROMPT_BYTES_MAX: usize = 16 * 1024;
 /// Common names of the prompt for each side of a search, the most common first.
@@ -81,7 +81,7 @@ impl Prompts {
     }
 
     /// Returns the name of the prompt for a side of a search, if the model has one.
-    pub(crate) fn of_role(&self, role: Role) -> Option<&str> {
+    pub(crate) fn for_role(&self, role: Role) -> Option<&str> {
         let names = match role {
             Role::Query => &QUERY[..],
             Role::Document => &DOCUMENT[..],
@@ -110,9 +110,9 @@ mod tests {
             Prompts { named, default: None }
         };
         let jina = named(&["retrieval.passage", "retrieval.query", "separation"]);
-        assert_eq!(jina.of_role(Role::Query), Some("retrieval.query"));
-        assert_eq!(jina.of_role(Role::Document), Some("retrieval.passage"));
-        assert_eq!(named(&["sts"]).of_role(Role::Query), None);
+        assert_eq!(jina.for_role(Role::Query), Some("retrieval.query"));
+        assert_eq!(jina.for_role(Role::Document), Some("retrieval.passage"));
+        assert_eq!(named(&["sts"]).for_role(Role::Query), None);
         assert_eq!(role_of("passage"), Some(Role::Document));
         assert_eq!(role_of("sts"), None);
     }

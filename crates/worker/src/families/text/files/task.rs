@@ -11,7 +11,7 @@ use super::{
     modules::{Kind, Module},
 };
 
-/// Most labels of one model.
+/// Maximum labels of one model.
 const LABELS_MAX: usize = 65_536;
 /// Label names that mean relevant or not relevant.
 const RELEVANT: [&str; 6] = ["relevant", "yes", "true", "positive", "match", "duplicate"];
@@ -35,7 +35,7 @@ const RERANKERS: [&str; 5] = ["rerank", "monobert", "ranker", "cross-encoder", "
 ///
 /// # Errors
 /// A file is malformed.
-pub(crate) fn of(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
+pub(crate) fn determine(files: &Files<'_>) -> Result<(Task, Option<Guess>), Refusal> {
     if let Some(task) = files.model_config.task {
         return Ok((task, None));
     }
@@ -143,24 +143,24 @@ fn label_count(files: &Files<'_>, labels: &[String]) -> Result<Option<usize>, Re
 /// Returns the labels in `id2label`; empty if the file has none.
 ///
 /// # Errors
-/// The labels are not numbered from 0 on.
+/// The labels are not numbered from 0 without gaps.
 pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     let named: BTreeMap<String, String> = files.config.get("id2label")?.unwrap_or_default();
-    let wrong = |what: &str| Err(contract(format!("config.json: id2label {what}")));
+    let invalid = |what: &str| Err(contract(format!("config.json: id2label {what}")));
     if named.len() > LABELS_MAX {
-        return wrong(&format!("has more than {LABELS_MAX} labels"));
+        return invalid(&format!("has more than {LABELS_MAX} labels"));
     }
     let mut labels = vec![None; named.len()];
     for (number, label) in named {
         let slot = number.parse().ok().and_then(|index: usize| labels.get_mut(index));
         let Some(slot) = slot else {
-            return wrong("is not numbered from 0 on");
+            return invalid("is not numbered from 0 without gaps");
         };
         *slot = Some(label);
     }
     match labels.into_iter().collect() {
         Some(labels) => Ok(labels),
-        None => wrong("has a number twice"),
+        None => invalid("has a number twice"),
     }
 }
 

@@ -19,7 +19,7 @@ fn dir_with(files: &[(&str, &str)]) -> tempfile::TempDir {
 fn task(files: &[(&str, &str)]) -> Result<(Task, bool), Refusal> {
     let dir = dir_with(files);
     let model_config = ModelConfig::read(dir.path())?;
-    let (task, guess) = of(&Files::read(dir.path(), &model_config)?)?;
+    let (task, guess) = determine(&Files::read(dir.path(), &model_config)?)?;
     Ok((task, guess.is_some()))
 }
 

@@ -55,7 +55,7 @@ impl Dense {
             None => return Err(contract(format!("{name} is missing; a Dense module needs it"))),
         };
         let activation = activation(&fields, &name)?;
-        let file = JsonFile::of(&name, fields);
+        let file = JsonFile::new(&name, fields);
         let inputs = features(&file, &name, "in_features")?;
         let outputs = features(&file, &name, "out_features")?;
         let has_bias = file.get("bias")?.unwrap_or(true);
@@ -124,7 +124,7 @@ fn activation(fields: &Map<String, Value>, name: &str) -> Result<Nonlinear, Refu
     match fields.get(FIELD) {
         None => Ok(Nonlinear::Tanh),
         Some(Value::Null) => Ok(Nonlinear::Identity),
-        Some(Value::String(class)) => Nonlinear::of_class(class).ok_or_else(|| {
+        Some(Value::String(class)) => Nonlinear::from_class(class).ok_or_else(|| {
             contract(format!(
                 "{name}: {FIELD}: unknown class {class:?}; expected one of torch.nn's {}",
                 Nonlinear::supported_classes()

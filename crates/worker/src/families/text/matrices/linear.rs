@@ -5,7 +5,7 @@ use onnxd_proto::domain::Refusal;
 
 use super::weights::{Floats, Weights};
 
-/// Widest row before or after a matrix. The widest encoders have 8,192.
+/// Maximum width of a row before or after a matrix. The widest encoders have 8,192.
 pub(super) const FEATURES_MAX: usize = 1 << 17;
 /// The tensor names of the matrix in a dense module.
 pub(super) const WEIGHT: &str = "linear.weight";

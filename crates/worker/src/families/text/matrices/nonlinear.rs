@@ -33,7 +33,7 @@ const MODULES: [&str; 4] =
 impl Nonlinear {
     /// Returns the function of a torch class, by its full name. A class of the same name in another
     /// module is unknown, since it may do anything.
-    pub(super) fn of_class(name: &str) -> Option<Self> {
+    pub(super) fn from_class(name: &str) -> Option<Self> {
         let (module, class) = name.rsplit_once('.')?;
         let found = CLASSES.iter().find(|(known, _)| *known == class)?;
         MODULES.contains(&module).then_some(found.1)
@@ -95,7 +95,7 @@ mod tests {
             ("activation.Mish", [-0.252_501_5, 0.0, 0.375_245_3, 2.986_535]),
         ];
         for (class, expected) in classes {
-            let function = Nonlinear::of_class(&format!("torch.nn.modules.{class}")).unwrap();
+            let function = Nonlinear::from_class(&format!("torch.nn.modules.{class}")).unwrap();
             let mut values = [-2.0, 0.0, 0.5, 3.0];
             function.apply(&mut values);
             for (value, expected) in values.iter().zip(expected) {
@@ -106,9 +106,9 @@ mod tests {
 
     #[test]
     fn classes_outside_torch_are_unknown() {
-        assert_eq!(Nonlinear::of_class("torch.nn.Tanh"), Some(Nonlinear::Tanh));
+        assert_eq!(Nonlinear::from_class("torch.nn.Tanh"), Some(Nonlinear::Tanh));
         for class in ["Tanh", "my.module.Tanh", "torch.nn.modules.activation.Softmax", ""] {
-            assert_eq!(Nonlinear::of_class(class), None, "{class}");
+            assert_eq!(Nonlinear::from_class(class), None, "{class}");
         }
     }
 }

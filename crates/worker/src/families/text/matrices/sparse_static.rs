@@ -11,7 +11,7 @@ use crate::families::text::files::json::{JsonFile, contract};
 
 /// The file that the library's `from_json` reads and that configurations name.
 const TABLE: &str = "idf.json";
-/// Largest vocabulary; the largest in use have about 260,000 tokens.
+/// Maximum size of the vocabulary; the largest in use have about 260,000 tokens.
 const TOKENS_MAX: usize = 1 << 22;
 
 /// The weight of each token.

@@ -72,7 +72,7 @@ impl StaticTable {
                 table.name()
             )));
         };
-        Ok(Self { rows: Rows::of(table)?, dimension, tokens, mapping, weights })
+        Ok(Self { rows: Rows::new(table)?, dimension, tokens, mapping, weights })
     }
 
     /// Returns the dimension of an embedding.
@@ -122,7 +122,7 @@ impl StaticTable {
 }
 
 impl Rows {
-    fn of(table: Tensor) -> Result<Self, Refusal> {
+    fn new(table: Tensor) -> Result<Self, Refusal> {
         match table.dtype() {
             Dtype::F32 => Ok(Self::Floats(table.floats()?)),
             Dtype::F16 | Dtype::BF16 | Dtype::F64 | Dtype::I8 => Ok(Self::Narrow(table)),

@@ -23,11 +23,11 @@ const FILE: &str = "model.safetensors";
 /// Where older releases of sentence-transformers and model2vec store weights.
 const PICKLED: &str = "pytorch_model.bin";
 
-/// Largest header in bytes. A module has a handful of tensors of about 100 bytes each.
+/// Maximum size of the header in bytes. A module has a handful of tensors of about 100 bytes each.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
-/// Most tensors in one file.
+/// Maximum tensors in one file.
 const TENSORS_MAX: usize = 4096;
-/// Most elements to convert, and thereby copy: 1 GiB of `f32`.
+/// Maximum elements to convert, which copies them: 1 GiB of `f32`.
 const CONVERTED_MAX: usize = 1 << 28;
 
 /// The tensors of one file.

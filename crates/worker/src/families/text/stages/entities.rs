@@ -18,7 +18,7 @@ pub(crate) struct Piece {
 }
 
 /// A span of text with a label and its score.
-struct Labelled {
+struct LabeledSpan {
     label: usize,
     score: f32,
     word: String,
@@ -43,9 +43,9 @@ pub(crate) fn find(
     let single = |piece: &Piece| {
         let (label, score) = best(&row(piece));
         let (start, stop, index) = (piece.start, piece.stop, piece.index);
-        Labelled { label, score, word: piece.word.clone(), start, stop, index }
+        LabeledSpan { label, score, word: piece.word.clone(), start, stop, index }
     };
-    let labelled: Vec<Labelled> = match aggregation {
+    let labeled: Vec<LabeledSpan> = match aggregation {
         Aggregation::None | Aggregation::Simple => pieces.iter().map(single).collect(),
         Aggregation::First | Aggregation::Average | Aggregation::Max => words(pieces)
             .into_iter()
@@ -55,14 +55,14 @@ pub(crate) fn find(
                 let parts: Vec<String> = word.iter().map(|piece| piece.word.clone()).collect();
                 let (first, last) = (&word[0], &word[word.len() - 1]);
                 let (start, stop, index) = (first.start, last.stop, first.index);
-                Labelled { label, score, word: join(&parts), start, stop, index }
+                LabeledSpan { label, score, word: join(&parts), start, stop, index }
             })
             .collect(),
     };
     if aggregation == Aggregation::None {
-        return labelled.into_iter().map(|one| entity(one, labels)).collect();
+        return labeled.into_iter().map(|one| entity(one, labels)).collect();
     }
-    groups(&labelled, labels).iter().map(|group| merge(group, labels, &join)).collect()
+    groups(&labeled, labels).iter().map(|group| merge(group, labels, &join)).collect()
 }
 
 /// Groups the pieces of each word.
@@ -101,23 +101,23 @@ fn of_word(rows: &[Vec<f32>], aggregation: Aggregation) -> (usize, f32) {
 }
 
 /// Groups adjacent spans of the same kind, unless a label starts a new entity.
-fn groups<'l>(labelled: &'l [Labelled], labels: &[String]) -> Vec<&'l [Labelled]> {
+fn groups<'l>(labeled: &'l [LabeledSpan], labels: &[String]) -> Vec<&'l [LabeledSpan]> {
     let mut groups = Vec::new();
     let mut start = 0;
-    for index in 1..=labelled.len() {
-        let goes_on = labelled.get(index).is_some_and(|next| {
+    for index in 1..=labeled.len() {
+        let goes_on = labeled.get(index).is_some_and(|next| {
             let (begins, kind) = kind(&labels[next.label]);
-            !begins && kind == self::kind(&labels[labelled[index - 1].label]).1
+            !begins && kind == self::kind(&labels[labeled[index - 1].label]).1
         });
         if !goes_on {
-            groups.push(&labelled[start..index]);
+            groups.push(&labeled[start..index]);
             start = index;
         }
     }
     groups
 }
 
-fn merge(group: &[Labelled], labels: &[String], join: impl Fn(&[String]) -> String) -> Entity {
+fn merge(group: &[LabeledSpan], labels: &[String], join: impl Fn(&[String]) -> String) -> Entity {
     let words: Vec<String> = group.iter().map(|one| one.word.clone()).collect();
     // As in transformers, which splits at any hyphen.
     let label = &labels[group[0].label];
@@ -132,8 +132,8 @@ fn merge(group: &[Labelled], labels: &[String], join: impl Fn(&[String]) -> Stri
     }
 }
 
-fn entity(one: Labelled, labels: &[String]) -> Entity {
-    let Labelled { label, score, word, start, stop, index } = one;
+fn entity(one: LabeledSpan, labels: &[String]) -> Entity {
+    let LabeledSpan { label, score, word, start, stop, index } = one;
     Entity { label: labels[label].clone(), score, word, start, stop, index: Some(index) }
 }
 

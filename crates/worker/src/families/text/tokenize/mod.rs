@@ -198,7 +198,7 @@ impl Tokenizer {
         };
         let ids: Vec<i64> = kept.iter().map(|&id| id.into()).collect();
         let type_ids = vec![0; ids.len()];
-        Ok(Tokens::of(ids, type_ids))
+        Ok(Tokens::new(ids, type_ids))
     }
 
     /// Returns the id of the padding token.
@@ -249,7 +249,7 @@ impl Tokenizer {
 impl From<&Encoding> for Tokens {
     fn from(encoding: &Encoding) -> Self {
         let widen = |values: &[u32]| values.iter().map(|&value| i64::from(value)).collect();
-        Self::of(widen(encoding.get_ids()), widen(encoding.get_type_ids()))
+        Self::new(widen(encoding.get_ids()), widen(encoding.get_type_ids()))
     }
 }
 

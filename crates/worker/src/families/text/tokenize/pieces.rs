@@ -94,7 +94,7 @@ impl Tokenizer {
             pieces.push(Piece { word, start, stop, index, is_subword });
         }
         let pick = |values: &[u32]| kept.iter().map(|&position| values[position].into()).collect();
-        let tokens = Tokens::of(pick(encoding.get_ids()), pick(encoding.get_type_ids()));
+        let tokens = Tokens::new(pick(encoding.get_ids()), pick(encoding.get_type_ids()));
         Ok((tokens, pieces))
     }
 

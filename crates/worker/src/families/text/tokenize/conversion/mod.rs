@@ -22,7 +22,7 @@ use crate::families::text::files::json::{JsonFile, contract};
 /// The file that configures the tokenizer.
 const CONFIG: &str = "tokenizer_config.json";
 
-/// Longest word in characters that is looked up in a word-piece vocabulary.
+/// Maximum characters of a word that is looked up in a word-piece vocabulary.
 const WORD_CHARS_MAX: u32 = 100;
 
 /// The tokenizers that can be converted.
@@ -38,7 +38,7 @@ enum Kind {
 
 impl Kind {
     /// Returns the kind of a transformers class, which may be the fast variant.
-    fn of_class(class: &str) -> Option<Self> {
+    fn from_class(class: &str) -> Option<Self> {
         Some(match class.strip_suffix("Fast").unwrap_or(class) {
             "BertTokenizer"
             | "ConvBertTokenizer"
@@ -53,7 +53,7 @@ impl Kind {
     }
 
     /// Returns the kind for the `model_type` in `config.json`, which decides if no class is named.
-    fn of_model(model_type: &str) -> Option<Self> {
+    fn from_model_type(model_type: &str) -> Option<Self> {
         Some(match model_type {
             "bert" | "convbert" | "distilbert" | "electra" | "mobilebert" | "squeezebert" => {
                 Self::Bert
@@ -96,27 +96,27 @@ pub(crate) fn document(dir: &Path) -> Result<Vec<u8>, Refusal> {
 /// Determines the kind like transformers: from `tokenizer_config.json`, then from `config.json`.
 fn kind(dir: &Path, config: &JsonFile) -> Result<Kind, Refusal> {
     let model = JsonFile::read(dir, "config.json")?;
-    let of_model = |field: &str| match &model {
+    let from_model_type = |field: &str| match &model {
         Some(model) => model.get::<String>(field),
         None => Ok(None),
     };
     let class = match config.get::<String>("tokenizer_class")? {
         Some(class) => Some(class),
-        None => of_model("tokenizer_class")?,
+        None => from_model_type("tokenizer_class")?,
     };
     if let Some(class) = class {
-        return Kind::of_class(&class)
+        return Kind::from_class(&class)
             .ok_or_else(|| not_convertible(format!("its class is {class}")));
     }
-    match of_model("model_type")? {
-        Some(model) => Kind::of_model(&model)
+    match from_model_type("model_type")? {
+        Some(model) => Kind::from_model_type(&model)
             .ok_or_else(|| not_convertible(format!("its model type is {model:?}"))),
         None => Err(not_convertible(format!("{CONFIG} has no tokenizer_class"))),
     }
 }
 
 fn word_pieces(dir: &Path, config: &JsonFile, kind: Kind) -> Result<Value, Refusal> {
-    let vocabulary = Vocabulary::of_lines(dir)?;
+    let vocabulary = Vocabulary::from_lines(dir)?;
     refuse_settings(config, &[("do_basic_tokenize", json!(true)), ("never_split", json!([]))])?;
     let special = SpecialTokens::read(dir, config, kind)?;
     let (cls, cls_id) = vocabulary.token(special.cls()?)?;
@@ -154,7 +154,7 @@ fn word_pieces(dir: &Path, config: &JsonFile, kind: Kind) -> Result<Value, Refus
 }
 
 fn byte_pairs(dir: &Path, config: &JsonFile) -> Result<Value, Refusal> {
-    let vocabulary = Vocabulary::of_json(dir)?;
+    let vocabulary = Vocabulary::from_json(dir)?;
     let merges = Merges::read(dir, &vocabulary)?;
     let special = SpecialTokens::read(dir, config, Kind::Roberta)?;
     let (cls, cls_id) = vocabulary.token(special.cls()?)?;

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::not_convertible;
 use crate::families::text::files::json::contract;
 
-/// Largest file in bytes. The file of a vocabulary with 250,000 tokens has 5 MB.
+/// Maximum size of the file in bytes. A vocabulary of 250,000 tokens is 5 MB.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 const LINES: &str = "vocab.txt";
@@ -34,7 +34,7 @@ pub(super) struct Merges(Vec<[String; 2]>);
 
 impl Vocabulary {
     /// Reads `vocab.txt`, with one token per line.
-    pub(super) fn of_lines(dir: &Path) -> Result<Self, Refusal> {
+    pub(super) fn from_lines(dir: &Path) -> Result<Self, Refusal> {
         let text = read(dir, LINES)?;
         let mut ids = Map::new();
         let lines = text.strip_suffix('\n').unwrap_or(&text).split('\n');
@@ -42,18 +42,18 @@ impl Vocabulary {
             // A repeated token keeps the later id.
             ids.insert(token.to_owned(), id.into());
         }
-        Self::of(LINES, ids)
+        Self::new(LINES, ids)
     }
 
     /// Reads `vocab.json`, an object of ids by token.
-    pub(super) fn of_json(dir: &Path) -> Result<Self, Refusal> {
+    pub(super) fn from_json(dir: &Path) -> Result<Self, Refusal> {
         let text = read(dir, JSON)?;
         let ids = serde_json::from_str(&text)
             .map_err(|error| contract(format!("{JSON}: expected one id per token: {error}")))?;
-        Self::of(JSON, ids)
+        Self::new(JSON, ids)
     }
 
-    fn of(file: &'static str, ids: Map<String, Value>) -> Result<Self, Refusal> {
+    fn new(file: &'static str, ids: Map<String, Value>) -> Result<Self, Refusal> {
         let is_id = |id: &Value| id.as_u64().is_some_and(|id| u32::try_from(id).is_ok());
         match ids.iter().find(|(_, id)| !is_id(id)) {
             Some((token, id)) => Err(contract(format!(
@@ -72,7 +72,7 @@ impl Vocabulary {
         match self.id(token) {
             Some(id) => Ok((token, id)),
             None => Err(contract(format!(
-                "{} lacks the token {token:?}, which goes around texts or replaces unknown words",
+                "{} lacks the token {token:?}, which the tokenizer adds around texts or uses for unknown words",
                 self.file
             ))),
         }

@@ -17,15 +17,15 @@ use crate::{
 };
 
 impl Dispatcher {
-    /// Returns when [`Dispatcher::end_unread`] must be called next.
+    /// Returns when [`Dispatcher::stop_unread`] must be called next.
     pub(super) fn next_unread(&self) -> Option<Instant> {
         self.workers.iter().filter_map(|worker| worker.session.read_until()).min()
     }
 
     /// Stops waiting for sockets that stay open after their process has exited.
-    pub(super) fn end_unread(&mut self, now: Instant) {
+    pub(super) fn stop_unread(&mut self, now: Instant) {
         for id in 0..self.workers.len() {
-            if self.workers[id].session.give_up_reading(now) == Progress::Over {
+            if self.workers[id].session.give_up_reading(now) == Progress::Done {
                 tracing::error!(worker = id, "exited worker's socket was not read to its end");
                 self.finish_worker(id);
                 // Its items may now go to another worker, and no event will trigger that.
@@ -36,14 +36,14 @@ impl Dispatcher {
 
     /// Handles the exit of a worker's process. Its last messages may still be unread.
     pub(super) fn process_ended(&mut self, id: WorkerId, exit: ProcessExit) {
-        if self.workers[id].process_ended(exit, Instant::now()) == Progress::Over {
+        if self.workers[id].process_ended(exit, Instant::now()) == Progress::Done {
             self.finish_worker(id);
         }
     }
 
     /// Handles the end of a worker's socket.
     pub(super) fn socket_ended(&mut self, id: WorkerId) {
-        if self.workers[id].socket_ended() == Progress::Over {
+        if self.workers[id].socket_ended() == Progress::Done {
             self.finish_worker(id);
         }
     }
@@ -52,7 +52,7 @@ impl Dispatcher {
     /// items immediately.
     pub(super) fn broke_protocol(&mut self, id: WorkerId) {
         self.requeue(id, Culprit::Worker);
-        if self.workers[id].broke_protocol() == Progress::Over {
+        if self.workers[id].broke_protocol() == Progress::Done {
             self.finish_worker(id);
         }
     }

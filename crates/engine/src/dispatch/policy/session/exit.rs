@@ -1,4 +1,4 @@
-//! How a worker ends: on its own, killed by the supervisor, or on request.
+//! How a worker exits: on its own, killed by the supervisor, or on request.
 
 use std::time::Instant;
 
@@ -23,12 +23,12 @@ use crate::pool::process_exit::ProcessExit;
 #[must_use]
 pub(crate) enum Progress {
     /// The process or its socket has not ended yet.
-    Waits,
+    Pending,
     /// Both have ended, and all messages have been read. Call [`Session::finish`].
-    Over,
+    Done,
 }
 
-/// What the end of a process says about the models.
+/// How far the models are to blame for the end of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
     /// Nothing: it was stopped from outside, recycled, or short of resources.
@@ -114,7 +114,7 @@ impl Session {
     /// unread.
     pub(crate) fn process_ended(&mut self, exit: ProcessExit, now: Instant) -> Progress {
         self.hang_up();
-        let Some(process) = self.process_mut() else { return Progress::Waits };
+        let Some(process) = self.process_mut() else { return Progress::Pending };
         let killed = process.killed();
         if !matches!(process.state, ProcessState::Exited { .. }) {
             process.state = ProcessState::Exited { exit, at: now, killed };
@@ -135,7 +135,7 @@ impl Session {
     fn stop_listening(&mut self, socket: Socket) -> Progress {
         match self.process_mut() {
             Some(process) if process.listens() => process.socket = socket,
-            _ => return Progress::Waits,
+            _ => return Progress::Pending,
         }
         self.progress()
     }
@@ -149,14 +149,14 @@ impl Session {
     pub(crate) fn give_up_reading(&mut self, now: Instant) -> Progress {
         match self.read_until() {
             Some(at) if at <= now => self.socket_ended(),
-            _ => Progress::Waits,
+            _ => Progress::Pending,
         }
     }
 
     fn progress(&self) -> Progress {
         match self.process() {
-            Some(process) if process.is_over() => Progress::Over,
-            _ => Progress::Waits,
+            Some(process) if process.has_ended() => Progress::Done,
+            _ => Progress::Pending,
         }
     }
 
@@ -168,9 +168,9 @@ impl Session {
         }
     }
 
-    /// Returns what the end of the process says about the models, and the load during which it
-    /// ended. That is a load at its start, or one triggered by a ping while it was idle. Groups are
-    /// not covered: see [`Session::take_unanswered`].
+    /// Returns how far the models are to blame for the end of the process, and the load during
+    /// which it ended. That is a load at its start, or one triggered by a ping while it was idle.
+    /// Groups are not covered: see [`Session::take_unanswered`].
     pub(crate) fn blame(
         &self,
         committed: impl Fn(Slot) -> Generation,
@@ -218,7 +218,7 @@ impl Session {
     /// workers. Returns `None` if the process is not finished.
     pub(crate) fn finish(&mut self, now: Instant, jitter: f64) -> Option<Finished> {
         let process = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Alive(process) if process.is_over() => process,
+            Phase::Alive(process) if process.has_ended() => process,
             other => {
                 self.phase = other;
                 return None;
