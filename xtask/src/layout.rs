@@ -108,6 +108,10 @@ impl Layout {
         self.generated().join("clients-venv")
     }
 
+    pub(crate) fn sources_venv(&self) -> PathBuf {
+        self.generated().join("sources-venv")
+    }
+
     pub(crate) fn models(&self) -> PathBuf {
         self.generated().join("models")
     }

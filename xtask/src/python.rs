@@ -1,5 +1,5 @@
-//! Finds Python and maintains two virtual environments: one for the scripts in `tools/`, one for
-//! the tests with third-party clients.
+//! Finds Python and maintains virtual environments: for the scripts in `tools/`, for the tests
+//! with third-party clients, and for the servers of the tests of sources.
 
 use std::{
     cell::OnceCell,
@@ -47,6 +47,17 @@ impl Python {
     pub(crate) fn of_clients(layout: &Layout) -> Self {
         let requirements = layout.clients().join("requirements.txt");
         Self::new(layout.clients_venv(), requirements, Dependencies::Listed)
+    }
+
+    /// Returns the environment of the servers that the tests of sources start.
+    pub(crate) fn of_sources(layout: &Layout, requirements: &str) -> Self {
+        let requirements = layout.workspace().join("tests/sources").join(requirements);
+        Self::new(layout.sources_venv(), requirements, Dependencies::Resolved)
+    }
+
+    /// Returns the directory of installed programs.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.venv.join("bin")
     }
 
     fn new(venv: PathBuf, requirements: PathBuf, dependencies: Dependencies) -> Self {
