@@ -53,6 +53,8 @@ pub(crate) enum Error {
     NoTarget { target: String, known: Vec<String> },
     #[error("the documents have {} faults:\n{}", faults.len(), faults.join("\n"))]
     Documents { faults: Vec<String> },
+    #[error("the tests of sources need servers. On Debian and Ubuntu: apt-get install {packages}")]
+    NoServers { packages: String },
     #[error("{what} failed ({status})")]
     Failed { what: String, status: ExitStatus },
     #[error("cannot listen on {listen}: {source}. Choose another address with --listen")]

@@ -117,6 +117,10 @@ impl Layout {
         self.generated().join("service-venv")
     }
 
+    pub(crate) fn sources_venv(&self) -> PathBuf {
+        self.generated().join("sources-venv")
+    }
+
     pub(crate) fn models(&self) -> PathBuf {
         self.generated().join("models")
     }

@@ -2,7 +2,7 @@
 //! directory.
 //!
 //! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
-//!   [`clients`] last), [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
+//!   [`clients`] last), [`sources`] tests the fetcher with real servers, [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
 //!   fuzzes the parsers, [`openapi`] writes the OpenAPI document, [`docs`] builds the book.
 //! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
 //!   run Python through [`python`].
@@ -21,6 +21,7 @@ mod process;
 mod python;
 mod serve;
 mod soak;
+mod sources;
 mod stamp;
 mod test;
 
@@ -60,6 +61,9 @@ enum Command {
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
+    /// Runs the tests of the fetcher with real servers: Caddy, SeaweedFS, olah, docker-registry and
+    /// tinyproxy.
+    TestSources(sources::Options),
     /// Measures ratios within one run: `serve` compares with ONNX Runtime alone, `update` and
     /// `storm` measure the cost of updates, and `picture` draws it. See `--help`.
     Bench {
@@ -110,6 +114,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             setup(&layout)?;
             clients::build_and_run(&layout, &args)
         }
+        Command::TestSources(options) => sources::run(&layout, &options),
         Command::Bench { args } => {
             setup(&layout)?;
             bench::run(&layout, &args)

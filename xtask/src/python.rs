@@ -1,5 +1,6 @@
 //! Finds Python and maintains virtual environments: for the scripts in `tools/`, for the tests
-//! with third-party clients, and for the service that the benchmark compares with.
+//! with third-party clients, for the servers of the tests of sources, and for the service that the
+//! benchmark compares with.
 
 use std::{
     cell::OnceCell,
@@ -53,6 +54,17 @@ impl Python {
     pub(crate) fn of_service(layout: &Layout) -> Self {
         let requirements = layout.service().join("requirements.txt");
         Self::new(layout.service_venv(), requirements, Dependencies::Listed)
+    }
+
+    /// Returns the environment of the servers that the tests of sources start.
+    pub(crate) fn of_sources(layout: &Layout, requirements: &str) -> Self {
+        let requirements = layout.workspace().join("tests/sources").join(requirements);
+        Self::new(layout.sources_venv(), requirements, Dependencies::Resolved)
+    }
+
+    /// Returns the directory of installed programs.
+    pub(crate) fn programs(&self) -> PathBuf {
+        self.venv.join("bin")
     }
 
     fn new(venv: PathBuf, requirements: PathBuf, dependencies: Dependencies) -> Self {

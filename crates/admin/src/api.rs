@@ -166,9 +166,32 @@ pub struct ModelStatus {
     pub quarantined: Vec<String>,
     /// Configured source.
     pub source: String,
+    /// What is known about its source; `None` if the source is not watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<WatchStatus>,
     /// How the model runs; `None` if nothing is committed, or from an earlier release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<ModelDetails>,
+}
+
+/// What is known about a watched source. Times are seconds since 1970-01-01.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WatchStatus {
+    /// Seconds between checks.
+    pub interval_seconds: u64,
+    /// Identity of the content that was seen last.
+    pub snapshot: Option<String>,
+    /// When the source answered last.
+    pub last_checked: Option<u64>,
+    /// When its content was last seen to change.
+    pub last_changed: Option<u64>,
+    /// Why the last check or update failed, until one succeeds.
+    pub last_error: Option<String>,
+    /// Checks since the start.
+    pub checks: u64,
+    /// Checks that failed.
+    pub failures: u64,
 }
 
 /// How a model runs, as found by the checker.

@@ -23,7 +23,7 @@ use crate::{
     config::{self, ServeArguments},
     transport::keys,
 };
-use onnxd_engine::models::sources::checksums::Checksums;
+use onnxd_proto::domain::Checksums;
 
 /// First bytes of a fuzz input: parameters of the parser.
 type Head = [u8; 2];

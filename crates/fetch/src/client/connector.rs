@@ -258,8 +258,10 @@ async fn tunnel(
     let status = text.split(' ').nth(1).unwrap_or_default();
     match status {
         "200" => Ok(()),
-        "407" => Err(FetchErrorKind::Unauthorized
-            .because(format!("407 from {proxy}: write the user and password into HTTPS_PROXY"))),
+        // tinyproxy answers a wrong password with 401.
+        "401" | "407" => Err(FetchErrorKind::Unauthorized.because(format!(
+            "{status} from {proxy}: write the user and password into HTTPS_PROXY"
+        ))),
         "403" => Err(FetchErrorKind::Forbidden.because(format!("{proxy} does not allow {to}"))),
         _ => {
             let line: String = text.lines().next().unwrap_or_default().chars().take(80).collect();

@@ -5,6 +5,7 @@ mod body;
 mod connector;
 mod policy;
 pub(crate) mod redirects;
+mod tls;
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,14 +23,13 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use onnxd_proto::domain::fetch::{FetchError, FetchErrorKind};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
 pub(crate) use self::body::Body;
 use self::{body::cause, connector::Connector};
-use crate::environment::{Environment, read};
+use crate::environment::Environment;
 
 /// Maximum bytes of a response's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -224,7 +224,7 @@ impl Client {
             .no(value(&["no_proxy", "NO_PROXY"]))
             .build();
         let connector = Connector {
-            tls: TlsConnector::from(Arc::new(tls(environment)?)),
+            tls: TlsConnector::from(Arc::new(tls::configuration(environment)?)),
             proxies: Arc::new(proxies),
             allows_private,
             trusted: None,
@@ -367,40 +367,4 @@ fn of_connector<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
 pub(crate) fn shown(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-}
-
-/// Returns the TLS configuration: the machine's CAs, or those of `SSL_CERT_FILE`, and more from
-/// `ONNXD_SOURCE_CA_FILE` or `AWS_CA_BUNDLE`.
-fn tls(environment: &Environment) -> Result<ClientConfig, FetchError> {
-    use rustls::pki_types::{CertificateDer, pem::PemObject as _};
-    let mut roots = RootCertStore::empty();
-    let mut add = |variable: &str, path: &str| {
-        let pem = read(path.as_ref()).unwrap_or_default();
-        let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
-        let certificates: Vec<_> = certificates.filter_map(Result::ok).collect();
-        match roots.add_parsable_certificates(certificates) {
-            (0, _) => Err(FetchErrorKind::Internal
-                .because(format!("{variable}={path}: no certificates; expected a PEM file"))),
-            _ => Ok(()),
-        }
-    };
-    for variable in ["ONNXD_SOURCE_CA_FILE", "AWS_CA_BUNDLE"] {
-        if let Some(path) = environment.get(variable) {
-            add(variable, path)?;
-        }
-    }
-    match environment.get("SSL_CERT_FILE") {
-        Some(path) => add("SSL_CERT_FILE", path)?,
-        None => {
-            let native = rustls_native_certs::load_native_certs();
-            roots.add_parsable_certificates(native.certs);
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| FetchErrorKind::Internal.because(format!("TLS: {error}")))?;
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
 }

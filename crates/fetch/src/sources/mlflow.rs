@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use http::HeaderValue;
 use onnxd_proto::domain::{
-    RemoteUri,
+    Checksums, RemoteUri,
     fetch::{FetchError, FetchErrorKind, Pin},
 };
 use serde::{Deserialize, de::DeserializeOwned};
@@ -264,14 +264,15 @@ impl Source for Mlflow {
             let message = format!("{} version {version} has no files", self.name);
             return Err(FetchErrorKind::NotFound.because(message));
         }
-        let note =
-            "MLflow states no digests: files are only compared by name and length".to_owned();
+        let has_checksums = files.iter().any(|file| file.path == Checksums::FILE);
+        let note = "MLflow states no digests, so only names and lengths are compared; log SHA256SUMS \
+                    with the model";
         Ok(Some(Snapshot {
             id,
             pin: Pin::Version,
             files,
             archives: Vec::new(),
-            notes: vec![note],
+            notes: if has_checksums { Vec::new() } else { vec![note.to_owned()] },
             validators: Validators::default(),
         }))
     }

@@ -13,8 +13,8 @@ const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// Serves objects of the bucket `bucket` below `/bucket/`, as S3 and Google do.
 fn answer(asked: &Asked, objects: &[(&str, &str)]) -> Reply {
-    // Google's client encodes slashes.
-    let path = asked.path.split('?').next().unwrap().replace("%2F", "/");
+    // Google's client encodes slashes and dots.
+    let path = asked.path.split('?').next().unwrap().replace("%2F", "/").replace("%2E", ".");
     let path = path.trim_end_matches('/');
     if path == "/bucket" {
         let entries: String = objects

@@ -1,6 +1,7 @@
 //! The conversation between the supervisor and `onnxd-fetch`: one JSON object per line, requests on
-//! standard input and events on standard output. The process downloads into its working directory
-//! and ends when its standard input ends.
+//! standard input and events on standard output. The process downloads into its working directory,
+//! where `.onnxd-fetch/` is its own, and ends with the requests or with its parent. Between polls of
+//! a source, keep the directory: it makes the next poll and download cheaper.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +10,13 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum FetchRequest {
     /// Identify what the source holds. Answered by [`FetchEvent::Unchanged`] or
-    /// [`FetchEvent::Snapshot`].
+    /// [`FetchEvent::Snapshot`]. An image's layers are downloaded to list its files, so
+    /// [`FetchEvent::Progress`] may precede that.
     Resolve(Resolve),
     /// Download files of the snapshot, named by their paths. Answered by any number of
     /// [`FetchEvent::Progress`] and one [`FetchEvent::Downloaded`]. A file that exists in the working
-    /// directory with the right length and digest is not downloaded again.
+    /// directory with the right length and digest is not downloaded again. Files of an earlier
+    /// snapshot that this one lacks are removed.
     Download(Vec<String>),
 }
 

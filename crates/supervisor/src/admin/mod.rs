@@ -43,6 +43,7 @@ use onnxd_engine::{
         registry::{Model, Registry},
         store::Store,
         update::{Updater, source},
+        watch::Watches,
     },
 };
 use onnxd_telemetry::metrics::Metrics;
@@ -60,6 +61,8 @@ pub(crate) struct Admin {
     pub metrics: Arc<Metrics>,
     /// Permits for updates, rollbacks and unloads.
     pub calls: Arc<Semaphore>,
+    /// The watched sources.
+    pub watches: Arc<Watches>,
 }
 
 impl Admin {

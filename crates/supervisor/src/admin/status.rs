@@ -3,11 +3,13 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
+    time::SystemTime,
 };
 
 use axum::{body::Body, extract::State, http::Response};
 use onnxd_admin::api::{
-    LoadStatus, ModelDetails, ModelState, ModelStatus, Sandbox, Status, WorkerState, WorkerStatus,
+    LoadStatus, ModelDetails, ModelState, ModelStatus, Sandbox, Status, WatchStatus, WorkerState,
+    WorkerStatus,
 };
 use onnxd_proto::domain::Facts;
 use tokio::sync::oneshot;
@@ -19,7 +21,7 @@ use crate::{
 use onnxd_engine::{
     dispatch::worker::State as PoolState,
     dispatch::{Event, worker},
-    models::{gate::Presence, registry::Model, store::Store},
+    models::{gate::Presence, registry::Model, watch::SourceState},
 };
 use onnxd_telemetry::metrics::{Metrics, process};
 
@@ -31,14 +33,14 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let models = admin.registry.models();
     let missing = confinement::missing().into_iter().map(str::to_owned).collect();
     document(&Status {
-        models: models.iter().map(|model| model_status(model, &admin.store)).collect(),
+        models: models.iter().map(|model| model_status(model, &admin)).collect(),
         workers: workers.iter().map(|worker| worker_status(worker, models)).collect(),
         sandbox: Sandbox { on: admin.metrics.sandbox.load(Ordering::Relaxed), missing },
         counters: counters(&admin.metrics),
     })
 }
 
-fn model_status(model: &Model, store: &Store) -> ModelStatus {
+fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
     let serving = model.serving();
     let record = serving.as_ref().map(|(_, record)| record);
     ModelStatus {
@@ -49,10 +51,27 @@ fn model_status(model: &Model, store: &Store) -> ModelStatus {
         task: record.map(|record| record.facts.task),
         dimension: record.map(|record| record.facts.dimension),
         drift: record.and_then(|record| record.drift),
-        quarantined: store.quarantined(&model.name),
+        quarantined: admin.store.quarantined(&model.name),
         source: model.source.to_string(),
+        watch: watch_status(admin.watches.state(model)),
         details: record.map(|record| details(&record.facts)),
     }
+}
+
+/// Returns what is known about a watched source.
+fn watch_status(state: SourceState) -> Option<WatchStatus> {
+    let seconds = |time: SystemTime| {
+        time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    };
+    Some(WatchStatus {
+        interval_seconds: state.interval?.as_secs(),
+        snapshot: state.snapshot,
+        last_checked: state.last_checked.map(seconds),
+        last_changed: state.last_changed.map(seconds),
+        last_error: state.last_error,
+        checks: state.checks,
+        failures: state.failures,
+    })
 }
 
 fn details(facts: &Facts) -> ModelDetails {

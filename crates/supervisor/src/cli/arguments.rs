@@ -13,14 +13,14 @@ use crate::config::{boolean, cosine, count, generation, mebibytes, seconds};
 /// Arguments of `onnxd check`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckArguments {
-    /// Model to test, DIR or file:///DIR
+    /// Model to test, DIR or a URI such as hf://ORG/NAME
     ///
-    /// Append ?file=PATH or ?variant=NAME if the directory has several model files.
+    /// Takes the same URIs as --model of onnxd serve. Append ?file=PATH or ?variant=NAME if the directory has several model files.
     ///
     /// Example: onnxd check './candidate?variant=int8'
     #[arg(value_name = "DIR|URI")]
     pub source: String,
-    /// Version to compare with, DIR or file:///DIR
+    /// Version to compare with, DIR or a URI
     ///
     /// Also tests whether an update from that version to this model would be accepted.
     ///
@@ -70,6 +70,13 @@ pub(crate) struct CheckArguments {
     /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
     pub worker_binary: Option<PathBuf>,
+    /// Executable that downloads from other servers [default: onnxd-fetch]
+    ///
+    /// Only sources on other servers need it. The default is onnxd-fetch in the directory of the onnxd executable.
+    ///
+    /// Example: --fetch-binary /usr/lib/onnxd/onnxd-fetch
+    #[arg(long, value_name = "PATH", env = "ONNXD_FETCH_BINARY")]
+    pub fetch_binary: Option<PathBuf>,
     /// Seconds that the check may take [default: 120]
     ///
     /// Raise it for large models.

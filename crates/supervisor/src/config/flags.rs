@@ -18,11 +18,13 @@ use onnxd_proto::exit::Failure;
 #[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub(crate) struct ServeArguments {
-    /// Model to serve, from a directory
+    /// Model to serve, from a directory or another server
     ///
-    /// URI is DIR or file:///DIR. The name defaults to the directory's name in lower case. Append ?file=PATH or
-    /// ?variant=NAME if the directory has several model files. Repeat the flag for several models, or separate them
-    /// with commas in the variable. The first model answers requests that name none.
+    /// URI is DIR or file:///DIR, or one of https://HOST/PATH/, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
+    /// hf://ORG/NAME[@REVISION], oci://REGISTRY/REPOSITORY[:TAG] and mlflow://NAME@ALIAS. The name defaults to the last
+    /// part of the path in lower case. Append ?file=PATH or ?variant=NAME if there are several model files. Repeat the
+    /// flag for several models, or separate them with commas in the variable. The first model answers requests that
+    /// name none.
     ///
     /// Example: --model minilm=/srv/models/minilm
     #[arg(
@@ -63,6 +65,21 @@ pub(crate) struct ServeArguments {
         help_heading = "Models"
     )]
     pub preload: Vec<String>,
+
+    /// Seconds between two checks of a model's source [default: 60 for other servers, 0 for directories]
+    ///
+    /// A source whose content has changed updates its model; 0 turns this off. Without NAME=, the value is for all
+    /// models. A check of unchanged content is one request. After failures the pauses grow up to 15 minutes.
+    ///
+    /// Example: --poll minilm=300
+    #[arg(
+        long,
+        value_name = "[NAME=]SECONDS",
+        env = "ONNXD_POLL",
+        value_delimiter = ',',
+        help_heading = "Models"
+    )]
+    pub poll: Vec<String>,
 
     /// Address for HTTP [default: 127.0.0.1:8080]
     ///
@@ -281,6 +298,15 @@ pub(crate) struct ServeArguments {
     /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
     pub worker_binary: Option<PathBuf>,
+
+    /// Executable that downloads from other servers [default: onnxd-fetch]
+    ///
+    /// Must be from the same build as onnxd. The default is onnxd-fetch in the directory of the onnxd executable. Only
+    /// sources on other servers need it.
+    ///
+    /// Example: --fetch-binary /usr/lib/onnxd/onnxd-fetch
+    #[arg(long, value_name = "PATH", env = "ONNXD_FETCH_BINARY", help_heading = "Updates")]
+    pub fetch_binary: Option<PathBuf>,
 
     /// Seconds that checking a candidate may take [default: 120]
     ///
@@ -562,9 +588,9 @@ impl ServeArguments {
     fn over(self, file: Self) -> Self {
         overlay!(
             self, file;
-            model preload model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
+            model poll preload model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
             tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
-            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary drain_timeout
+            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
             no_sandbox log_format

@@ -5,9 +5,10 @@ use clap::{Args, Command, FromArgMatches};
 use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 36] = [
+const SETTINGS: [(&str, &str, &str); 38] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
+    ("poll", "['m=1']", "2"),
     ("model-alias", "['x=m']", "y=m"),
     ("listen", "'localhost:1'", "127.0.0.1:2"),
     ("grpc-listen", "'[::1]:3'", "localhost:4"),
@@ -26,6 +27,7 @@ const SETTINGS: [(&str, &str, &str); 36] = [
     ("max-client-batch-size", "5", "6"),
     ("onnxruntime", "'/o'", "/p"),
     ("worker-binary", "'/w'", "/v"),
+    ("fetch-binary", "'/f'", "/g"),
     ("drain-timeout", "1", "2"),
     ("worker-restarts", "3", "4"),
     ("start-timeout", "4", "5"),

@@ -9,9 +9,11 @@ pub(crate) mod models;
 mod origins;
 mod paths;
 mod preload;
+mod sources;
 mod values;
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     num::{NonZeroU64, NonZeroUsize},
     path::PathBuf,
@@ -77,6 +79,10 @@ pub(crate) struct Config {
     pub onnxruntime: PathBuf,
     /// Absolute.
     pub worker_binary: PathBuf,
+    /// Absolute; `None` if it is not installed and no model needs it.
+    pub fetch_binary: Option<PathBuf>,
+    /// How often the sources of models are checked, by name. Other sources are not watched.
+    pub poll: HashMap<String, Duration>,
     /// How long accepted requests may take after SIGTERM.
     pub drain_timeout: Duration,
     /// Timeouts and restart limit of workers.
@@ -111,6 +117,8 @@ impl Config {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
         let models = models::parse(&settings.model, &settings.model_alias)?;
         Ok(Self {
+            poll: sources::intervals(&models, &settings.poll)?,
+            fetch_binary: sources::fetcher(settings.fetch_binary, &models)?,
             models: preload::mark(models, &settings.preload)?,
             listen: match &settings.listen {
                 Some(address) => address.resolve("--listen")?,

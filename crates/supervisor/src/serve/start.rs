@@ -1,6 +1,7 @@
 //! Constructs the [`Server`] and starts its tasks, in dependency order. Called by [`crate::serve`].
 
 use std::{
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -39,7 +40,7 @@ use onnxd_engine::{
     models::{
         machine::Times,
         registry::Registry,
-        sources::Sources,
+        sources::{Sources, fetcher::Fetcher},
         store::Store,
         update::{
             self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
@@ -47,6 +48,7 @@ use onnxd_engine::{
             checker::{CheckLimits, Checker},
             coordinator::LocalCoordinator,
         },
+        watch::{self as sources_watch, Watches},
     },
     pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
@@ -69,7 +71,8 @@ impl Server {
         let (binary, library) = (&config.worker_binary, &config.onnxruntime);
         let executable = WorkerExecutable::open(binary, library, config.sandbox)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
-        let sources = Sources::new(executable.clone());
+        let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
+        let sources = Sources::new(executable.clone(), fetcher);
         let lock = inherited.lock.take();
         let store = Arc::new(Store::open(&config.state_dir, config.retention, sources, lock)?);
         let page = ControlPage::create().map_err(|error| {
@@ -125,7 +128,16 @@ impl Server {
         let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
         let app = App { engine, client_batch: config.max_client_batch_size };
         let calls = Admin::calls();
-        let admin = Admin { registry, updater, store, events, metrics, calls };
+        let watched = sources_watch::Deps {
+            registry: Arc::clone(&registry),
+            updater: Arc::clone(&updater),
+            store: Arc::clone(&store),
+            background: background.clone(),
+            tasks: tasks.clone(),
+        };
+        let watches =
+            Watches::start(&watched, |model| config.poll.get(model.name.as_str()).copied());
+        let admin = Admin { registry, updater, store, events, metrics, calls, watches };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
         // Requests wait until workers are ready. A successor does not accept yet: its predecessor still does.
@@ -224,6 +236,14 @@ impl Lifecycle {
             listener.run(drain, timeout).await;
         })
     }
+}
+
+/// Opens the program that reads sources on other servers.
+fn fetcher(path: Option<&Path>, sandbox: bool) -> Result<Option<Fetcher>, Failure> {
+    let open = |path| Fetcher::open(path, sandbox);
+    path.map(open)
+        .transpose()
+        .map_err(|error| Failure::configuration(format!("--fetch-binary: {error}")))
 }
 
 /// Returns the first message to every worker.

@@ -12,7 +12,7 @@ use std::{
 
 use onnxd_engine::{
     models::{
-        sources::Sources,
+        sources::{Sources, fetcher::Fetcher},
         store::Store,
         update::{
             background::Background,
@@ -47,10 +47,12 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
     let against = arguments.against.as_deref().map(self::source).transpose()?;
     let executable = executable(arguments)?;
     let limits = limits(arguments)?;
+    let fetcher = fetcher(arguments, &[Some(&source), against.as_ref()])?;
+    let sources = Sources::new(executable.clone(), fetcher);
     let directory = tempfile::Builder::new().prefix("onnxd-check-").tempdir().map_err(|error| {
         Failure::configuration(format!("cannot create a temporary directory: {error}"))
     })?;
-    let store = Arc::new(Store::open(directory.path(), 1, Sources::new(executable.clone()), None)?);
+    let store = Arc::new(Store::open(directory.path(), 1, sources, None)?);
     confinement::drop_privileges();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -122,6 +124,22 @@ fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {
     let confined = !arguments.no_sandbox.unwrap_or(false);
     WorkerExecutable::open(&binary, &library, confined)
         .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))
+}
+
+/// Opens the fetcher, if one of the sources needs it.
+fn fetcher(
+    arguments: &CheckArguments,
+    sources: &[Option<&SourceUri>],
+) -> Result<Option<Fetcher>, Failure> {
+    let is_remote = |source: &&SourceUri| source.directory().is_none();
+    if !sources.iter().copied().flatten().any(|source| is_remote(&source)) {
+        return Ok(None);
+    }
+    let given = arguments.fetch_binary.clone();
+    let path = config::executable_file("--fetch-binary", given, "onnxd-fetch")?;
+    Fetcher::open(&path, !arguments.no_sandbox.unwrap_or(false))
+        .map(Some)
+        .map_err(|error| Failure::configuration(format!("--fetch-binary: {error}")))
 }
 
 /// Returns the limits that `onnxd serve` applies on this machine with the same settings.
