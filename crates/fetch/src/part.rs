@@ -56,9 +56,10 @@ struct Note {
 }
 
 impl Part {
-    /// Returns the name of a path's part.
+    /// Returns the name of a path's part. It is hidden, as all our own files are: the supervisor
+    /// removes others that no snapshot lists.
     pub(crate) fn name(path: &str) -> String {
-        digest::sha256(path.as_bytes())[..32].to_owned()
+        format!(".{}", &digest::sha256(path.as_bytes())[..32])
     }
 
     /// Returns how many bytes of a file may have been downloaded.

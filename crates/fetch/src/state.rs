@@ -11,11 +11,11 @@ use crate::{
 };
 
 /// The file's name in the fetcher's own folder.
-pub(crate) const FILE: &str = "state.json";
+pub(crate) const FILE: &str = ".state.json";
 /// Maximum bytes of the file.
 const BYTES_MAX: u64 = 8 << 20;
 
-/// The content of `.onnxd-fetch/state.json`.
+/// The content of `.onnxd-fetch/.state.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
     /// The source's URI. A state of another source is worthless.

@@ -22,8 +22,10 @@ use crate::{
 
 /// Files downloaded at once.
 const PARALLEL: usize = 4;
-/// Attempts to download one file, if the connection breaks.
-const ATTEMPTS: u32 = 5;
+/// Attempts to download one file, if the connection breaks without progress.
+const ATTEMPTS: u32 = 3;
+/// Bytes that an attempt must add to count as progress.
+const PROGRESS_BYTES_MIN: u64 = 1 << 20;
 /// Bytes that a download leaves free on the disk.
 const SPARE_BYTES: u64 = 64 << 20;
 
@@ -141,9 +143,14 @@ impl Download<'_> {
 
     /// Downloads a file, and resumes it if the connection breaks.
     async fn file(&self, file: File) -> Result<(), FetchError> {
-        let mut attempt = 1;
+        let (mut attempt, mut furthest) = (1, Part::bytes(self.folder, &file.path));
         loop {
-            match self.attempt(&file).await {
+            let result = self.attempt(&file).await;
+            let reached = Part::bytes(self.folder, &file.path);
+            if reached >= furthest + PROGRESS_BYTES_MIN {
+                (attempt, furthest) = (1, reached);
+            }
+            match result {
                 Err(error)
                     if error.kind == FetchErrorKind::Unreachable
                         && error.retry_after_seconds.is_none()

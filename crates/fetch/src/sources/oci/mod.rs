@@ -168,7 +168,7 @@ impl Source for Registry {
                 Content::Archive => {
                     let hex = layer.digest.trim_start_matches("sha256:");
                     archives.push(self.file(
-                        format!("{OWN}/{hex}.layer"),
+                        format!("{OWN}/.{hex}.layer"),
                         layer.bytes,
                         &layer.digest,
                     ));
