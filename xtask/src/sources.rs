@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use clap::Args;
 
-use crate::{error::Error, layout::Layout, process, python::Python, say};
+use crate::{error::Error, layout::Layout, print_line, process, python::Python};
 
 /// Programs that the tests need, and the packages of Debian and Ubuntu that have them.
 const PROGRAMS: [(&str, &str); 4] = [
@@ -40,7 +40,7 @@ pub(crate) fn run(layout: &Layout, options: &Options) -> Result<ExitCode, Error>
         python
     };
     if !options.all {
-        say("MLflow is skipped; --all tests it");
+        print_line("MLflow is skipped; --all tests it");
     }
     let mut command = process::cargo();
     command.args(["test", "-p", "onnxd-fetch", "--test", "real", "--", "--ignored"]);

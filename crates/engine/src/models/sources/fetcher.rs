@@ -79,18 +79,26 @@ pub(super) struct Conversation {
 }
 
 impl Conversation {
-    /// Identifies what the source holds; `None` if it is what the request calls known.
+    /// Identifies what the source holds; `None` if it is what the request calls known. Reports progress
+    /// because the files of a container image are known only after its layers were downloaded.
     ///
     /// # Errors
     /// The source cannot be reached, or the fetcher failed.
-    pub(super) fn resolve(&mut self, resolve: Resolve) -> Result<Option<RemoteSnapshot>, Refusal> {
+    pub(super) fn resolve(
+        &mut self,
+        resolve: Resolve,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Option<RemoteSnapshot>, Refusal> {
         let files_max = resolve.files_max;
         self.send(&FetchRequest::Resolve(resolve))?;
-        match self.next()? {
-            FetchEvent::Unchanged => Ok(None),
-            FetchEvent::Snapshot(snapshot) => validate(snapshot, files_max).map(Some),
-            FetchEvent::Failed(error) => Err(refusal(error)),
-            event => Err(failed(&format!("unexpected event {event:?}"))),
+        loop {
+            match self.next()? {
+                FetchEvent::Progress { bytes, total } => progress(bytes, total),
+                FetchEvent::Unchanged => return Ok(None),
+                FetchEvent::Snapshot(snapshot) => return validate(snapshot, files_max).map(Some),
+                FetchEvent::Failed(error) => return Err(refusal(error)),
+                event => return Err(failed(&format!("unexpected event {event:?}"))),
+            }
         }
     }
 

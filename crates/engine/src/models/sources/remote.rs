@@ -54,6 +54,7 @@ impl Remote {
     fn ask(
         &self,
         known: Option<&SnapshotId>,
+        progress: Progress<'_>,
     ) -> Result<(Conversation, Option<Offer>, PathBuf), Refusal> {
         let Some(fetcher) = &self.sources.fetcher else {
             let message = format!("{}: sources on other servers need onnxd-fetch", self.name());
@@ -62,13 +63,14 @@ impl Remote {
         let folder = self.layout.downloads().join(hex(&Sha256::digest(self.name())[..16]));
         fs::create_dir_all(&folder).map_err(|error| io_refusal(&folder, &error))?;
         let mut conversation = fetcher.start(&folder)?;
-        let offer = conversation.resolve(Resolve {
+        let request = Resolve {
             source: self.name(),
             known: known.map(|known| known.as_str().to_owned()),
             allows_private: true,
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
-        });
+        };
+        let offer = conversation.resolve(request, progress);
         Ok((conversation, offer?, folder))
     }
 
@@ -83,7 +85,7 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Resolved, Refusal> {
-        let (mut conversation, offer, folder) = self.ask(known)?;
+        let (mut conversation, offer, folder) = self.ask(known, progress)?;
         let Some(offer) = offer else { return Ok(Resolved::Unchanged) };
         let source = self.name();
         tracing::info!(source, snapshot = offer.id, pinned_by = ?offer.pin, "source changed");
@@ -119,7 +121,7 @@ impl Source for Remote {
     }
 
     fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
-        let (_, offer, _) = self.ask(known)?;
+        let (_, offer, _) = self.ask(known, &|_, _| {})?;
         Ok(offer.map(|offer| SnapshotId::new(offer.id)))
     }
 }
@@ -252,9 +254,9 @@ impl Download<'_> {
                 let inside = path.strip_prefix(self.folder).unwrap_or(&path);
                 let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
                 match entry.file_type() {
-                    Ok(kind) if kind.is_dir() => folders.push(path),
                     // The fetcher's own files, and those that it resumes.
-                    Ok(_) if is_hidden || path.extension().is_some_and(|end| end == "partial") => {}
+                    Ok(_) if is_hidden => {}
+                    Ok(kind) if kind.is_dir() => folders.push(path),
                     Ok(_) if inside.to_str().is_some_and(|path| names.contains(path)) => {}
                     _ => fs::remove_file(&path).map_err(|error| io_refusal(&path, &error))?,
                 }
