@@ -140,7 +140,7 @@ fn slowest(all: &[Measured; 4]) {
         };
         let (all, queue) = (mean(RequestSample::latency), mean(|seen| seen.timing.queue));
         let infer = mean(|seen| seen.timing.infer);
-        let met = Stage::ALL.iter().filter_map(|stage| {
+        let overlapped = Stage::ALL.iter().filter_map(|stage| {
             let count = slow.iter().filter(|(of, _)| of == stage).count();
             (count > 0).then(|| format!("{} {}%", stage.name(), count * 100 / slow.len()))
         });
@@ -149,7 +149,7 @@ fn slowest(all: &[Measured; 4]) {
             ("queue ms", fixed(queue, 2)),
             ("infer ms", fixed(infer, 2)),
             ("other ms", fixed((all - queue - infer).max(0.0), 2)),
-            ("met", met.collect::<Vec<_>>().join(", ")),
+            ("met", overlapped.collect::<Vec<_>>().join(", ")),
         ];
         table.row(measured.phase.name(), cells);
     }

@@ -19,7 +19,7 @@ pub(crate) const NOISE_MAX: f64 = 0.05;
 /// Time for which the machine must be idle before a phase starts.
 const QUIET_TIME: Duration = Duration::from_secs(3);
 /// Maximum wait for an idle machine.
-const PATIENCE: Duration = Duration::from_secs(900);
+const TIMEOUT: Duration = Duration::from_secs(900);
 /// Maximum runs of a phase until one is undisturbed.
 const ATTEMPTS: usize = 20;
 
@@ -79,7 +79,7 @@ pub(crate) fn noise(cpu: Cpu, elapsed: Duration) -> f64 {
 pub(crate) async fn wait_until_idle(subject: &Subject, settings: &Settings) -> Result<(), String> {
     subject.settle().await?;
     let started = Instant::now();
-    while settings.patient && started.elapsed() < PATIENCE {
+    while settings.patient && started.elapsed() < TIMEOUT {
         let (before, start) = (Cpu::now(subject.server.pid(), &[]), Instant::now());
         time::sleep(QUIET_TIME).await;
         let used = Cpu::now(subject.server.pid(), &[]) - before;

@@ -45,7 +45,7 @@ fn throughput_min(corpus: Corpus) -> f64 {
 }
 /// Maximum p50 with one client: this multiple of one text on one thread, plus a constant.
 const ALONE_MAX: f64 = 1.05;
-const ALONE_MORE_MS: f64 = 0.3;
+const ALONE_EXTRA_MS: f64 = 0.3;
 /// CPU time of supervisor and workers, relative to the workers' time in ONNX Runtime.
 const CPU_MAX: f64 = 1.05;
 /// Maximum seconds from the start of the server to its first response.
@@ -114,8 +114,9 @@ pub(crate) async fn run(
             match step {
                 0 => alone.push(bench.limit(BATCH_METHODS[0], 1).await?),
                 step => {
-                    let way = step - 1;
-                    limits[way].push(bench.limit(BATCH_METHODS[way], bench.cpus.len()).await?);
+                    let method = step - 1;
+                    limits[method]
+                        .push(bench.limit(BATCH_METHODS[method], bench.cpus.len()).await?);
                 }
             }
             bench.serve(CLIENTS[step], &mut served[step], report).await?;
@@ -174,10 +175,10 @@ impl<'a> Bench<'a> {
         Ok(Self { subject, settings, cpus, version, texts: file })
     }
 
-    async fn limit(&self, way: BatchMethod, processes: usize) -> Result<Limit, String> {
+    async fn limit(&self, method: BatchMethod, processes: usize) -> Result<Limit, String> {
         machine::wait_until_idle(&self.subject, self.settings).await?;
         let seconds = self.settings.phase().as_secs_f64();
-        limit::run(&self.version, &self.texts, &self.cpus[..processes], way, seconds).await
+        limit::run(&self.version, &self.texts, &self.cpus[..processes], method, seconds).await
     }
 
     async fn serve(
@@ -252,7 +253,7 @@ fn compare(corpus: Corpus, alone: Limit, better: f64, served: &[Served], report:
     let share = sixteen.per_second() / better;
     let what = format!("{name}: 16 clients to the better limit");
     report.at_least(&what, share, throughput_min(corpus), "x");
-    let allowed = alone.p50_ms * ALONE_MAX + ALONE_MORE_MS;
+    let allowed = alone.p50_ms * ALONE_MAX + ALONE_EXTRA_MS;
     let p50 = millis(one.quantiles().median());
     let what = format!("{name}: 1 client, p50 to the allowed {allowed:.2} ms");
     report.at_most(&what, p50 / allowed, 1.0, "x");

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Time between two calls.
-const BETWEEN: Duration = Duration::from_millis(10);
+const CALL_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum throughput, relative to undisturbed.
 const THROUGHPUT_MIN: f64 = 0.7;
 /// Maximum seconds from the last call to the first response of the last generation.
@@ -112,7 +112,7 @@ async fn storm(
         let control = subject.control.clone();
         let directory = subject.pair.directories[calls.len() % 2].clone();
         calls.push(tokio::spawn(async move { control.update(&directory, Load::Ahead).await }));
-        next += BETWEEN;
+        next += CALL_INTERVAL;
     }
     let last_call = Instant::now() - traffic.started();
     let mut updates = Vec::new();

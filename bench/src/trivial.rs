@@ -32,9 +32,9 @@ pub(crate) async fn run(
     let bytes = serde_json::to_vec(subject.texts.texts()).map_err(|error| error.to_string())?;
     std::fs::write(&texts, bytes).map_err(|error| error.to_string())?;
     let seconds = settings.phase().as_secs_f64();
-    let way = BatchMethod { batch: 1, window: 0 };
+    let method = BatchMethod { batch: 1, window: 0 };
     let version = subject.pair.directories[1].clone();
-    let alone = limit::run(&version, &texts, &[0], way, seconds).await?;
+    let alone = limit::run(&version, &texts, &[0], method, seconds).await?;
     let mut table = Table::new("tiny model");
     let cells = [
         ("req/s", fixed(alone.texts_per_second, 0)),

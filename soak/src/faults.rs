@@ -52,11 +52,11 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
             misbehaving::large_bodies(&world, requests, mebibytes).await;
         }
         Fault::SlowCandidate { millis } => {
-            let killing = async {
+            let kill = async {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
                 kill_checkers(&world);
             };
-            tokio::join!(updates::slow(&world), killing);
+            tokio::join!(updates::slow(&world), kill);
         }
         Fault::Hangup { model, to } => hangup(&world, model, to).await,
         update => updates::cause(&world, update).await,

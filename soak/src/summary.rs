@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Violations that are printed; the dump has all of them.
-const SHOWN: usize = 10;
+const VIOLATIONS_SHOWN_MAX: usize = 10;
 
 /// Prints a line.
 pub(crate) fn print_line(line: &str) {
@@ -76,8 +76,8 @@ pub(crate) fn print(world: &World, end: &FinalState) {
     for ((status, reason), count) in &ledger.excused {
         print_line(&format!("  {status}       {count} ({reason})"));
     }
-    let left: u64 = ledger.unknown.values().sum();
-    print_line(&format!("  abandoned {left} by clients that disconnected"));
+    let abandoned: u64 = ledger.unknown.values().sum();
+    print_line(&format!("  abandoned {abandoned} by clients that disconnected"));
     let refused: u64 = ledger.refused.values().sum();
     print_line(&format!(
         "updates     {} committed, {refused} refused: {}",
@@ -97,7 +97,7 @@ pub(crate) fn print(world: &World, end: &FinalState) {
     ));
     resources(end);
     print_line(&format!("violations  {}", ledger.violations_seen));
-    for violation in ledger.violations.iter().take(SHOWN) {
+    for violation in ledger.violations.iter().take(VIOLATIONS_SHOWN_MAX) {
         print_line(&format!("  {violation:.600}"));
     }
 }

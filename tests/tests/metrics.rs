@@ -16,7 +16,7 @@ use e2e::{
 };
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn scrape(server: &Server) -> Exposition {
     let response = server.client().await.get("/metrics").await.expect("an answer");
@@ -221,7 +221,7 @@ async fn open_metrics_is_served_on_request() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let request = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
         accept: application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1\r\n\r\n";
-    let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.expect("an answer");
+    let raw = exchange(server.address(), request.as_bytes(), TIMEOUT).await.expect("an answer");
     let answer = String::from_utf8_lossy(&raw.received);
     let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
     assert!(answer.contains(kind), "{answer}");
@@ -309,7 +309,7 @@ async fn running_items_are_counted_as_in_flight() {
             embed(&mut client, &["a market", "a train", "the sea"]).await;
         }
     });
-    let seen = eventually("items in flight", PATIENCE, async || {
+    let seen = eventually("items in flight", TIMEOUT, async || {
         let text = scrape(&server).await;
         let (waiting, in_flight) =
             (text.value("onnxd_queue_items", &[]), text.value("onnxd_items_in_flight", &[]));

@@ -15,11 +15,11 @@ use e2e::{
 
 use crate::{checker, checkers, served, tiny};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn assert_no_leftovers(home: &Home) {
     let disk = Disk::new(home);
-    eventually("leftovers of a refused candidate are removed", PATIENCE, async || {
+    eventually("leftovers of a refused candidate are removed", TIMEOUT, async || {
         let left = disk.leftovers();
         (left.is_empty() && checkers(home).is_empty()).then_some(())
     })

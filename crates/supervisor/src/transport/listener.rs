@@ -157,13 +157,13 @@ impl Listener {
         // that tokio's budget does not interrupt the loop.
         tokio::task::unconstrained(async {
             for _ in 0..QUEUED_MAX {
-                let patience = if waiting.is_some() { DRAIN_GRACE } else { Duration::ZERO };
-                match time::timeout(patience, self.accept(&mut waiting)).await {
+                let timeout = if waiting.is_some() { DRAIN_GRACE } else { Duration::ZERO };
+                match time::timeout(timeout, self.accept(&mut waiting)).await {
                     Ok(Some((stream, slot))) => self.serve(stream, slot, &graceful, &drain),
                     // The client disconnected.
                     Ok(None) => {}
                     // A connection was accepted and waits for a slot.
-                    Err(_) if waiting.is_some() && patience.is_zero() => {}
+                    Err(_) if waiting.is_some() && timeout.is_zero() => {}
                     Err(_) => break,
                 }
             }

@@ -126,8 +126,8 @@ fn is_sound(root: &Path, key: &Key) -> bool {
 /// twice and padded.
 pub(crate) fn bytes_max(dir: &Path) -> u64 {
     let model = model_in(dir).ok().flatten().map_or_else(|| dir.to_owned(), |(_, model)| model);
-    let beside = fs::read_dir(model.parent().unwrap_or(dir)).into_iter().flatten();
-    let bytes = beside.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum::<u64>();
+    let siblings = fs::read_dir(model.parent().unwrap_or(dir)).into_iter().flatten();
+    let bytes = siblings.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum::<u64>();
     bytes.saturating_mul(4).saturating_add(1 << 30)
 }
 

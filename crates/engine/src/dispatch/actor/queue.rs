@@ -45,18 +45,18 @@ impl Dispatcher {
         let Some(&Item { slot, together, priority, queued_at, .. }) = items.first() else { return };
         let micros = micros(queued_at.saturating_duration_since(self.started));
         let arrival = Arrival { slot, micros, priority, together };
-        let mut works = Vec::with_capacity(items.len());
+        let mut numbered = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
             self.metrics.items_total.increment();
             let size = Size::new(&input.operation, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
-            works.push((self.next_id(), work));
+            numbered.push((self.next_id(), work));
         }
-        let units = scheduler::units(arrival, &works, self.workers.len());
+        let units = scheduler::units(arrival, &numbered, self.workers.len());
         let min_generation = self.registry.page().committed(slot);
-        let mut rest = items.into_iter().zip(works).zip(sizes);
+        let mut rest = items.into_iter().zip(numbered).zip(sizes);
         for (age, unit) in units {
             // The items of a unit are in request order.
             for (_, ((item, (id, work)), size)) in unit.items.iter().zip(rest.by_ref()) {
@@ -220,12 +220,12 @@ impl Dispatcher {
     /// have the committed generation. Returns whether it was requeued.
     pub(super) fn retry_on_another(&mut self, slot: Slot, id: ItemId) -> bool {
         let committed = self.registry.page().committed(slot);
-        let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
-        if can {
+        let can_retry = committed != 0 && placement::any_current(&self.workers, slot, committed);
+        if can_retry {
             self.metrics.items_retried_total.increment();
             self.requeue_item(slot, id);
         }
-        can
+        can_retry
     }
 
     /// Requeues an item that was answered by a generation older than its client may already have

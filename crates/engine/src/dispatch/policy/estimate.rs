@@ -108,7 +108,7 @@ impl Estimate {
         match self.tensors_micros {
             // Scale the measured costs, so that batching saves the same fraction as it did when
             // measured.
-            Some(alone) => nearest(predicted * alone / self.costs.predict(1, tokens as usize)),
+            Some(single) => nearest(predicted * single / self.costs.predict(1, tokens as usize)),
             None => nearest(predicted),
         }
     }
@@ -126,9 +126,9 @@ impl Estimate {
     /// Learns from a run of the tensors of `requests` requests.
     pub fn ran_tensors(&mut self, requests: usize, micros: u32) {
         let ratio = self.costs.predict(requests, 1) / self.costs.predict(1, 1);
-        let alone = real(micros) / ratio.max(1.0);
-        let known = self.tensors_micros.unwrap_or(alone);
-        self.tensors_micros = Some(known + TENSORS_RATE * (alone - known));
+        let single = real(micros) / ratio.max(1.0);
+        let known = self.tensors_micros.unwrap_or(single);
+        self.tensors_micros = Some(known + TENSORS_RATE * (single - known));
     }
 
     /// Learns from a micro-batch that a worker ran.
@@ -173,10 +173,10 @@ mod tests {
         let mut estimate = Estimate::default();
         estimate.loaded(CostTable::default(), 256);
         let sizes = [0, 8, 80, 800, u32::MAX].map(Size::Pieces);
-        let works: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
-        assert!(works.is_sorted_by_key(|work| (work.tokens, work.micros)));
-        assert_eq!((works[0].tokens, works[1].tokens, works[4].tokens), (2, 11, 256));
-        assert_eq!(works[3], works[4], "longer texts are truncated");
+        let work: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
+        assert!(work.is_sorted_by_key(|work| (work.tokens, work.micros)));
+        assert_eq!((work[0].tokens, work[1].tokens, work[4].tokens), (2, 11, 256));
+        assert_eq!(work[3], work[4], "longer texts are truncated");
     }
 
     #[test]

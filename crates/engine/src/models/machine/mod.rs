@@ -208,7 +208,7 @@ impl<P: Payload> UpdateMachine<P> {
         if let Some(failed) = self.probation.take_if(|probation| probation.has_failed())
             && serving == Some(failed.generation)
         {
-            let to = failed.back_to.as_ref().to_owned();
+            let to = failed.rollback_to.as_ref().to_owned();
             self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
             self.actions.push(Action::AnnounceRollback { from: failed.generation, to: to.clone() });
             let job = Job::unconditional(Target::Version(to), Load::Lazy);

@@ -127,9 +127,11 @@ impl Driver {
             let kept = layout.version(&staged.version);
             let folder = staged.folder().unwrap_or(&kept);
             let compiled = layout.compiled(&staged.version);
-            let beside = serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
+            let serving_compiled =
+                serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
             let passed = |part| drop(inputs.try_send(Input::Passed(part)));
-            let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
+            let checked =
+                checker.check(folder, &compiled, serving_compiled.as_deref(), passed).await?;
             let facts = &checked.facts;
             let serving = serving.map(|(_, record)| record);
             let drift_is_unknown = checker.has_min_cosine()

@@ -119,13 +119,14 @@ fn limits(budget: &Budget, loaded: u64) -> Limits {
     let worker = budget.worker_bytes.map_or(f64::INFINITY, |bytes| real(bytes) * WORKER_PART);
     let memory =
         if worker < check { (worker, Cause::WorkerMemory) } else { (check, Cause::CheckMemory) };
-    let left = budget.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+    let remaining = budget.deadline.map(|at| at.saturating_duration_since(Instant::now()));
     Limits {
         memory,
         text_seconds: budget
             .text_time
             .map_or(f64::INFINITY, |time| time.as_secs_f64() * margins.text_time_factor),
-        all_seconds: left.map_or(f64::INFINITY, |left| left.as_secs_f64() * margins.time_part),
+        all_seconds: remaining
+            .map_or(f64::INFINITY, |remaining| remaining.as_secs_f64() * margins.time_part),
         caution: margins.caution,
     }
 }
@@ -217,14 +218,14 @@ fn longest_below(longest: u32, wanted: u32, fits: u32, is_fine: impl Fn(u32) -> 
     steps.find(|&tokens| is_fine(tokens)).unwrap_or(fits)
 }
 
-/// Returns the first limit that this need exceeds. `left` is the number of seconds left for a run.
-fn over(need: &Need, limits: &Limits, left: f64) -> Option<Cause> {
+/// Returns the first limit that this need exceeds. `remaining` is the number of seconds left for a run.
+fn over(need: &Need, limits: &Limits, remaining: f64) -> Option<Cause> {
     if need.bytes > limits.memory.0 {
         Some(limits.memory.1)
     } else if need.cpu_seconds > limits.text_seconds {
         Some(Cause::TextTime)
     } else {
-        (need.seconds > left).then_some(Cause::CheckTime)
+        (need.seconds > remaining).then_some(Cause::CheckTime)
     }
 }
 

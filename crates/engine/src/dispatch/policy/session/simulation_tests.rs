@@ -59,13 +59,13 @@ impl World {
             0 => Priority::Background,
             _ => Priority::Interactive,
         };
-        let may = self.session.is_idle() || self.session.is_nearly_idle();
+        let can_receive = self.session.is_idle() || self.session.is_nearly_idle();
         assert!(
-            !may || self.session.serves(),
+            !can_receive || self.session.serves(),
             "seed {}: work for a worker that does not serve",
             self.seed
         );
-        let Some(process) = self.process.as_mut().filter(|_| may) else { return };
+        let Some(process) = self.process.as_mut().filter(|_| can_receive) else { return };
         assert!(!process.killed, "seed {}: work for a killed worker", self.seed);
         assert!(process.groups.len() < 2 || process.ended.is_some());
         let items: Vec<ItemId> = (self.last + 2..).take(usize::try_from(count).unwrap()).collect();
@@ -194,8 +194,12 @@ impl World {
             self.reached.insert("owed ping");
             self.send_ping();
         } else {
-            let can = self.session.is_idle() || self.session.is_nearly_idle();
-            assert!(!can || !self.is_ping_owed, "seed {}: an owed ping is never sent", self.seed);
+            let can_receive = self.session.is_idle() || self.session.is_nearly_idle();
+            assert!(
+                !can_receive || !self.is_ping_owed,
+                "seed {}: an owed ping is never sent",
+                self.seed
+            );
         }
         assert!(!self.session.message_received(), "a ping is owed only once");
     }
@@ -358,8 +362,8 @@ impl World {
 #[test]
 fn session_invariants_hold_in_any_event_order() {
     let mut reached = BTreeSet::new();
-    let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
+    let replayed = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in replayed.map_or(0..SEEDS, |seed| seed..seed + 1) {
         let mut world = World::new(seed);
         (0..STEPS).for_each(|_| world.step());
         world.settle();
@@ -367,5 +371,5 @@ fn session_invariants_hold_in_any_event_order() {
     }
     let all = "ended, given up, group, hung, owed ping, recycled, serves, stopped";
     let reached: Vec<&str> = reached.into_iter().collect();
-    assert!(given.is_some() || reached.join(", ") == all, "{reached:?}");
+    assert!(replayed.is_some() || reached.join(", ") == all, "{reached:?}");
 }

@@ -183,8 +183,8 @@ mod tests {
         }
         let zero = roberta.replace("_id\": 1", "_id\": 0");
         assert_eq!(found(&[("config.json", &zero)], None).unwrap(), 65);
-        let unsaid = roberta.replace(r#", "pad_token_id": 1"#, "");
-        assert_eq!(found(&[("config.json", &unsaid)], None).unwrap(), 64);
+        let without_pad_id = roberta.replace(r#", "pad_token_id": 1"#, "");
+        assert_eq!(found(&[("config.json", &without_pad_id)], None).unwrap(), 64);
         let null = roberta.replace("_id\": 1", "_id\": null");
         assert_eq!(found(&[("config.json", &null)], None).unwrap(), 64);
         let relative = roberta.replace("66,", r#"66, "position_embedding_type": "relative_key","#);
