@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     options::Settings,
     report::{Report, Table, fixed, print_line},
-    stats::{Latencies, millis, real},
+    stats::{Latencies, millis, to_f64},
     subject::{ModelPair, Subject},
     traffic::Traffic,
 };
@@ -98,7 +98,7 @@ fn print(processes: &[MemoryGrowth], counts: &[usize], report: &mut Report) {
     for (head, part) in columns.into_iter().zip(parts) {
         let mut table = Table::new(format!("{head} after"));
         for process in processes {
-            let bytes: Vec<f64> = process.at.iter().map(|memory| real(part(memory))).collect();
+            let bytes: Vec<f64> = process.at.iter().map(|memory| to_f64(part(memory))).collect();
             let growth = bytes[LATER_MEASUREMENTS] / bytes[0];
             let after = counts.iter().map(ToString::to_string);
             let sizes = bytes.iter().map(|bytes| fixed(bytes / MEGABYTE, 1));
@@ -133,7 +133,7 @@ pub(crate) async fn further_workers(
         let status = subject.control.status().await;
         let loads = status.workers.iter().filter_map(|worker| worker.loads.get(pair.model));
         let compiled = loads.filter(|load| load.compiled).count();
-        let pss = |pid: i32| real(Memory::read(pid).pss) / MEGABYTE;
+        let pss = |pid: i32| to_f64(Memory::read(pid).pss) / MEGABYTE;
         let supervisor = pss(subject.server.pid());
         let of_workers: f64 = status.pids().into_iter().map(pss).sum();
         let cells = [

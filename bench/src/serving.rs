@@ -17,7 +17,7 @@ use crate::{
     options::Settings,
     report::{Report, print_line},
     serving_tables as tables,
-    stats::{Latencies, millis, real},
+    stats::{Latencies, millis, to_f64},
     subject::{ModelPair, Subject},
     texts::{Corpus, Texts},
     traffic::Traffic,
@@ -65,7 +65,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn per_second(&self) -> f64 {
-        real(self.latencies.len() as u64) / self.seconds
+        to_f64(self.latencies.len() as u64) / self.seconds
     }
 
     pub(crate) fn quantiles(&self) -> Latencies {
@@ -74,7 +74,7 @@ impl Served {
 
     /// Returns a value per 1,000 requests.
     pub(crate) fn per_1000(&self, seconds: f64) -> f64 {
-        seconds / real(self.latencies.len() as u64) * 1e3
+        seconds / to_f64(self.latencies.len() as u64) * 1e3
     }
 
     /// Returns the server's CPU time, relative to that in ONNX Runtime.
@@ -147,8 +147,8 @@ pub(crate) async fn run(
     });
     report.figures(corpus.name(), figures);
     let per_second = served[CLIENTS.len() - 1].per_second();
-    let peak = Capacity { corpus, per_second, queue_limit: QUEUE_LIMIT };
-    open_loop::run(&bench.subject, peak, settings, report).await?;
+    let capacity = Capacity { corpus, per_second, queue_limit: QUEUE_LIMIT };
+    open_loop::run(&bench.subject, capacity, settings, report).await?;
     bench.end(workers, report, corpus).await
 }
 
@@ -198,8 +198,8 @@ impl<'a> Bench<'a> {
         served.latencies.extend(recording.seen.iter().map(|seen| seen.latency()));
         served.failed += recording.failed;
         served.seconds += recording.elapsed.as_secs_f64();
-        served.cpu = served.cpu.each(recording.cpu, |one, other| one + other);
-        served.inference_seconds += real(rise("inference_cpu_micros_total")) / 1e6;
+        served.cpu = served.cpu.zip_with(recording.cpu, |one, other| one + other);
+        served.inference_seconds += to_f64(rise("inference_cpu_micros_total")) / 1e6;
         served.micro_batches += rise("micro_batches_total");
         Ok(())
     }
@@ -208,7 +208,7 @@ impl<'a> Bench<'a> {
     async fn memory(&self) -> Result<f64, String> {
         let mut pids = self.subject.worker_pids().await;
         pids.push(self.subject.server.pid());
-        Ok(pids.into_iter().map(|pid| real(Memory::read(pid).pss)).sum::<f64>() / 1e6)
+        Ok(pids.into_iter().map(|pid| to_f64(Memory::read(pid).pss)).sum::<f64>() / 1e6)
     }
 
     /// Restarts the server with its compiled forms and times the first response.
@@ -235,20 +235,20 @@ impl<'a> Bench<'a> {
 }
 
 fn mean(all: &[Limit]) -> Limit {
-    let count = real(all.len().max(1) as u64);
-    let of = |part: fn(&Limit) -> f64| all.iter().map(part).sum::<f64>() / count;
+    let count = to_f64(all.len().max(1) as u64);
+    let mean = |part: fn(&Limit) -> f64| all.iter().map(part).sum::<f64>() / count;
     Limit {
-        texts_per_second: of(|one| one.texts_per_second),
-        cpu_seconds_per_1000: of(|one| one.cpu_seconds_per_1000),
-        p50_ms: of(|one| one.p50_ms),
-        p99_ms: of(|one| one.p99_ms),
+        texts_per_second: mean(|one| one.texts_per_second),
+        cpu_seconds_per_1000: mean(|one| one.cpu_seconds_per_1000),
+        p50_ms: mean(|one| one.p50_ms),
+        p99_ms: mean(|one| one.p99_ms),
     }
 }
 
 fn compare(corpus: Corpus, alone: Limit, better: f64, served: &[Served], report: &mut Report) {
     let name = corpus.name();
     let failed: usize = served.iter().map(|one| one.failed).sum();
-    report.at_most(&format!("{name}: failed requests"), real(failed as u64), 0.0, "");
+    report.at_most(&format!("{name}: failed requests"), to_f64(failed as u64), 0.0, "");
     let [one, _, sixteen, _] = served else { return };
     let share = sixteen.per_second() / better;
     let what = format!("{name}: 16 clients to the better limit");

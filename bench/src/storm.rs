@@ -13,7 +13,7 @@ use crate::{
     machine,
     options::Settings,
     report::{Report, Table, fixed, print_line},
-    stats::real,
+    stats::to_f64,
     subject::Subject,
     traffic::{Recording, Traffic},
 };
@@ -80,7 +80,7 @@ pub(crate) async fn run(
             "cpu_seconds": recording.cpu,
         }),
     );
-    report.at_most("storm: failed requests", real(recording.failed as u64), 0.0, "");
+    report.at_most("storm: failed requests", to_f64(recording.failed as u64), 0.0, "");
     report.at_least("storm: throughput to undisturbed", share, THROUGHPUT_MIN, "x");
     report.at_most("storm: last call to last generation served", last, LAST_MAX, " s");
     Ok(())
@@ -133,7 +133,7 @@ async fn storm(
 /// Returns requests per second that were answered during the storm, ignoring later ones.
 fn throughput(recording: &Recording, length: Duration) -> f64 {
     let within = recording.seen.iter().filter(|seen| seen.end <= length).count();
-    real(within as u64) / length.as_secs_f64()
+    to_f64(within as u64) / length.as_secs_f64()
 }
 
 fn print(quiet: &[Recording], storm: &Recording, length: Duration) {

@@ -94,8 +94,8 @@ async fn send_fatal_signal(world: &World, victim: Option<Worker>, signal: Signal
     }
     tokio::time::sleep(EXIT_NOTICED_AFTER).await;
     let mut ledger = world.ledger();
-    ledger.marks().deaths_over += 1;
-    ledger.marks().crashes_over += u64::from(signal != Signal::SIGKILL);
+    ledger.marks().deaths_noticed += 1;
+    ledger.marks().crashes_noticed += u64::from(signal != Signal::SIGKILL);
 }
 
 /// Stops a worker. Resumes it after the pause unless the server should detect the hang.

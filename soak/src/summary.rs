@@ -105,8 +105,8 @@ pub(crate) fn print(world: &World, end: &FinalState) {
 fn resources(end: &FinalState) {
     let (before, after) = (&end.before, &end.after);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let slope = |of: fn(&Resources) -> u64, unit: f64| {
-        let found = end.samples.slope_per_hour(|one| of(one) as f64);
+    let slope = |value: fn(&Resources) -> u64, unit: f64| {
+        let found = end.samples.slope_per_hour(|one| value(one) as f64);
         found.map_or("run too short".into(), |slope| format!("{:+.1} an hour", slope / unit))
     };
     let bytes = slope(|one| one.supervisor_bytes, f64::from(1 << 20));

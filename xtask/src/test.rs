@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_the_test_program_stay_behind_the_dashes() {
+    fn arguments_of_the_test_program_stay_after_the_dashes() {
         let all = "a -- --test-threads=2 --nocapture";
         assert_eq!(joined(&["a", "--", "--nocapture"]), all);
     }

@@ -33,7 +33,8 @@ fn with_crash_point(home: &Arc<Home>, point: u32) -> Builder {
     builder(home).variable("ONNXD_CRASH_POINT", &point.to_string())
 }
 
-/// Starts without a crash point. Asserts that leftovers are gone and a known content is served.
+/// Starts without a crash point. Asserts that there are no leftovers and that a known content is
+/// served.
 async fn recover(home: &Arc<Home>, point: u32) -> Server {
     let server = builder(home).start().await;
     let left = Disk::new(home).leftovers();

@@ -112,7 +112,7 @@ pub(crate) fn find(root: &Path, key: &Key) -> Option<PathBuf> {
 }
 
 /// Returns whether the compiled model below `root` is complete and matches its digests.
-fn is_sound(root: &Path, key: &Key) -> bool {
+fn is_valid(root: &Path, key: &Key) -> bool {
     let dir = root.join(key.as_str());
     find(root, key).is_some()
         && Manifest::read(&dir).is_ok_and(|manifest| {
@@ -151,7 +151,7 @@ impl<'a> Compilation<'a> {
 
     /// Returns whether a valid compiled form exists already.
     pub(crate) fn is_done(&self) -> bool {
-        is_sound(self.root, self.key)
+        is_valid(self.root, self.key)
     }
 
     /// Compiles `model`. The result becomes visible once `accept` has approved it.

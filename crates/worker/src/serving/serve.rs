@@ -183,7 +183,7 @@ fn start_loader(
         LoadedVersion::open_to_serve(&runtime, &dir, &compiled, &key, &helpers)
     };
     let report = move |message: &FromWorker| {
-        // If the supervisor is gone, the guard ends the process.
+        // If the supervisor has exited, the guard ends the process.
         if let Err(fault) = sender.send(message) {
             debug!(%fault, "failed to report a load ahead");
         }

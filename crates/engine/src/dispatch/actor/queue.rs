@@ -108,7 +108,8 @@ impl Dispatcher {
     /// Drops background items whose clients disconnected or timed out while they were queued.
     fn drop_abandoned(&mut self) {
         let Self { scheduler, items, .. } = self;
-        let is_abandoned = |id| items.get(&id).is_none_or(|held| held.item.reply.is_closed());
+        let is_abandoned =
+            |id| items.get(&id).is_none_or(|accepted| accepted.item.reply.is_closed());
         for id in scheduler.drop_abandoned(is_abandoned) {
             self.items.remove(&id);
             self.metrics.items_cancelled_total.increment();
@@ -155,8 +156,8 @@ impl Dispatcher {
         if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {
             return (first, false);
         }
-        let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
-        match free().find(helped) {
+        let has_helpers = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
+        match free().find(has_helpers) {
             Some(id) => (id, true),
             None => (first, false),
         }

@@ -82,7 +82,7 @@ impl Estimate {
     /// Records that a worker has loaded a version with these run costs and this maximum text
     /// length.
     pub fn loaded(&mut self, costs: CostTable, max_tokens: u32) {
-        if costs.is_sound() {
+        if costs.is_plausible() {
             self.costs = costs;
         }
         self.max_tokens = max_tokens.max(1);
@@ -95,7 +95,7 @@ impl Estimate {
             Size::Tensors => return Work { tokens: 1, micros: self.micros(1, 1), bytes },
             Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
             Size::Pieces(pieces) => {
-                let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
+                let tokens = nearest(SPECIAL_TOKENS + to_f32(pieces) * self.tokens_per_piece);
                 tokens.clamp(1, self.max_tokens)
             }
         };
@@ -118,7 +118,7 @@ impl Estimate {
         let Size::Pieces(pieces) = size else { return };
         // Truncated texts carry no information.
         if tokens < self.max_tokens && pieces > 0 {
-            let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
+            let seen = (to_f32(tokens) - SPECIAL_TOKENS).max(0.0) / to_f32(pieces);
             self.tokens_per_piece += RATE * (seen - self.tokens_per_piece);
         }
     }
@@ -126,14 +126,14 @@ impl Estimate {
     /// Learns from a run of the tensors of `requests` requests.
     pub fn ran_tensors(&mut self, requests: usize, micros: u32) {
         let ratio = self.costs.predict(requests, 1) / self.costs.predict(1, 1);
-        let single = real(micros) / ratio.max(1.0);
+        let single = to_f32(micros) / ratio.max(1.0);
         let known = self.tensors_micros.unwrap_or(single);
         self.tensors_micros = Some(known + TENSORS_RATE * (single - known));
     }
 
     /// Learns from a micro-batch that a worker ran.
     pub fn ran(&mut self, texts: usize, tokens: u32, micros: u32) {
-        self.costs.observe(texts, tokens as usize, real(micros));
+        self.costs.observe(texts, tokens as usize, to_f32(micros));
     }
 }
 
@@ -153,7 +153,7 @@ pub fn pieces(text: &[u8]) -> u32 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "estimates")]
-fn real(count: u32) -> f32 {
+fn to_f32(count: u32) -> f32 {
     count as f32
 }
 
@@ -202,9 +202,9 @@ mod tests {
             text: TextOperation { content, truncate, ..TextOperation::default() },
             output: TextOutput::Scores,
         };
-        let of = |content, bytes: &[u8]| Size::new(&text(content), [bytes].into_iter());
-        assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));
-        assert_eq!(of(Content::Text, b"how big"), Size::Pieces(2));
+        let size = |content, bytes: &[u8]| Size::new(&text(content), [bytes].into_iter());
+        assert_eq!(size(Content::Ids, &[0; 12]), Size::Tokens(3));
+        assert_eq!(size(Content::Text, b"how big"), Size::Pieces(2));
     }
 
     #[test]

@@ -258,9 +258,9 @@ impl Queue {
 
     /// Returns the oldest units, nearest in length first.
     fn nearest(&self, tokens: u32) -> Vec<Age> {
-        let looked_at = self.units.iter().take(LOOKAHEAD).filter(|(_, unit)| !unit.suspect);
+        let candidates = self.units.iter().take(LOOKAHEAD).filter(|(_, unit)| !unit.suspect);
         let mut ages: Vec<_> =
-            looked_at.map(|(age, unit)| (unit.work.tokens.abs_diff(tokens), *age)).collect();
+            candidates.map(|(age, unit)| (unit.work.tokens.abs_diff(tokens), *age)).collect();
         ages.sort_unstable();
         ages.into_iter().map(|(_, age)| age).collect()
     }

@@ -9,7 +9,7 @@
 //! A failure before the record is durable leaves the serving generation untouched. One update runs
 //! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
 //! replaced it. After a commit the new version is on probation: if its workers fail twice in that
-//! time, the machine rolls back to the version before.
+//! time, the machine rolls back to the previous version.
 //!
 //! A prepared version is *proposed*; the coordinator *decides* whether it becomes a generation, and
 //! assigns the number. Until then the update can be aborted; after that its number is used up.

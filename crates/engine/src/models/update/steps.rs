@@ -55,7 +55,7 @@ impl Driver {
         self.model.gate.set(Presence::Unloading);
         let (gate, longest) = (Arc::clone(&self.model.gate), self.deps.request_timeout);
         self.begin(async move {
-            // Requests still inside after the timeout were answered by it.
+            // On timeout, the remaining requests have already been answered with a timeout error.
             let _ = time::timeout(longest, gate.drained()).await;
             Input::Event(Event::Drained)
         });
