@@ -95,7 +95,7 @@ fn stages(all: &[Measured; 4]) {
     for measured in all.iter().filter(|measured| measured.phase != Phase::Undisturbed) {
         let seen = all_staged(measured);
         for stage in Stage::ALL {
-            let latencies = of_stage(&seen, stage);
+            let latencies = latencies_in(&seen, stage);
             if latencies.len() == 0 {
                 continue;
             }
@@ -119,7 +119,7 @@ fn all_staged(measured: &Measured) -> Vec<(Stage, RequestSample)> {
     measured.recordings.iter().flat_map(staged).collect()
 }
 
-fn of_stage(seen: &[(Stage, RequestSample)], stage: Stage) -> Latencies {
+fn latencies_in(seen: &[(Stage, RequestSample)], stage: Stage) -> Latencies {
     seen.iter().filter(|(at, _)| *at == stage).map(|(_, seen)| seen.latency()).collect()
 }
 
@@ -188,7 +188,7 @@ pub(crate) fn figures(measured: &Measured) -> Value {
         json!({
             "stage": stage,
             "seconds": total.as_secs_f64(),
-            "requests": of_stage(&seen, *stage).summary(),
+            "requests": latencies_in(&seen, *stage).summary(),
         })
     });
     let rounds = measured.recordings.iter().map(|one| one.latencies().summary());

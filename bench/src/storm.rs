@@ -23,7 +23,7 @@ const CALL_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum throughput, relative to undisturbed.
 const THROUGHPUT_MIN: f64 = 0.7;
 /// Maximum seconds from the last call to the first response of the last generation.
-const LAST_MAX: f64 = 1.0;
+const LAST_RESPONSE_SECONDS_MAX: f64 = 1.0;
 
 /// Outcomes of a storm's calls, with counts.
 #[derive(Debug, Default)]
@@ -82,7 +82,12 @@ pub(crate) async fn run(
     );
     report.at_most("storm: failed requests", to_f64(recording.failed as u64), 0.0, "");
     report.at_least("storm: throughput to undisturbed", share, THROUGHPUT_MIN, "x");
-    report.at_most("storm: last call to last generation served", last, LAST_MAX, " s");
+    report.at_most(
+        "storm: last call to last generation served",
+        last,
+        LAST_RESPONSE_SECONDS_MAX,
+        " s",
+    );
     Ok(())
 }
 

@@ -14,11 +14,11 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::ledger::RequestInfo;
 
 /// Deaths of any kind that fail an item.
-const ITEM_DEATHS_MIN: u64 = 5;
+const ITEM_DEATHS_MAX: u64 = 5;
 /// Crashes that fail an item.
-const ITEM_CRASHES_MIN: u64 = 2;
+const ITEM_CRASHES_MAX: u64 = 2;
 /// Deaths of loading workers after which the server may refuse the version.
-const LOAD_DEATHS_MIN: u64 = 2;
+const LOAD_DEATHS_MAX: u64 = 2;
 
 /// Events in progress and event counts so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +74,7 @@ impl EventCounts {
         match status {
             429 if stormed => Some("storm"),
             504 if info.short => Some("short deadline"),
-            500 if crashes >= ITEM_CRASHES_MIN || deaths >= ITEM_DEATHS_MIN => Some("workers died"),
+            500 if crashes >= ITEM_CRASHES_MAX || deaths >= ITEM_DEATHS_MAX => Some("workers died"),
             _ => None,
         }
     }
@@ -89,7 +89,7 @@ impl EventCounts {
             "crash" => {
                 let (crashes, deaths) = (self.crashes_noticed, self.deaths_noticed);
                 let checker = now.checkers_killed != self.checkers_killed;
-                checker || now.crashes > crashes || now.deaths - deaths >= LOAD_DEATHS_MIN
+                checker || now.crashes > crashes || now.deaths - deaths >= LOAD_DEATHS_MAX
             }
             _ => false,
         }

@@ -38,7 +38,7 @@ const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
-        if self.all_ended() {
+        if self.none_left() {
             return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
         }
         let items = self.refuse_poisonous(items);

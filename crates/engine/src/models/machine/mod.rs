@@ -365,7 +365,7 @@ impl<P: Payload> UpdateMachine<P> {
             WorkerEvent::Loaded(worker, version, result) => {
                 self.loaded(now, worker, &version, result);
             }
-            WorkerEvent::Ended(worker, cause) => self.worker_gone(now, worker, Some(cause)),
+            WorkerEvent::Exited(worker, cause) => self.worker_gone(now, worker, Some(cause)),
             WorkerEvent::Absent(worker) => self.worker_gone(now, worker, None),
             WorkerEvent::Failed(generation) => {
                 self.probation.take_if(|probation| probation.is_over(now));

@@ -239,8 +239,8 @@ impl World {
             3 => {
                 let worker = usize::try_from(self.draw(3)).unwrap();
                 let event = match self.draw(3) {
-                    0 => WorkerEvent::Ended(worker, Cause::Fault),
-                    1 => WorkerEvent::Ended(worker, Cause::Killed),
+                    0 => WorkerEvent::Exited(worker, Cause::Fault),
+                    1 => WorkerEvent::Exited(worker, Cause::Killed),
                     _ => WorkerEvent::Absent(worker),
                 };
                 self.handle(Event::Worker(event));

@@ -103,7 +103,7 @@ impl World {
     }
 
     /// The process monitor reports how the process ended.
-    fn report_end(&mut self) {
+    fn report_exit(&mut self) {
         let Some(process) = &mut self.process else { return };
         let Some(end) = process.ended.filter(|_| process.is_reported) else { return };
         if self.session.exit().is_none() {
@@ -290,7 +290,7 @@ impl World {
             86..88 => self.signal(),
             88 | 89 => self.die(End::Accident),
             90 if self.below(8) == 0 => self.die(End::Permanent),
-            91..95 => self.report_end(),
+            91..95 => self.report_exit(),
             95 => self.committed[0] += 1,
             96 => self.committed[1] += 1,
             97 if self.below(3) == 0 && self.session.recycle() => {
@@ -347,7 +347,7 @@ impl World {
             }
             (0..20).for_each(|_| self.act());
             (0..40).for_each(|_| self.read());
-            self.report_end();
+            self.report_exit();
             self.check();
         }
         let state = self.session.state();
