@@ -20,7 +20,7 @@ pub(crate) const NOISE_MAX: f64 = 0.05;
 const QUIET_TIME: Duration = Duration::from_secs(3);
 /// Maximum wait for an idle machine.
 const TIMEOUT: Duration = Duration::from_secs(900);
-/// Maximum runs of a phase until one is undisturbed.
+/// Maximum number of runs of a phase until one is undisturbed.
 const ATTEMPTS: usize = 20;
 
 /// CPU seconds by consumer.

@@ -141,7 +141,7 @@ pub(crate) async fn counts(world: &World, before: &ServerCounters) -> ServerCoun
         ledger.violated(wrong);
     }
     deaths(&mut ledger, &counted);
-    let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
+    let (hangups, rollbacks) = (ledger.event_counts().hangups, counted.rollbacks);
     ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
     let (unrequested, committed) = (ledger.unrequested(), ledger.committed);
     if unrequested + committed > counted.commits {

@@ -29,7 +29,7 @@ const RECENTLY_SERVED: Duration = Duration::from_secs(200);
 #[derive(Debug)]
 pub(crate) struct Ledger {
     histories: BTreeMap<&'static str, Live>,
-    marks: EventCounts,
+    event_counts: EventCounts,
     /// By route and status.
     pub counts: BTreeMap<(&'static str, u16), u64>,
     /// By route, requests whose client did not wait for the answer.
@@ -62,7 +62,7 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     start_info: StartInfo,
-    marks: EventCounts,
+    event_counts: EventCounts,
     pub start: Duration,
 }
 
@@ -80,7 +80,7 @@ impl Ledger {
         let histories = models.map(|model| (model, Live::new(client::DEADLINE)));
         Self {
             histories: histories.collect(),
-            marks: EventCounts::default(),
+            event_counts: EventCounts::default(),
             counts: BTreeMap::new(),
             unknown: BTreeMap::new(),
             excused: BTreeMap::new(),
@@ -108,13 +108,13 @@ impl Ledger {
     }
 
     /// Returns the current events that may excuse failures.
-    pub(crate) fn marks(&mut self) -> &mut EventCounts {
-        &mut self.marks
+    pub(crate) fn event_counts(&mut self) -> &mut EventCounts {
+        &mut self.event_counts
     }
 
     pub(crate) fn begin(&mut self, model: &str, start: Duration) -> OpenRequest {
-        let marks = self.marks.clone();
-        OpenRequest { start_info: self.history(model).begin(), marks, start }
+        let event_counts = self.event_counts.clone();
+        OpenRequest { start_info: self.history(model).begin(), event_counts, start }
     }
 
     /// Records the end of a request.
@@ -129,7 +129,7 @@ impl Ledger {
             None => *self.unknown.entry(info.route).or_default() += 1,
         }
         let live = self.histories.get_mut(info.model).expect("a served model");
-        match status.and_then(|status| open.marks.excuse(&self.marks, info, status)) {
+        match status.and_then(|status| open.event_counts.excuse(&self.event_counts, info, status)) {
             Some(reason) => {
                 live.excuse(open.start_info);
                 *self.excused.entry((status.unwrap_or_default(), reason)).or_default() += 1;

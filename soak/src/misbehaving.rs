@@ -32,7 +32,7 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
     let texts = vec!["the model server answers a long request"; 32];
     let body = json!({"inputs": texts, "model": model});
     let end = world.now() + STORM_DURATION;
-    world.ledger().marks().storm_begins(model);
+    world.ledger().event_counts().storm_begins(model);
     let tasks = (0..clients).map(|_| {
         let (world, body) = (Arc::clone(world), body.clone());
         tokio::spawn(async move {
@@ -58,7 +58,7 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
             world.violated(&format!("a client of a storm: {error}"));
         }
     }
-    world.ledger().marks().storm_ends(model);
+    world.ledger().event_counts().storm_ends(model);
 }
 
 /// Opens connections that close during their request or its body.

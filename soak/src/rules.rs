@@ -60,7 +60,7 @@ impl EventCounts {
         self.storms.get(model).copied().unwrap_or_default()
     }
 
-    /// Returns why a request that started with marks `self` may have ended with this status at
+    /// Returns why a request that started with counts `self` may have ended with this status at
     /// `now`.
     pub(crate) fn excuse(
         &self,
@@ -79,7 +79,7 @@ impl EventCounts {
         }
     }
 
-    /// Returns whether a call with a valid candidate, started with marks `self`, may be refused
+    /// Returns whether a call with a valid candidate, started with counts `self`, may be refused
     /// with this kind at `now`.
     pub(crate) fn may_refuse(&self, now: &Self, kind: &str) -> bool {
         match kind {

@@ -55,7 +55,7 @@ pub(crate) async fn cause(world: &Arc<World>, fault: Fault) {
         Fault::Rollback { model } => rollback(world, at(model)).await,
         Fault::HangupAndUpdate { model, to } => {
             let now = world.now();
-            world.ledger().marks().hangup(now);
+            world.ledger().event_counts().hangup(now);
             world.server.signal(Signal::SIGHUP);
             good_update(world, at(model), to, (false, false)).await;
         }
@@ -149,7 +149,7 @@ async fn replace_files(world: &World, pause_millis: u64) {
 }
 
 async fn update(world: &World, call: Call<'_>) {
-    let (start, then) = (world.now(), world.ledger().marks().clone());
+    let (start, then) = (world.now(), world.ledger().event_counts().clone());
     let load = if call.lazy { "lazy" } else { "ahead" };
     let update =
         async { world.control.forced_update(call.model, call.from, load).await.end().await.1 };
@@ -194,7 +194,7 @@ fn take(
                 Expected::Refused(kinds) => kinds.contains(&refusal.kind.as_str()),
                 Expected::Content(_) | Expected::Known => false,
             };
-            if !allowed && !then.may_refuse(ledger.marks(), &refusal.kind) {
+            if !allowed && !then.may_refuse(ledger.event_counts(), &refusal.kind) {
                 ledger.violated(format!("{:.3}: refused: {shown}", now.as_secs_f64()));
             }
             *ledger.refused.entry(refusal.kind).or_default() += 1;
@@ -203,7 +203,7 @@ fn take(
 }
 
 async fn rollback(world: &World, model: Model) {
-    let (start, then) = (world.now(), world.ledger().marks().clone());
+    let (start, then) = (world.now(), world.ledger().event_counts().clone());
     let rollback = async { world.control.rollback(model.name).await.end().await.1 };
     let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, rollback).await else {
         return world.violated(&format!("a rollback of {} did not return", model.name));
@@ -221,7 +221,7 @@ async fn rollback(world: &World, model: Model) {
         Err(refusal) => {
             // The previous version may have failed its probation.
             let nothing = refusal.kind == "not_found";
-            if !nothing && !then.may_refuse(ledger.marks(), &refusal.kind) {
+            if !nothing && !then.may_refuse(ledger.event_counts(), &refusal.kind) {
                 ledger.violated(format!("a rollback of {} was refused: {refusal:?}", model.name));
             }
             *ledger.refused.entry(refusal.kind).or_default() += 1;
@@ -236,11 +236,11 @@ async fn unload(world: &World, millis: u64, to: Content) {
     // One unload at a time, so that the time of each is known.
     static UNLOADING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _one = UNLOADING.lock().await;
-    let hangups = world.ledger().marks().hangups;
-    let quiet = world.ledger().marks().quiet_since(world.now().saturating_sub(SIGNAL_LASTS));
+    let hangups = world.ledger().event_counts().hangups;
+    let quiet = world.ledger().event_counts().quiet_since(world.now().saturating_sub(SIGNAL_LASTS));
     world.ledger().history(SPARE.name).unload_called();
     let outcome = world.control.unload(SPARE.name).await.end().await;
-    let certain = quiet && world.ledger().marks().hangups == hangups && outcome.is_ok();
+    let certain = quiet && world.ledger().event_counts().hangups == hangups && outcome.is_ok();
     world.note(&format!("unload: {outcome:?}, certain: {certain}"));
     world.ledger().history(SPARE.name).unloaded(certain);
     tokio::time::sleep(Duration::from_millis(millis)).await;

@@ -1,4 +1,4 @@
-//! Limits on a candidate's time and memory, and the end of its checker.
+//! Limits on a candidate's time and memory, and the exit of its checker.
 
 use std::{sync::Arc, time::Duration};
 

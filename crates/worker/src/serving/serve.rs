@@ -1,5 +1,5 @@
-//! The life of a worker: greet the supervisor, load committed generations, report readiness, and
-//! answer messages until the socket closes. The loop blocks: a worker has one CPU and does one
+//! The main loop of a worker: greet the supervisor, load committed generations, report readiness,
+//! and answer messages until the socket closes. The loop blocks: a worker has one CPU and does one
 //! thing at a time.
 
 use std::{convert::Infallible, fs::File, sync::Arc, time::Instant};

@@ -95,7 +95,7 @@ pub(crate) struct RestartTimes {
     pub soonest: Instant,
 }
 
-/// How one worker's processes have ended.
+/// How one worker's processes have exited.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     deaths_in_row: u32,

@@ -22,9 +22,9 @@ use crate::pool::process_exit::ProcessExit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Progress {
-    /// The process or its socket has not ended yet.
+    /// The process has not exited yet, or its socket has not closed.
     Pending,
-    /// Both have ended, and all messages have been read. Call [`Session::finish`].
+    /// The process has exited, and all messages have been read. Call [`Session::finish`].
     Done,
 }
 
