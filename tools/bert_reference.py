@@ -64,7 +64,7 @@ def text_pieces(text, vocabulary):
 
 
 def tokenize_pair(first, second, vocabulary, limit):
-"""Returns token ids and type ids of a pair, and whether it was truncated. The longer text is cut until
+    """Returns token ids and type ids of a pair, and whether it was truncated. The longer text is cut until
     the pair fits or both are equally long; from then on each gets half of the room."""
     a, b = text_pieces(first, vocabulary), text_pieces(second, vocabulary)
     room = limit - 3

@@ -79,7 +79,7 @@ def with_int32_inputs(model):
 
 
 def with_burden(model, burden):
-"""Adds 0 · burden(a scalar) to the output. The scalar is derived from the input, so that nothing can
+    """Adds 0 · burden(a scalar) to the output. The scalar is derived from the input, so that nothing can
     be computed when the model is loaded."""
     last = model.graph.node.pop()  # the Identity that names the output
     graph = Graph()

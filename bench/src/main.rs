@@ -10,6 +10,7 @@
 //!   of moving large tensors.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
 //!   response is checked; a violated guarantee voids the run.
+//! - [`picture`]: draws the latency of requests during updates, beside a service that restarts.
 //! - [`timeline`], [`stats`], [`machine`], [`report`]: evaluation and output.
 
 #![allow(clippy::unwrap_used, reason = "a benchmark must stop on unexpected results")]
@@ -23,6 +24,7 @@ mod machine;
 mod memory;
 mod open_loop;
 mod options;
+mod picture;
 mod report;
 mod serving;
 mod serving_tables;
@@ -42,7 +44,7 @@ use clap::Parser;
 use e2e::{fixtures, processes};
 
 use crate::{
-    options::{Options, Part, Settings},
+    options::{BenchCommand, Options, Part, Settings},
     report::{Report, print_line},
     subject::{ModelPair, Subject},
     texts::Corpus,
@@ -74,10 +76,24 @@ fn main() -> ExitCode {
 
 /// Returns false if a guarantee was violated.
 async fn run(options: &Options) -> Result<bool, String> {
-    let settings = options.settings();
     let mut report = Report::default();
     print_header(&mut report);
     let workers = thread::available_parallelism().map_or(1, Into::into);
+    match &options.what {
+        BenchCommand::Picture(options) => picture::run(options, workers).await.map(|()| true),
+        BenchCommand::Update(settings)
+        | BenchCommand::Storm(settings)
+        | BenchCommand::Serve(settings) => measure(options, settings, workers, report).await,
+    }
+}
+
+/// Runs the selected parts. Returns false if a guarantee was violated.
+async fn measure(
+    options: &Options,
+    settings: &Settings,
+    workers: usize,
+    mut report: Report,
+) -> Result<bool, String> {
     let minilm = ModelPair::minilm();
     let with_server = [Part::Latency, Part::Switch, Part::Memory];
     if with_server.iter().any(|part| options.has(*part)) {

@@ -20,6 +20,47 @@ pub(crate) enum BenchCommand {
     Storm(Settings),
     /// Throughput and latency against ONNX Runtime alone
     Serve(Settings),
+    /// Draws latency during updates, beside that of a service that restarts to update
+    Picture(PictureOptions),
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct PictureOptions {
+    /// Length of each of the two runs
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    pub seconds: u64,
+    /// Time from one update to the next
+    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub period: u64,
+    /// Number of clients
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
+    /// Seed of the texts and of the clients' pauses
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Interpreter with the packages of bench/service/requirements.txt; xtask passes its own
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub python: PathBuf,
+    /// Writes the images to this directory [default: docs/images of the workspace]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+impl PictureOptions {
+    pub(crate) fn length(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+
+    pub(crate) fn period(&self) -> Duration {
+        Duration::from_secs(self.period)
+    }
+
+    /// Returns when the model is updated: every period, the first time after half a period.
+    pub(crate) fn update_times(&self) -> Vec<Duration> {
+        let times = (0..).map(|number| self.period() / 2 + self.period() * number);
+        times.take_while(|time| *time < self.length()).collect()
+    }
 }
 
 /// A part of the benchmark.
@@ -133,25 +174,20 @@ impl Settings {
 }
 
 impl Options {
-    pub(crate) fn settings(&self) -> &Settings {
-        let (BenchCommand::Update(settings)
-        | BenchCommand::Storm(settings)
-        | BenchCommand::Serve(settings)) = &self.what;
-        settings
-    }
-
     /// Returns whether a part is selected.
     pub(crate) fn has(&self, part: Part) -> bool {
-        let Settings { only, storm, .. } = self.settings();
         match &self.what {
+            BenchCommand::Picture(_) => false,
             BenchCommand::Storm(_) => part == Part::Storm,
-            BenchCommand::Serve(_) => {
+            BenchCommand::Serve(Settings { only, .. }) => {
                 SERVE.contains(&part) && (only.is_empty() || only.contains(&part))
             }
-            BenchCommand::Update(_) if only.is_empty() => {
+            BenchCommand::Update(Settings { only, storm, .. }) if only.is_empty() => {
                 !SERVE.contains(&part) && (part != Part::Storm || *storm)
             }
-            BenchCommand::Update(_) => only.contains(&part) || part == Part::Storm && *storm,
+            BenchCommand::Update(Settings { only, storm, .. }) => {
+                only.contains(&part) || part == Part::Storm && *storm
+            }
         }
     }
 }
@@ -174,5 +210,17 @@ mod tests {
         assert_eq!(parts("bench storm"), [Part::Storm]);
         assert_eq!(parts("bench serve"), SERVE);
         assert_eq!(parts("bench serve --only mixed"), [Part::Mixed]);
+        assert_eq!(parts("bench picture"), []);
+    }
+
+    #[test]
+    fn picture_updates_every_period() {
+        let times = |arguments: &str| -> Vec<u128> {
+            let options = Options::parse_from(arguments.split(' '));
+            let BenchCommand::Picture(options) = options.what else { unreachable!() };
+            options.update_times().iter().map(Duration::as_millis).collect()
+        };
+        assert_eq!(times("bench picture --seconds 12 --period 4"), [2000, 6000, 10_000]);
+        assert_eq!(times("bench picture --seconds 1 --period 4"), []);
     }
 }

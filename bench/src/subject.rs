@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Names of the two contents.
-const CONTENTS: [&str; 2] = ["one", "two"];
+pub(crate) const CONTENTS: [&str; 2] = ["one", "two"];
 /// Maximum time for all workers to switch after a commit under load.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Time after which a retired version has been freed.

@@ -62,10 +62,7 @@ pub(crate) fn print(world: &World, end: &FinalState) {
     let seconds = end.took.as_secs_f64().max(1e-9);
     let total = ledger.total();
     print_line("");
-    print_line(&format!(
-        "requests    {total} ({:.0} a second) in {seconds:.0} s",
-        rate(total, seconds)
-    ));
+    print_line(&format!("requests    {total} ({:.0}/s) in {seconds:.0} s", rate(total, seconds)));
     print_line(&format!(
         "  answered  {} of all kinds, each checked; p50 {:.1} ms, p99 {:.1} ms, longest {:.2} s",
         latency.count(),

@@ -132,6 +132,11 @@ impl Client {
         self.address
     }
 
+    /// Returns whether the server has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+
     /// Returns whether the last answer announced the end of the connection.
     pub fn closing(&self) -> bool {
         self.closing

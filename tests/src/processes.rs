@@ -304,8 +304,8 @@ mod tests {
         let memory = Memory::read(own);
         assert!(memory.rss >= memory.pss && memory.pss > 0 && memory.anonymous > 0);
         assert!(peak_memory_bytes(own) >= memory.anonymous && resident_bytes(own) > 0);
-        let start = std::time::Instant::now();
-        while start.elapsed().as_millis() < 60 {}
-        assert!(cpu_seconds(own).0 > 0.0 && machine_seconds().0 > 0.0);
+        // Compute until the kernel has counted a tick, which takes longer on a busy machine.
+        while cpu_seconds(own).0 <= 0.0 {}
+        assert!(machine_seconds().0 > 0.0);
     }
 }

@@ -161,6 +161,6 @@ async fn an_idle_worker_that_ignores_a_ping_is_replaced() {
     assert_eq!(done(&server, fault).await, "done");
     let status = server.restarted(1).await;
     assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0));
-    assert!(server.stderr().contains("worker hangs, killing it"), "{}", server.stderr());
+    assert!(server.stderr().contains("killing unresponsive worker"), "{}", server.stderr());
     server.stop().await;
 }

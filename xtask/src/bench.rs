@@ -1,12 +1,29 @@
 //! `cargo xtask bench`: builds everything in release mode and runs package `onnxd-bench`.
 
-use std::{path::Path, process::ExitCode};
+use std::{
+    ffi::{OsStr, OsString},
+    path::Path,
+    process::ExitCode,
+};
 
-use crate::{error::Error, layout::Layout, process};
+use crate::{error::Error, layout::Layout, process, python::Python};
 
 pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     let packages = ["onnxd-bench", "onnxd-bench-runtime"];
-    build_and_run(layout, &layout.release("bench"), &release(&packages), args)
+    let args = with_python(layout, args)?;
+    build_and_run(layout, &layout.release("bench"), &release(&packages), &args)
+}
+
+/// Adds `--python` to the arguments of `picture`, which starts a Python service, unless it is there.
+fn with_python(layout: &Layout, args: &[String]) -> Result<Vec<OsString>, Error> {
+    let mut all: Vec<OsString> = args.iter().map(OsString::from).collect();
+    let given = args.iter().any(|arg| arg.starts_with("--python"));
+    if !given && args.first().is_some_and(|part| part == "picture") {
+        let _lock = layout.lock()?;
+        let python = Python::of_service(layout).command()?;
+        all.extend(["--python".into(), python.get_program().to_owned()]);
+    }
+    Ok(all)
 }
 
 /// Returns the build arguments for the server and `packages` in release mode.
@@ -21,7 +38,7 @@ pub(crate) fn build_and_run(
     layout: &Layout,
     program: &Path,
     build: &[&str],
-    args: &[String],
+    args: &[impl AsRef<OsStr>],
 ) -> Result<ExitCode, Error> {
     process::build(layout, build)?;
     // All executables are built into one directory.

@@ -108,6 +108,15 @@ impl Layout {
         self.generated().join("clients-venv")
     }
 
+    /// Returns the directory of the service that the benchmark compares with.
+    pub(crate) fn service(&self) -> PathBuf {
+        self.workspace.join("bench/service")
+    }
+
+    pub(crate) fn service_venv(&self) -> PathBuf {
+        self.generated().join("service-venv")
+    }
+
     pub(crate) fn models(&self) -> PathBuf {
         self.generated().join("models")
     }

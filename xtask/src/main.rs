@@ -61,7 +61,7 @@ enum Command {
         args: Vec<String>,
     },
     /// Measures ratios within one run: `serve` compares with ONNX Runtime alone, `update` and
-    /// `storm` measure the cost of updates. See `--help`.
+    /// `storm` measure the cost of updates, and `picture` draws it. See `--help`.
     Bench {
         /// Arguments for the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]

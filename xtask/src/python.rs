@@ -1,5 +1,5 @@
-//! Finds Python and maintains two virtual environments: one for the scripts in `tools/`, one for
-//! the tests with third-party clients.
+//! Finds Python and maintains virtual environments: for the scripts in `tools/`, for the tests
+//! with third-party clients, and for the service that the benchmark compares with.
 
 use std::{
     cell::OnceCell,
@@ -47,6 +47,12 @@ impl Python {
     pub(crate) fn for_clients(layout: &Layout) -> Self {
         let requirements = layout.clients().join("requirements.txt");
         Self::new(layout.clients_venv(), requirements, Dependencies::Listed)
+    }
+
+    /// Returns the environment of the service that the benchmark compares with.
+    pub(crate) fn of_service(layout: &Layout) -> Self {
+        let requirements = layout.service().join("requirements.txt");
+        Self::new(layout.service_venv(), requirements, Dependencies::Listed)
     }
 
     fn new(venv: PathBuf, requirements: PathBuf, dependencies: Dependencies) -> Self {

@@ -174,7 +174,7 @@ async fn an_insecure_admin_listener_does_not_start() {
     for (builder, words) in [
         (listening(&home, "0.0.0.0:1", &good), "loopback"),
         (listening(&home, here, &open), "0644"),
-        (listening(&home, here, &short), "16 bytes"),
+        (listening(&home, here, &short), "16 characters"),
         (listening(&home, here, &home.root().join("missing")), "missing"),
         (without_token, "--admin-token-file"),
     ] {

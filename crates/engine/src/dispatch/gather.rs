@@ -115,7 +115,7 @@ fn rejection(rejection: &Rejection) -> String {
         Rejection::Dimensions { requested, max } => {
             format!("`dimensions` must be from 1 to {max}. Given: {requested}")
         }
-        Rejection::WrongTask(task) => format!("the model is for {}", task.as_str()),
+        Rejection::WrongTask(task) => format!("the model's task is {}", task.as_str()),
     }
 }
 

@@ -106,8 +106,8 @@ impl Model {
         issued.back().map(|last| (last.generation, Arc::clone(&last.record)))
     }
 
-    /// Makes commits wait until the result is dropped, for at most [`COMMIT_BLOCK_MAX`]. For responses
-    /// that are too large for one group and that commits keep overtaking.
+    /// Makes commits wait until the result is dropped, for at most [`COMMIT_BLOCK_MAX`]. For
+    /// responses that are too large for one group and that commits keep overtaking.
     pub async fn block_commits(&self) -> CommitBlock {
         CommitBlock { _held: Arc::clone(&self.commit_blocks).read_owned().await }
     }

@@ -1,5 +1,5 @@
-//! Describes how a worker's process ended. Created by [`process_monitor`](crate::pool::process_monitor);
-//! the dispatcher bases its decisions on it.
+//! Describes how a worker's process ended. Created by
+//! [`process_monitor`](crate::pool::process_monitor); the dispatcher bases its decisions on it.
 
 use std::io;
 

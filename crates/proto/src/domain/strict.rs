@@ -33,7 +33,7 @@ fn describe(facts: &Facts) -> Option<String> {
         let (declared, tokens) = (shortened.declared_tokens, facts.max_tokens);
         let reason = &shortened.reason;
         (
-            format!("texts would have {tokens} tokens, not {declared} ({reason})"),
+            format!("texts would be limited to {tokens} tokens instead of {declared} ({reason})"),
             format!("max_tokens = {tokens}"),
         )
     });
@@ -74,7 +74,7 @@ mod tests {
         for words in [
             "--strict",
             "no file says it",
-            "64 tokens, not 128 (--check-memory)",
+            "64 tokens instead of 128 (--check-memory)",
             "`pooling = \"mean\"`, `normalize = true`, `max_tokens = 64`",
         ] {
             assert!(message.contains(words), "{words}: {message}");

@@ -38,8 +38,7 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<T, Ref
 
 async fn collect(body: Body) -> Result<Bytes, Refusal> {
     let collected = Limited::new(body, BODY_BYTES_MAX).collect().await;
-    let broken =
-        |error| format!("cannot read the body, of at most {BODY_BYTES_MAX} bytes: {error}");
+    let broken = |error| format!("cannot read the body (at most {BODY_BYTES_MAX} bytes): {error}");
     Ok(collected.map_err(|error| malformed(&broken(error)))?.to_bytes())
 }
 

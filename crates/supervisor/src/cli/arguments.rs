@@ -27,7 +27,7 @@ pub(crate) struct CheckArguments {
     /// Example: --against ./released
     #[arg(long, value_name = "DIR|URI")]
     pub against: Option<String>,
-    /// Smallest cosine to the embeddings of --against [default: none]
+    /// Minimum cosine to the embeddings of --against [default: none]
     ///
     /// Refuses the model if its embeddings of fixed texts differ more.
     ///
@@ -77,7 +77,7 @@ pub(crate) struct CheckArguments {
     /// Example: --check-timeout 300
     #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_CHECK_TIMEOUT")]
     pub check_timeout: Option<u64>,
-    /// MiB that the check may use [default: 4096]
+    /// Memory for the check, in MiB [default: 4096]
     ///
     /// It also limits the longest text that the model accepts.
     ///
@@ -91,16 +91,16 @@ pub(crate) struct CheckArguments {
     /// Example: --request-timeout 60
     #[arg(long, value_name = "SECONDS", value_parser = seconds, env = "ONNXD_REQUEST_TIMEOUT")]
     pub request_timeout: Option<u64>,
-    /// Workers that share the memory [default: one per usable CPU]
+    /// Workers of the intended server [default: one per usable CPU]
     ///
-    /// Pass the number of workers of the intended server.
+    /// They share the machine's memory, which limits the longest text.
     ///
     /// Example: --workers 4
     #[arg(long, value_name = "N", value_parser = count::<NonZeroUsize>, env = "ONNXD_WORKERS")]
     pub workers: Option<NonZeroUsize>,
     /// Run the check without a sandbox [default: false]
     ///
-    /// A malicious model can then do whatever you can. Use it only on kernels that cannot filter system calls.
+    /// A malicious model can then do whatever your user account can. Use it only on kernels that cannot filter system calls.
     ///
     /// Example: --no-sandbox
     #[arg(
@@ -140,7 +140,7 @@ pub(crate) struct UpdateArguments {
     pub load: LoadArgument,
     /// Accept a version that failed its probation
     ///
-    /// Such a version is quarantined, and other updates refuse it.
+    /// Such a version is quarantined. Updates refuse it without this flag.
     ///
     /// Example: --force
     #[arg(long)]

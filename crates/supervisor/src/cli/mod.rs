@@ -46,11 +46,10 @@ Examples:
 Exit codes:
   0   success
   1   the request was refused, or no server answered
-  64  the command line is wrong
-  69  all workers failed for good
+  64  the command line is invalid
+  69  all workers failed permanently
   70  internal error
-  71  the system is temporarily out of processes, descriptors or memory
-  78  the configuration cannot work";
+  78  the configuration is invalid";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

@@ -84,7 +84,7 @@ fn unknown(key: &str, is_table: bool) -> Option<String> {
     Some(match similar.and_then(|flag| flag.strip_prefix("--")) {
         Some(similar) => format!("unknown key {key:?}, did you mean {similar:?}?"),
         None => format!(
-            "unknown key {key:?}, keys are the flags of `onnxd serve --help` without dashes"
+            "unknown key {key:?}, keys are the flags of `onnxd serve --help` without the leading dashes"
         ),
     })
 }

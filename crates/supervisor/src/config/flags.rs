@@ -34,7 +34,7 @@ pub(crate) struct ServeArguments {
     )]
     pub model: Vec<String>,
 
-    /// Additional name by which requests may ask for a model
+    /// Another name that requests may use for a model
     ///
     /// Use it for names that existing clients already send. Repeat the flag for several aliases, or separate them
     /// with commas in the variable.
@@ -82,7 +82,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "HOST:PORT", env = "ONNXD_GRPC_LISTEN", help_heading = "Listening")]
     pub grpc_listen: Option<ListenAddress>,
 
-    /// Unix socket of the admin commands [default: onnxd-admin.sock]
+    /// Unix socket for admin commands [default: onnxd-admin.sock]
     ///
     /// `onnxd update`, `rollback`, `unload` and `status` connect to it. Only the user that runs onnxd may use it. By
     /// default it is onnxd-admin.sock in $RUNTIME_DIRECTORY, or else in $XDG_RUNTIME_DIR.
@@ -182,10 +182,10 @@ pub(crate) struct ServeArguments {
     )]
     pub workers: Option<NonZeroUsize>,
 
-    /// Private MiB at which a worker is recycled [default: none]
+    /// Limit on a worker's private memory, in MiB [default: none]
     ///
-    /// The worker finishes its requests and is then replaced, at most one per minute. Set it if the memory of
-    /// workers keeps growing.
+    /// A worker above the limit is recycled: it finishes its requests and is restarted. Workers are recycled one at a
+    /// time, and each at most once a minute. Set it if the memory of workers keeps growing.
     ///
     /// Example: --worker-memory 2048
     #[arg(
@@ -223,9 +223,9 @@ pub(crate) struct ServeArguments {
     )]
     pub alone_cpus: Option<NonZeroUsize>,
 
-    /// Crashes per minute before a worker is given up [default: 10]
+    /// Restarts per minute before a worker is given up [default: 10]
     ///
-    /// All workers together may crash (workers + 1) / 2 times as often. Beyond that onnxd exits with code 69.
+    /// The limit for all workers together is (workers + 1) / 2 times as high. Beyond that, onnxd exits with code 69.
     ///
     /// Example: --worker-restarts 3
     #[arg(
@@ -296,10 +296,10 @@ pub(crate) struct ServeArguments {
     )]
     pub check_timeout: Option<u64>,
 
-    /// MiB that checking a candidate may use [default: 4096]
+    /// Memory for checking a candidate, in MiB [default: 4096]
     ///
     /// It also limits the longest text that a model accepts. Raise it if a candidate is refused with the kind
-    /// `memory`, or if `onnxd status` shows a smaller limit on tokens than the model has.
+    /// `memory`, or if `onnxd status` shows that this setting shortened the longest text.
     ///
     /// Example: --check-memory 8192
     #[arg(
@@ -311,7 +311,7 @@ pub(crate) struct ServeArguments {
     )]
     pub check_memory: Option<u64>,
 
-    /// Smallest cosine between old and new embeddings [default: none]
+    /// Minimum cosine between old and new embeddings [default: none]
     ///
     /// Refuses a candidate whose embeddings of fixed texts differ more from those of the serving version. Without it
     /// drift is only reported. Set it if stored vectors must remain comparable.
@@ -344,7 +344,7 @@ pub(crate) struct ServeArguments {
     )]
     pub strict: Option<bool>,
 
-    /// Seconds in which failures roll an update back [default: 60]
+    /// Seconds after a commit in which failures undo it [default: 60]
     ///
     /// If workers fail twice within this time of a commit, onnxd restores the previous version and quarantines the new
     /// one. 0 turns automatic rollback off.
@@ -389,7 +389,7 @@ pub(crate) struct ServeArguments {
     )]
     pub queue_limit: Option<NonZeroUsize>,
 
-    /// Inputs per request on TEI routes [default: 32]
+    /// Maximum inputs per request on TEI routes [default: 32]
     ///
     /// TEI is text-embeddings-inference. The routes of OpenAI and Cohere have fixed limits.
     ///
@@ -403,10 +403,10 @@ pub(crate) struct ServeArguments {
     )]
     pub max_client_batch_size: Option<NonZeroUsize>,
 
-    /// Open HTTP and gRPC connections [default: 16384]
+    /// Maximum open HTTP and gRPC connections [default: 16384]
     ///
-    /// At the limit, a new connection closes the one that has been idle longest. The limit on file descriptors may
-    /// allow fewer; onnxd raises it as far as it may.
+    /// At the limit, a new connection closes the one that has been idle longest. onnxd raises its limit on file
+    /// descriptors as far as permitted, and accepts fewer connections if that is not enough.
     ///
     /// Example: --max-connections 1000
     #[arg(
@@ -448,7 +448,7 @@ pub(crate) struct ServeArguments {
     )]
     pub succession_timeout: Option<u64>,
 
-    /// Directory of versions [default: $STATE_DIRECTORY]
+    /// Directory for versions and records [default: $STATE_DIRECTORY]
     ///
     /// Holds the versions of every model and the record of its generations. Only one server may use it at a time.
     /// Without $STATE_DIRECTORY, which systemd sets, the default is $XDG_STATE_HOME/onnxd or ~/.local/state/onnxd.
@@ -487,7 +487,7 @@ pub(crate) struct ServeArguments {
 
     /// TOML file with any of these settings as keys
     ///
-    /// A key is the flag's name without the dashes, for example `workers = 4`. Flags win over variables, variables win
+    /// A key is the flag's name without the leading dashes, for example `workers = 4`. Flags win over variables, variables win
     /// over the file.
     ///
     /// Example: --config /etc/onnxd.toml
@@ -498,7 +498,7 @@ pub(crate) struct ServeArguments {
     /// Check the configuration and exit
     ///
     /// Exits with 0 if the configuration is valid. Otherwise prints the first error and exits with 78, or with 64 if
-    /// the command line is wrong. Starts and binds nothing.
+    /// the command line is invalid. Starts and binds nothing.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]

@@ -32,5 +32,20 @@ pub(crate) fn mebibytes(text: &str) -> Result<u64, &'static str> {
 }
 
 pub(crate) fn cosine(text: &str) -> Result<f64, &'static str> {
-    text.parse().map_err(|_| "expected a number, for example 0.98")
+    let cosine = text.parse().ok().filter(|cosine| (-1.0..=1.0).contains(cosine));
+    cosine.ok_or("expected a number from -1 to 1, for example 0.98")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cosine_is_a_number_from_minus_1_to_1() {
+        assert_eq!(cosine("0.98"), Ok(0.98));
+        assert_eq!(cosine("-1"), Ok(-1.0));
+        for text in ["7", "1.01", "NaN", "inf", "x", ""] {
+            assert!(cosine(text).is_err(), "{text}");
+        }
+    }
 }

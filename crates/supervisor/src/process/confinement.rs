@@ -11,7 +11,7 @@ use nix::{sys::prctl, unistd::geteuid};
 pub(crate) fn begin(sandbox: bool) {
     drop_privileges();
     if geteuid().is_root() {
-        tracing::warn!("running as root, which onnxd does not need: run it as another user");
+        tracing::warn!("running as root; onnxd needs no privileges, run it as another user");
     }
     if !sandbox {
         tracing::warn!(
@@ -24,7 +24,7 @@ pub(crate) fn begin(sandbox: bool) {
     if !missing.is_empty() {
         tracing::warn!(
             missing = missing.join(", "),
-            "this kernel lacks parts of the sandbox, applying the rest"
+            "this kernel supports only part of the sandbox, applying that part"
         );
     }
 }
@@ -42,7 +42,9 @@ type Feature = (&'static str, fn(Ruleset) -> Result<Ruleset, RulesetError>);
 /// The features that workers use, oldest first.
 const FEATURES: [Feature; 6] = [
     ("Landlock", |rules| rules.handle_access(AccessFs::from_all(ABI::V1))),
-    ("Landlock: links between directories", |rules| rules.handle_access(AccessFs::Refer)),
+    ("Landlock: links and renames across directories", |rules| {
+        rules.handle_access(AccessFs::Refer)
+    }),
     ("Landlock: truncation", |rules| rules.handle_access(AccessFs::Truncate)),
     ("Landlock: TCP ports", |rules| rules.handle_access(AccessNet::from_all(ABI::V4))),
     ("Landlock: device ioctls", |rules| rules.handle_access(AccessFs::IoctlDev)),

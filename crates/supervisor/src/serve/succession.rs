@@ -110,7 +110,7 @@ async fn describe_exit(exit: impl Future<Output = io::Result<ExitStatus>>) -> St
     match time::timeout(KILL_TIMEOUT, exit).await {
         Ok(Ok(status)) => status.to_string(),
         Ok(Err(error)) => error.to_string(),
-        Err(_) => "killed, but still running".to_owned(),
+        Err(_) => format!("still running {} s after SIGKILL", KILL_TIMEOUT.as_secs()),
     }
 }
 
@@ -197,7 +197,7 @@ impl Server {
         tracing::info!(pid = successor.pid, "successor started");
         match time::timeout_at(deadline, successor.receive()).await {
             Ok(Some(READY)) => Ok(successor),
-            Ok(_) => Err(format!("the successor exited, {}", successor.kill().await)),
+            Ok(_) => Err(format!("the successor failed: {}", successor.kill().await)),
             Err(_) => {
                 successor.kill().await;
                 Err(late())
@@ -205,8 +205,9 @@ impl Server {
         }
     }
 
-    /// Lets a successor that is ready serve. Updates are paused meanwhile. On an error the successor has exited, and
-    /// this process continues to serve.
+    /// Lets a successor that is ready serve, with updates paused.
+    ///
+    /// # On an error the successor has exited, this this process continues to serve.
     async fn transfer_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
         systemd::main_process_is(pid);
@@ -217,7 +218,7 @@ impl Server {
                 systemd::main_process_is(process::id());
                 self.store.write_pid();
                 return Err(format!(
-                    "the successor exited while taking over, {}",
+                    "the successor failed while taking over: {}",
                     successor.kill().await
                 ));
             }
@@ -282,7 +283,7 @@ impl Server {
         // Ignore the error: the next read shows that the predecessor exited.
         let _ = channel.write_u8(READY).await;
         if !matches!(channel.read_u8().await, Ok(YOURS)) {
-            tracing::warn!("predecessor exited before the succession, taking over");
+            tracing::warn!("predecessor exited before it handed over, taking over");
         }
         admin::take_over_name(&config.admin_socket).map_err(failed)?;
         self.store.write_pid();
@@ -324,7 +325,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_for_a_killed_process_is_limited() {
         let start = Instant::now();
-        assert_eq!(describe_exit(future::pending()).await, "killed, but still running");
+        assert_eq!(describe_exit(future::pending()).await, "still running 2 s after SIGKILL");
         assert_eq!(start.elapsed(), KILL_TIMEOUT);
         let killed = ExitStatus::from_raw(9);
         assert!(describe_exit(future::ready(Ok(killed))).await.contains("signal: 9"));

@@ -56,7 +56,7 @@ pub(crate) fn tls_files(
     key: Option<PathBuf>,
 ) -> Result<Option<TlsFiles>, Failure> {
     let incomplete = |given: &str, missing: &str| {
-        let message = format!("{given}: needs {missing} FILE as well");
+        let message = format!("{given}: needs {missing} FILE");
         Err(Failure::configuration(message))
     };
     match (certificate, key) {

@@ -3,7 +3,8 @@
 //! - [`listener`] accepts connections, [`http2`] serves those of gRPC; [`slots`] limits them, [`watched`] finds
 //!   slow ones.
 //! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
-//! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response bodies.
+//! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
+//!   bodies.
 //! - [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
 

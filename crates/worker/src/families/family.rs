@@ -151,7 +151,7 @@ pub(crate) trait Family: Send {
     /// The family has no single vector per text, or the model fails on this text.
     fn embed_text(&mut self, text: &str) -> Result<Vec<f32>, Refusal> {
         let message =
-            format!("the model has no single vector for a text ({} bytes given)", text.len());
+            format!("the model does not return one vector per text (text of {} bytes)", text.len());
         Err(RefusalKind::Contract.because(message))
     }
 

@@ -78,7 +78,7 @@ impl LoadedVersion {
         })?;
         let mut version = Self::open_compiled(runtime, dir, &model)?;
         expected.require(&version.family.probe(Extent::AtLoad)?, &version.file)?;
-        // Without recorded costs, every input runs separately until runs have been observed.
+        // Without recorded costs, every input runs on its own until runs have been observed.
         if let Some(costs) = model.parent().and_then(Costs::read) {
             version.costs = costs;
         }

@@ -33,14 +33,14 @@ impl Dispatcher {
         let Self { workers, items, metrics, .. } = self;
         let deadline = |item: &ItemId| items.get(item).map(|accepted| accepted.item.deadline);
         if workers[id].terminate(deadline, now) {
-            tracing::warn!(worker = id, "group passed a deadline, terminating it");
+            tracing::warn!(worker = id, "deadline passed, terminating the group");
             metrics.groups_terminated_total.increment();
         }
     }
 
     fn kill_hung(&mut self, id: WorkerId, kill: KillReason) {
         let reason = kill.label();
-        tracing::error!(worker = id, reason, "worker hangs, killing it");
+        tracing::error!(worker = id, reason, "killing unresponsive worker");
         self.metrics.workers_killed_total.increment(kill);
         self.workers[id].kill(Some(kill));
     }

@@ -94,14 +94,19 @@ impl Dispatcher {
         let worker = &mut self.workers[id];
         let is_pinned = pinned.is_ok();
         if let Err(reason) = pinned {
-            tracing::warn!(worker = id, cpu = worker.cpu, reason, "worker is not pinned");
+            tracing::warn!(
+                worker = id,
+                cpu = worker.cpu,
+                reason,
+                "worker could not be pinned to its CPU"
+            );
         }
         let models = self.registry.models().iter();
         let committed = models.map(|model| self.registry.page().committed(model.slot)).collect();
         worker.session.hello(build_id, is_pinned, committed)?;
         let helper_cpus = worker.helper_cpus.clone();
         let welcome = ToWorker::Welcome(Welcome { helper_cpus, ..self.welcome.clone() });
-        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("it cannot be sent a message")
+        worker.send(0, &welcome, Vec::new()).then_some(()).ok_or("does not read its socket")
     }
 
     /// Requeues an item of a terminated group if it has time left, since another item's deadline
@@ -130,7 +135,7 @@ impl Dispatcher {
         let terminated = worker.groups().is_terminated(group);
         let charge = worker.record_time(group, 0);
         let taken = worker.answered(group, items.into_iter());
-        let taken = taken.ok_or("it rejects items that it was not sent")?;
+        let taken = taken.ok_or("rejected items that it was not sent")?;
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);
         }
@@ -160,21 +165,21 @@ impl Dispatcher {
     ) -> Result<(), &'static str> {
         let worker = &mut self.workers[id].session;
         let slot =
-            worker.groups().slot(group).ok_or("it answers a group that it is not computing")?;
+            worker.groups().slot(group).ok_or("answered a group that it is not computing")?;
         let Some(record) = self.registry.at(slot).record(answered.generation) else {
-            return Err("it names a generation that was never committed");
+            return Err("reported a generation that was never committed");
         };
         let indices = || answered.items.iter().map(|item| item.item);
         let ids =
-            worker.groups().unanswered_at(group, indices()).ok_or("it answers an item twice")?;
+            worker.groups().unanswered_at(group, indices()).ok_or("answered an item twice")?;
         let operations =
             ids.iter().map(|id| self.items.get(id).map(|accepted| &accepted.item.input.operation));
         if !fits(&answered, operations, &record.facts, payload.len()) {
-            return Err("its answer does not match the request");
+            return Err("sent an answer that does not match the request");
         }
         let is_boosted = worker.groups().is_boosted();
         let charge = worker.record_time(group, answered.infer_cpu_micros);
-        let taken = worker.answered(group, indices()).ok_or("it answers an item twice")?;
+        let taken = worker.answered(group, indices()).ok_or("answered an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
         if let Some(charge) = charge.filter(|_| taken.group == GroupState::Done) {
             self.scheduler.correct(charge);
@@ -212,8 +217,8 @@ impl Dispatcher {
     }
 }
 
-/// Returns whether an answer has the requested kind and size. An item is `None` if its client has
-/// disconnected.
+/// Returns whether an answer has the requested kind and size. An operation is `None` if its client
+/// has disconnected.
 fn fits<'a>(
     answered: &operation::BatchResult,
     operations: impl Iterator<Item = Option<&'a Operation>>,

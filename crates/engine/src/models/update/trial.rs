@@ -71,7 +71,7 @@ impl Trials {
             require_compatible(&checked.facts, &against.checked.facts, false)?;
             let drift_is_unknown = self.checker.has_min_cosine() && checked.drift.is_none();
             if drift_is_unknown && matches!(checked.facts.output(), Output::Dense { .. }) {
-                let message = "cannot check --min-cosine: no embeddings to compare with";
+                let message = "cannot check --min-cosine: the probe embeddings of the version of --against are missing";
                 return Err(RefusalKind::Drift.because(message));
             }
         }

@@ -274,7 +274,7 @@ impl Scrape {
         let killed = self.metrics.workers_killed_total.by_reason();
         page.counter(
             "onnxd_workers_killed",
-            "Workers killed because they hung in a run, a start or a ping, or because their process was stopped",
+            "Workers killed because they were unresponsive (hung) or stopped (SIGSTOP)",
             killed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         page.counter(

@@ -47,7 +47,7 @@ impl Family for TensorModel {
     /// A model that no sample fits still serves, without a warm-up.
     fn warm_up(&mut self) -> Result<(), Refusal> {
         if let Err(refusal) = Self::probe(self) {
-            warn!(%refusal, "tensor model not warmed up");
+            warn!(%refusal, "cannot warm up the tensor model; serving it anyway");
         }
         Ok(())
     }

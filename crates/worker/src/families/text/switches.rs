@@ -88,7 +88,7 @@ impl Switches {
                     let is_known = switch.values.values().any(|value| value == number);
                     if !switch.values.is_empty() && !is_known {
                         return Err(Rejection::Unfit(format!(
-                            "`{}` has no value {number}{}",
+                            "switch `{}` does not accept {number}{}",
                             switch.name,
                             list_names(&switch.values)
                         )));
@@ -137,7 +137,7 @@ impl Switches {
 
 fn value(values: &BTreeMap<String, i64>, name: &str, word: &str) -> Result<i64, String> {
     let found = values.get(word).copied();
-    found.ok_or_else(|| format!("`{name}` has no value {word:?}{}", list_names(values)))
+    found.ok_or_else(|| format!("switch `{name}` does not accept {word:?}{}", list_names(values)))
 }
 
 fn list_names(values: &BTreeMap<String, i64>) -> String {
@@ -145,7 +145,7 @@ fn list_names(values: &BTreeMap<String, i64>) -> String {
         return String::new();
     }
     let words: Vec<&str> = values.keys().map(String::as_str).collect();
-    format!("; named values are {}", words.join(", "))
+    format!("; accepted values: {}", words.join(", "))
 }
 
 #[cfg(test)]

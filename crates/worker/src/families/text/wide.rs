@@ -69,7 +69,7 @@ impl WideSession {
 
     fn create(&self, spec: &WideSpec) {
         if let Some(helper) = spec.helpers.iter().find(|&&cpu| !affinity::may_use(cpu)) {
-            return warn!(helper, "no multi-CPU session: this CPU is not allowed");
+            return warn!(helper, "cannot create a multi-CPU session: CPU not allowed");
         }
         match spec.open() {
             Ok(session) => {
@@ -77,7 +77,9 @@ impl WideSession {
                 // The lock is never held for long before a session exists.
                 *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
             }
-            Err(error) => warn!(%error, "no multi-CPU session: lone requests use one CPU"),
+            Err(error) => {
+                warn!(%error, "cannot create a multi-CPU session; lone requests use one CPU")
+            }
         }
     }
 }

@@ -28,9 +28,9 @@ impl Loads {
     /// The slot does not exist, or the generation is older than the one being served.
     pub(super) fn loaded(&mut self, slot: Slot, load: Load) -> Result<(), &'static str> {
         let serves = self.serves.get_mut(usize::from(slot));
-        let serves = serves.ok_or("it loaded a model that is not served")?;
+        let serves = serves.ok_or("loaded a model that is not served")?;
         if load.generation < serves.generation {
-            return Err("it went back to an older generation");
+            return Err("went back to an older generation");
         }
         *serves = load;
         self.not_loaded[usize::from(slot)] = 0;
@@ -43,7 +43,7 @@ impl Loads {
     /// The slot does not exist.
     pub(super) fn unloaded(&mut self, slot: Slot) -> Result<(), &'static str> {
         let serves = self.serves.get_mut(usize::from(slot));
-        *serves.ok_or("it unloaded a model that is not served")? = Load::default();
+        *serves.ok_or("unloaded a model that is not served")? = Load::default();
         self.not_loaded[usize::from(slot)] = 0;
         Ok(())
     }

@@ -219,7 +219,7 @@ impl Session {
             process.unrecoverable = Some(format!(
                 "--worker-binary is from another build: it reports {build_id}, this supervisor is {BUILD_ID}"
             ));
-            return Err("it is from another build");
+            return Err("is from another build");
         }
         if let Stage::Starting { to_load } = &mut process.stage {
             *to_load = committed;

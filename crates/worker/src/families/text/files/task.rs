@@ -143,7 +143,7 @@ fn label_count(files: &Files<'_>, labels: &[String]) -> Result<Option<usize>, Re
 /// Returns the labels in `id2label`; empty if the file has none.
 ///
 /// # Errors
-/// The labels are not numbered from 0 on.
+/// The labels are not numbered from 0 without gaps.
 pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     let named: BTreeMap<String, String> = files.config.get("id2label")?.unwrap_or_default();
     let invalid = |what: &str| Err(contract(format!("config.json: id2label {what}")));
@@ -154,7 +154,7 @@ pub(crate) fn labels(files: &Files<'_>) -> Result<Vec<String>, Refusal> {
     for (number, label) in named {
         let slot = number.parse().ok().and_then(|index: usize| labels.get_mut(index));
         let Some(slot) = slot else {
-            return invalid("is not numbered from 0 on");
+            return invalid("is not numbered from 0 without gaps");
         };
         *slot = Some(label);
     }

@@ -72,7 +72,7 @@ impl Vocabulary {
         match self.id(token) {
             Some(id) => Ok((token, id)),
             None => Err(contract(format!(
-                "{} lacks the token {token:?}, which goes around texts or replaces unknown words",
+                "{} lacks the token {token:?}, which the tokenizer adds around texts or uses for unknown words",
                 self.file
             ))),
         }
