@@ -12,7 +12,7 @@ use crate::{
     machine::{self, Cpu},
     options::Settings,
     report::Report,
-    stats::{Latencies, millis, ratio, real},
+    stats::{Latencies, millis, ratio, to_f64},
     subject::{FreshVersions, Subject},
     traffic::{Recording, Traffic},
 };
@@ -22,7 +22,7 @@ const AHEAD_P99_MAX: f64 = 1.25;
 /// Maximum latency with `ahead`, relative to undisturbed.
 const AHEAD_LONGEST_MAX: f64 = 3.0;
 /// Minimum share of due updates that were completed.
-const KEPT_UP_MIN: f64 = 0.9;
+const COMPLETED_SHARE_MIN: f64 = 0.9;
 /// Maximum latency with `lazy`, relative to the longest load plus the undisturbed maximum.
 const LAZY_LONGEST_MAX: f64 = 1.0;
 
@@ -76,7 +76,7 @@ impl Measured {
     /// Returns requests per second.
     pub(crate) fn throughput(&self) -> f64 {
         let requests: usize = self.recordings.iter().map(|one| one.seen.len()).sum();
-        real(requests as u64) / self.elapsed().as_secs_f64()
+        to_f64(requests as u64) / self.elapsed().as_secs_f64()
     }
 
     pub(crate) fn updates(&self) -> impl Iterator<Item = &CallResult> {
@@ -90,7 +90,7 @@ impl Measured {
 
     pub(crate) fn cpu(&self) -> Cpu {
         let all = self.recordings.iter().map(|one| one.cpu);
-        all.fold(Cpu::default(), |sum, one| sum.each(one, |one, other| one + other))
+        all.fold(Cpu::default(), |sum, one| sum.zip_with(one, |one, other| one + other))
     }
 }
 
@@ -197,16 +197,16 @@ fn compare([quiet, ahead, lazy, unseen]: &[Measured; 4], report: &mut Report) {
     let base = quiet.latencies();
     for (measured, name) in [(ahead, "ahead"), (unseen, "ahead, unseen versions")] {
         let latencies = measured.latencies();
-        let failed = real(measured.failed() as u64);
+        let failed = to_f64(measured.failed() as u64);
         report.at_most(&format!("{name}: failed requests"), failed, 0.0, "");
         let p99 = ratio(latencies.p99(), base.p99());
         report.at_most(&format!("{name}: p99 to undisturbed"), p99, AHEAD_P99_MAX, "x");
         let longest = ratio(latencies.longest(), base.longest());
         report.at_most(&format!("{name}: longest to undisturbed"), longest, AHEAD_LONGEST_MAX, "x");
     }
-    let share = real(ahead.updates().count() as u64) / real(ahead.due.max(1) as u64);
-    report.at_least("ahead: share of due updates made", share, KEPT_UP_MIN, "x");
-    let failed = real(lazy.failed() as u64);
+    let share = to_f64(ahead.updates().count() as u64) / to_f64(ahead.due.max(1) as u64);
+    report.at_least("ahead: share of due updates made", share, COMPLETED_SHARE_MIN, "x");
+    let failed = to_f64(lazy.failed() as u64);
     report.at_most("lazy: failed requests", failed, 0.0, "");
     let load = lazy.loads.iter().max().copied().unwrap_or_default();
     let bound = load + base.longest();

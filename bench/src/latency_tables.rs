@@ -8,7 +8,7 @@ use crate::{
     latency::{Measured, Phase},
     machine::{Cpu, NOISE_MAX, noise},
     report::{Table, fixed, print_line},
-    stats::{Latencies, millis, ms, ratio, real},
+    stats::{Latencies, millis, ms, ratio, to_f64},
     timeline::{Stage, durations, staged},
     traffic::{Recording, RequestSample},
 };
@@ -76,8 +76,8 @@ fn phases(all: &[Measured; 4]) {
 /// Prints the variation of one phase between rounds. Smaller differences are meaningless.
 fn rounds(undisturbed: &Measured) {
     let all: Vec<Latencies> = undisturbed.recordings.iter().map(|one| one.latencies()).collect();
-    let spread = |of: fn(&Latencies) -> Duration| {
-        let times = || all.iter().map(of);
+    let spread = |percentile: fn(&Latencies) -> Duration| {
+        let times = || all.iter().map(percentile);
         let (most, least) = (times().max(), times().min());
         ratio(most.unwrap_or_default(), least.unwrap_or_default())
     };
@@ -95,7 +95,7 @@ fn stages(all: &[Measured; 4]) {
     for measured in all.iter().filter(|measured| measured.phase != Phase::Undisturbed) {
         let seen = all_staged(measured);
         for stage in Stage::ALL {
-            let latencies = of_stage(&seen, stage);
+            let latencies = latencies_in(&seen, stage);
             if latencies.len() == 0 {
                 continue;
             }
@@ -119,8 +119,8 @@ fn all_staged(measured: &Measured) -> Vec<(Stage, RequestSample)> {
     measured.recordings.iter().flat_map(staged).collect()
 }
 
-fn of_stage(seen: &[(Stage, RequestSample)], stage: Stage) -> Latencies {
-    seen.iter().filter(|(of, _)| *of == stage).map(|(_, seen)| seen.latency()).collect()
+fn latencies_in(seen: &[(Stage, RequestSample)], stage: Stage) -> Latencies {
+    seen.iter().filter(|(at, _)| *at == stage).map(|(_, seen)| seen.latency()).collect()
 }
 
 fn stage_times(measured: &Measured, stage: Stage) -> Vec<Duration> {
@@ -135,13 +135,13 @@ fn slowest(all: &[Measured; 4]) {
         let seen = all_staged(measured);
         let slow: Vec<&(Stage, RequestSample)> =
             seen.iter().filter(|(_, seen)| seen.latency() >= limit).collect();
-        let mean = |of: fn(&RequestSample) -> Duration| {
-            millis(slow.iter().map(|(_, seen)| of(seen)).collect::<Latencies>().mean())
+        let mean = |phase: fn(&RequestSample) -> Duration| {
+            millis(slow.iter().map(|(_, seen)| phase(seen)).collect::<Latencies>().mean())
         };
         let (all, queue) = (mean(RequestSample::latency), mean(|seen| seen.timing.queue));
         let infer = mean(|seen| seen.timing.infer);
-        let met = Stage::ALL.iter().filter_map(|stage| {
-            let count = slow.iter().filter(|(of, _)| of == stage).count();
+        let overlapped = Stage::ALL.iter().filter_map(|stage| {
+            let count = slow.iter().filter(|(at, _)| at == stage).count();
             (count > 0).then(|| format!("{} {}%", stage.name(), count * 100 / slow.len()))
         });
         let cells = [
@@ -149,7 +149,7 @@ fn slowest(all: &[Measured; 4]) {
             ("queue ms", fixed(queue, 2)),
             ("infer ms", fixed(infer, 2)),
             ("other ms", fixed((all - queue - infer).max(0.0), 2)),
-            ("met", met.collect::<Vec<_>>().join(", ")),
+            ("met", overlapped.collect::<Vec<_>>().join(", ")),
         ];
         table.row(measured.phase.name(), cells);
     }
@@ -160,7 +160,7 @@ fn cpu(all: &[Measured; 4]) {
     let mut table = Table::new("CPU, of all cores");
     let cores: usize = std::thread::available_parallelism().map_or(1, Into::into);
     for measured in all {
-        let seconds = measured.elapsed().as_secs_f64() * real(cores as u64);
+        let seconds = measured.elapsed().as_secs_f64() * to_f64(cores as u64);
         let share = |used: f64| format!("{:.1}%", used * 100.0 / seconds);
         let Cpu { generator, supervisor, checkers, workers, others, stolen } = measured.cpu();
         let cells = [
@@ -188,7 +188,7 @@ pub(crate) fn figures(measured: &Measured) -> Value {
         json!({
             "stage": stage,
             "seconds": total.as_secs_f64(),
-            "requests": of_stage(&seen, *stage).summary(),
+            "requests": latencies_in(&seen, *stage).summary(),
         })
     });
     let rounds = measured.recordings.iter().map(|one| one.latencies().summary());

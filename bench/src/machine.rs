@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::time;
 
 use crate::{
-    options::Settings, report::print_line, stats::real, subject::Subject, traffic::Recording,
+    options::Settings, report::print_line, stats::to_f64, subject::Subject, traffic::Recording,
 };
 
 /// Share of the machine's CPU time that other processes may use before results are doubtful.
@@ -19,8 +19,8 @@ pub(crate) const NOISE_MAX: f64 = 0.05;
 /// Time for which the machine must be idle before a phase starts.
 const QUIET_TIME: Duration = Duration::from_secs(3);
 /// Maximum wait for an idle machine.
-const PATIENCE: Duration = Duration::from_secs(900);
-/// Maximum runs of a phase until one is undisturbed.
+const TIMEOUT: Duration = Duration::from_secs(900);
+/// Maximum number of runs of a phase until one is undisturbed.
 const ATTEMPTS: usize = 20;
 
 /// CPU seconds by consumer.
@@ -49,7 +49,7 @@ impl Cpu {
         Self { generator, supervisor, checkers, workers, others, stolen }
     }
 
-    pub(crate) fn each(self, other: Self, combine: impl Fn(f64, f64) -> f64) -> Self {
+    pub(crate) fn zip_with(self, other: Self, combine: impl Fn(f64, f64) -> f64) -> Self {
         Self {
             generator: combine(self.generator, other.generator),
             supervisor: combine(self.supervisor, other.supervisor),
@@ -65,21 +65,21 @@ impl Sub for Cpu {
     type Output = Self;
 
     fn sub(self, earlier: Self) -> Self {
-        self.each(earlier, |now, then| (now - then).max(0.0))
+        self.zip_with(earlier, |now, then| (now - then).max(0.0))
     }
 }
 
 /// Returns the share of the machine's CPU time that other processes used.
 pub(crate) fn noise(cpu: Cpu, elapsed: Duration) -> f64 {
     let cores: usize = std::thread::available_parallelism().map_or(1, Into::into);
-    (cpu.others + cpu.stolen) / elapsed.as_secs_f64() / real(cores as u64)
+    (cpu.others + cpu.stolen) / elapsed.as_secs_f64() / to_f64(cores as u64)
 }
 
 /// Waits until the server is idle and, with `--patient`, until the machine is idle as well.
 pub(crate) async fn wait_until_idle(subject: &Subject, settings: &Settings) -> Result<(), String> {
     subject.settle().await?;
     let started = Instant::now();
-    while settings.patient && started.elapsed() < PATIENCE {
+    while settings.patient && started.elapsed() < TIMEOUT {
         let (before, start) = (Cpu::now(subject.server.pid(), &[]), Instant::now());
         time::sleep(QUIET_TIME).await;
         let used = Cpu::now(subject.server.pid(), &[]) - before;

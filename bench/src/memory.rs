@@ -8,15 +8,15 @@ use serde_json::{Value, json};
 use crate::{
     options::Settings,
     report::{Report, Table, fixed, print_line},
-    stats::{Latencies, millis, real},
+    stats::{Latencies, millis, to_f64},
     subject::{ModelPair, Subject},
     traffic::Traffic,
 };
 
 /// Updates before the first measurement.
-const FIRST: usize = 20;
+const WARM_UP_UPDATES: usize = 20;
 /// Measurements after the first.
-const LATER: usize = 5;
+const LATER_MEASUREMENTS: usize = 5;
 /// Maximum growth of resident memory.
 const GROWTH_MAX: f64 = 1.10;
 /// Occasional clients, and their pause between requests.
@@ -42,13 +42,13 @@ pub(crate) async fn run(
     let mut processes = processes(subject).await;
     let mut counts = Vec::new();
     let (mut done, mut times) = (0, Vec::new());
-    let all = settings.updates().max(FIRST + LATER);
-    for part in 0..=LATER {
-        let goal = FIRST + (all - FIRST) * part / LATER;
+    let all = settings.updates().max(WARM_UP_UPDATES + LATER_MEASUREMENTS);
+    for part in 0..=LATER_MEASUREMENTS {
+        let updates_due = WARM_UP_UPDATES + (all - WARM_UP_UPDATES) * part / LATER_MEASUREMENTS;
         // Work in parts, so that the clients' recordings need not all be kept.
         let traffic = Traffic::start(subject, CLIENTS, PAUSE).await?;
         let mut updates = Vec::new();
-        while done < goal {
+        while done < updates_due {
             updates.push(subject.rollback().await?);
             done += 1;
         }
@@ -98,14 +98,15 @@ fn print(processes: &[MemoryGrowth], counts: &[usize], report: &mut Report) {
     for (head, part) in columns.into_iter().zip(parts) {
         let mut table = Table::new(format!("{head} after"));
         for process in processes {
-            let bytes: Vec<f64> = process.at.iter().map(|memory| real(part(memory))).collect();
-            let growth = bytes[LATER] / bytes[0];
+            let bytes: Vec<f64> = process.at.iter().map(|memory| to_f64(part(memory))).collect();
+            let growth = bytes[LATER_MEASUREMENTS] / bytes[0];
             let after = counts.iter().map(ToString::to_string);
             let sizes = bytes.iter().map(|bytes| fixed(bytes / MEGABYTE, 1));
             let ratio = ("ratio".to_owned(), fixed(growth, 3));
             table.row(&process.name, after.zip(sizes).chain([ratio]));
             if head == "resident MB" {
-                let what = format!("memory of {} after {}", process.name, counts[LATER]);
+                let what =
+                    format!("memory of {} after {}", process.name, counts[LATER_MEASUREMENTS]);
                 report.at_most(&what, growth, GROWTH_MAX, "x");
             }
         }
@@ -132,7 +133,7 @@ pub(crate) async fn further_workers(
         let status = subject.control.status().await;
         let loads = status.workers.iter().filter_map(|worker| worker.loads.get(pair.model));
         let compiled = loads.filter(|load| load.compiled).count();
-        let pss = |pid: i32| real(Memory::read(pid).pss) / MEGABYTE;
+        let pss = |pid: i32| to_f64(Memory::read(pid).pss) / MEGABYTE;
         let supervisor = pss(subject.server.pid());
         let of_workers: f64 = status.pids().into_iter().map(pss).sum();
         let cells = [
@@ -146,8 +147,8 @@ pub(crate) async fn further_workers(
         subject.server.stop().await;
     }
     table.print();
-    let each = (sums[1] - sums[0]) / 2.0;
-    report.figures("further_worker_megabytes", each);
-    report.at_most("each additional worker adds", each, WORKER_MAX, " MB");
+    let per_worker = (sums[1] - sums[0]) / 2.0;
+    report.figures("further_worker_megabytes", per_worker);
+    report.at_most("each additional worker adds", per_worker, WORKER_MAX, " MB");
     Ok(())
 }

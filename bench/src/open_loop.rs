@@ -15,7 +15,7 @@ use crate::{
     machine,
     options::Settings,
     report::{Report, Table, fixed},
-    stats::{Latencies, millis, ms, real},
+    stats::{Latencies, millis, ms, to_f64},
     subject::Subject,
     texts::Corpus,
 };
@@ -53,11 +53,11 @@ pub(crate) struct Capacity {
 
 pub(crate) async fn run(
     subject: &Subject,
-    peak: Capacity,
+    capacity: Capacity,
     settings: &Settings,
     report: &mut Report,
 ) -> Result<(), String> {
-    let Capacity { corpus, per_second: capacity, queue_limit } = peak;
+    let Capacity { corpus, per_second: capacity, queue_limit } = capacity;
     let mut table = Table::new(format!("{}: open loop", corpus.name()));
     let mut figures = Vec::new();
     for load in LOADS {
@@ -65,7 +65,7 @@ pub(crate) async fn run(
         let rate = capacity * load;
         let outcome = LocalSet::new().run_until(offer(subject, rate, settings)).await;
         let latencies: Latencies = outcome.latencies.iter().copied().collect();
-        let goodput = real(outcome.in_time as u64) / settings.phase().as_secs_f64();
+        let goodput = to_f64(outcome.in_time as u64) / settings.phase().as_secs_f64();
         let cells = [
             ("due/s", fixed(rate, 1)),
             ("answered/s", fixed(goodput, 1)),
@@ -81,11 +81,11 @@ pub(crate) async fn run(
             "failed": outcome.failed, "requests": latencies.summary(),
         }));
         let what = format!("{}: open loop at {load}, failed", corpus.name());
-        report.at_most(&what, real(outcome.failed as u64), 0.0, "");
+        report.at_most(&what, to_f64(outcome.failed as u64), 0.0, "");
         if load > 1.0 {
             let what = format!("{}: open loop at {load}, goodput to the peak", corpus.name());
             report.at_least(&what, goodput / capacity, GOODPUT_MIN, "x");
-            let full_ms = real(queue_limit as u64) / capacity * 1e3;
+            let full_ms = to_f64(queue_limit as u64) / capacity * 1e3;
             let what = format!("{}: open loop at {load}, p99 to a full queue", corpus.name());
             report.at_most(&what, millis(latencies.p99()) / full_ms, P99_MAX, "x");
         }

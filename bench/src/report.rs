@@ -67,13 +67,13 @@ impl Report {
             table.row(what, cells);
         }
         table.print();
-        if !self.is_sound() {
+        if !self.is_valid() {
             print_line(&format!("VOID: {} violations, see above", self.violations.len()));
         }
-        self.is_sound()
+        self.is_valid()
     }
 
-    fn is_sound(&self) -> bool {
+    fn is_valid(&self) -> bool {
         self.violations.is_empty()
     }
 
@@ -170,8 +170,8 @@ mod tests {
     fn a_violation_voids_the_run_and_a_missed_target_does_not() {
         let mut report = Report::default();
         report.at_most("x", 2.0, 1.0, "x");
-        assert!(!report.targets[0].reached && report.is_sound());
+        assert!(!report.targets[0].reached && report.is_valid());
         report.violations("phase", &["I1".into()]);
-        assert!(!report.is_sound());
+        assert!(!report.is_valid());
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     options::Settings,
     report::{Report, print_line},
     serving_tables as tables,
-    stats::{Latencies, millis, real},
+    stats::{Latencies, millis, to_f64},
     subject::{ModelPair, Subject},
     texts::{Corpus, Texts},
     traffic::Traffic,
@@ -45,7 +45,7 @@ fn throughput_min(corpus: Corpus) -> f64 {
 }
 /// Maximum p50 with one client: this multiple of one text on one thread, plus a constant.
 const ALONE_MAX: f64 = 1.05;
-const ALONE_MORE_MS: f64 = 0.3;
+const ALONE_EXTRA_MS: f64 = 0.3;
 /// CPU time of supervisor and workers, relative to the workers' time in ONNX Runtime.
 const CPU_MAX: f64 = 1.05;
 /// Maximum seconds from the start of the server to its first response.
@@ -65,7 +65,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn per_second(&self) -> f64 {
-        real(self.latencies.len() as u64) / self.seconds
+        to_f64(self.latencies.len() as u64) / self.seconds
     }
 
     pub(crate) fn quantiles(&self) -> Latencies {
@@ -74,7 +74,7 @@ impl Served {
 
     /// Returns a value per 1,000 requests.
     pub(crate) fn per_1000(&self, seconds: f64) -> f64 {
-        seconds / real(self.latencies.len() as u64) * 1e3
+        seconds / to_f64(self.latencies.len() as u64) * 1e3
     }
 
     /// Returns the server's CPU time, relative to that in ONNX Runtime.
@@ -114,8 +114,9 @@ pub(crate) async fn run(
             match step {
                 0 => alone.push(bench.limit(BATCH_METHODS[0], 1).await?),
                 step => {
-                    let way = step - 1;
-                    limits[way].push(bench.limit(BATCH_METHODS[way], bench.cpus.len()).await?);
+                    let method = step - 1;
+                    limits[method]
+                        .push(bench.limit(BATCH_METHODS[method], bench.cpus.len()).await?);
                 }
             }
             bench.serve(CLIENTS[step], &mut served[step], report).await?;
@@ -146,8 +147,8 @@ pub(crate) async fn run(
     });
     report.figures(corpus.name(), figures);
     let per_second = served[CLIENTS.len() - 1].per_second();
-    let peak = Capacity { corpus, per_second, queue_limit: QUEUE_LIMIT };
-    open_loop::run(&bench.subject, peak, settings, report).await?;
+    let capacity = Capacity { corpus, per_second, queue_limit: QUEUE_LIMIT };
+    open_loop::run(&bench.subject, capacity, settings, report).await?;
     bench.end(workers, report, corpus).await
 }
 
@@ -174,10 +175,10 @@ impl<'a> Bench<'a> {
         Ok(Self { subject, settings, cpus, version, texts: file })
     }
 
-    async fn limit(&self, way: BatchMethod, processes: usize) -> Result<Limit, String> {
+    async fn limit(&self, method: BatchMethod, processes: usize) -> Result<Limit, String> {
         machine::wait_until_idle(&self.subject, self.settings).await?;
         let seconds = self.settings.phase().as_secs_f64();
-        limit::run(&self.version, &self.texts, &self.cpus[..processes], way, seconds).await
+        limit::run(&self.version, &self.texts, &self.cpus[..processes], method, seconds).await
     }
 
     async fn serve(
@@ -197,8 +198,8 @@ impl<'a> Bench<'a> {
         served.latencies.extend(recording.seen.iter().map(|seen| seen.latency()));
         served.failed += recording.failed;
         served.seconds += recording.elapsed.as_secs_f64();
-        served.cpu = served.cpu.each(recording.cpu, |one, other| one + other);
-        served.inference_seconds += real(rise("inference_cpu_micros_total")) / 1e6;
+        served.cpu = served.cpu.zip_with(recording.cpu, |one, other| one + other);
+        served.inference_seconds += to_f64(rise("inference_cpu_micros_total")) / 1e6;
         served.micro_batches += rise("micro_batches_total");
         Ok(())
     }
@@ -207,7 +208,7 @@ impl<'a> Bench<'a> {
     async fn memory(&self) -> Result<f64, String> {
         let mut pids = self.subject.worker_pids().await;
         pids.push(self.subject.server.pid());
-        Ok(pids.into_iter().map(|pid| real(Memory::read(pid).pss)).sum::<f64>() / 1e6)
+        Ok(pids.into_iter().map(|pid| to_f64(Memory::read(pid).pss)).sum::<f64>() / 1e6)
     }
 
     /// Restarts the server with its compiled forms and times the first response.
@@ -234,25 +235,25 @@ impl<'a> Bench<'a> {
 }
 
 fn mean(all: &[Limit]) -> Limit {
-    let count = real(all.len().max(1) as u64);
-    let of = |part: fn(&Limit) -> f64| all.iter().map(part).sum::<f64>() / count;
+    let count = to_f64(all.len().max(1) as u64);
+    let mean = |part: fn(&Limit) -> f64| all.iter().map(part).sum::<f64>() / count;
     Limit {
-        texts_per_second: of(|one| one.texts_per_second),
-        cpu_seconds_per_1000: of(|one| one.cpu_seconds_per_1000),
-        p50_ms: of(|one| one.p50_ms),
-        p99_ms: of(|one| one.p99_ms),
+        texts_per_second: mean(|one| one.texts_per_second),
+        cpu_seconds_per_1000: mean(|one| one.cpu_seconds_per_1000),
+        p50_ms: mean(|one| one.p50_ms),
+        p99_ms: mean(|one| one.p99_ms),
     }
 }
 
 fn compare(corpus: Corpus, alone: Limit, better: f64, served: &[Served], report: &mut Report) {
     let name = corpus.name();
     let failed: usize = served.iter().map(|one| one.failed).sum();
-    report.at_most(&format!("{name}: failed requests"), real(failed as u64), 0.0, "");
+    report.at_most(&format!("{name}: failed requests"), to_f64(failed as u64), 0.0, "");
     let [one, _, sixteen, _] = served else { return };
     let share = sixteen.per_second() / better;
     let what = format!("{name}: 16 clients to the better limit");
     report.at_least(&what, share, throughput_min(corpus), "x");
-    let allowed = alone.p50_ms * ALONE_MAX + ALONE_MORE_MS;
+    let allowed = alone.p50_ms * ALONE_MAX + ALONE_EXTRA_MS;
     let p50 = millis(one.quantiles().median());
     let what = format!("{name}: 1 client, p50 to the allowed {allowed:.2} ms");
     report.at_most(&what, p50 / allowed, 1.0, "x");

@@ -46,7 +46,7 @@ pub(crate) fn print_served(name: &str, served: &[Served], better: f64) {
     for (clients, one) in CLIENTS.iter().zip(served) {
         let latencies = one.quantiles();
         #[expect(clippy::cast_precision_loss, reason = "counts of a benchmark")]
-        let texts_a_run = one.latencies.len() as f64 / one.micro_batches.max(1) as f64;
+        let texts_per_run = one.latencies.len() as f64 / one.micro_batches.max(1) as f64;
         let cells = [
             ("req/s", fixed(one.per_second(), 1)),
             ("x limit", fixed(one.per_second() / better, 2)),
@@ -54,7 +54,7 @@ pub(crate) fn print_served(name: &str, served: &[Served], better: f64) {
             ("p90 ms", ms(latencies.quantile(0.9))),
             ("p99 ms", ms(latencies.p99())),
             ("failed", one.failed.to_string()),
-            ("texts/run", fixed(texts_a_run, 1)),
+            ("texts/run", fixed(texts_per_run, 1)),
             ("CPU s/1000", fixed(one.per_1000(one.cpu.workers + one.cpu.supervisor), 2)),
             ("x ORT's", fixed(one.overhead(), 3)),
             ("supervisor", fixed(one.per_1000(one.cpu.supervisor), 3)),

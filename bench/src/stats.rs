@@ -95,7 +95,7 @@ pub(crate) fn ratio(one: Duration, other: Duration) -> f64 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes and counts here are far below 2^52")]
-pub(crate) fn real(count: u64) -> f64 {
+pub(crate) fn to_f64(count: u64) -> f64 {
     count as f64
 }
 

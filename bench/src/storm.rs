@@ -13,17 +13,17 @@ use crate::{
     machine,
     options::Settings,
     report::{Report, Table, fixed, print_line},
-    stats::real,
+    stats::to_f64,
     subject::Subject,
     traffic::{Recording, Traffic},
 };
 
 /// Time between two calls.
-const BETWEEN: Duration = Duration::from_millis(10);
+const CALL_INTERVAL: Duration = Duration::from_millis(10);
 /// Minimum throughput, relative to undisturbed.
 const THROUGHPUT_MIN: f64 = 0.7;
 /// Maximum seconds from the last call to the first response of the last generation.
-const LAST_MAX: f64 = 1.0;
+const LAST_RESPONSE_SECONDS_MAX: f64 = 1.0;
 
 /// Outcomes of a storm's calls, with counts.
 #[derive(Debug, Default)]
@@ -80,9 +80,14 @@ pub(crate) async fn run(
             "cpu_seconds": recording.cpu,
         }),
     );
-    report.at_most("storm: failed requests", real(recording.failed as u64), 0.0, "");
+    report.at_most("storm: failed requests", to_f64(recording.failed as u64), 0.0, "");
     report.at_least("storm: throughput to undisturbed", share, THROUGHPUT_MIN, "x");
-    report.at_most("storm: last call to last generation served", last, LAST_MAX, " s");
+    report.at_most(
+        "storm: last call to last generation served",
+        last,
+        LAST_RESPONSE_SECONDS_MAX,
+        " s",
+    );
     Ok(())
 }
 
@@ -112,7 +117,7 @@ async fn storm(
         let control = subject.control.clone();
         let directory = subject.pair.directories[calls.len() % 2].clone();
         calls.push(tokio::spawn(async move { control.update(&directory, Load::Ahead).await }));
-        next += BETWEEN;
+        next += CALL_INTERVAL;
     }
     let last_call = Instant::now() - traffic.started();
     let mut updates = Vec::new();
@@ -133,7 +138,7 @@ async fn storm(
 /// Returns requests per second that were answered during the storm, ignoring later ones.
 fn throughput(recording: &Recording, length: Duration) -> f64 {
     let within = recording.seen.iter().filter(|seen| seen.end <= length).count();
-    real(within as u64) / length.as_secs_f64()
+    to_f64(within as u64) / length.as_secs_f64()
 }
 
 fn print(quiet: &[Recording], storm: &Recording, length: Duration) {

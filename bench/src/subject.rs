@@ -22,7 +22,7 @@ pub(crate) const CONTENTS: [&str; 2] = ["one", "two"];
 /// Maximum time for all workers to switch after a commit under load.
 const SETTLE_MAX: Duration = Duration::from_secs(30);
 /// Time after which a retired version has been freed.
-const FREED: Duration = Duration::from_millis(500);
+const FREE_TIME: Duration = Duration::from_millis(500);
 
 /// Two model directories that serve under one name.
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ impl Subject {
             }
             self.touch_all().await?;
         }
-        tokio::time::sleep(FREED).await;
+        tokio::time::sleep(FREE_TIME).await;
         Ok(())
     }
 

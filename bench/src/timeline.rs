@@ -11,7 +11,7 @@ use crate::{
 
 /// Time after a commit in which it still has effects: old versions are freed and, with `lazy`, new
 /// ones are loaded.
-const AFTER: Duration = Duration::from_millis(250);
+const AFTERMATH: Duration = Duration::from_millis(250);
 
 /// Stage of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -27,7 +27,7 @@ pub(crate) enum Stage {
     Loading,
     /// Recording and committing.
     Committing,
-    /// Within [`AFTER`] of the end.
+    /// Within [`AFTERMATH`] of the end.
     After,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn spans(called: &CallResult) -> Vec<Span> {
         (Stage::Checking, last("checked")),
         (Stage::Loading, last("loaded")),
         (Stage::Committing, Some(called.end)),
-        (Stage::After, Some(called.end + AFTER)),
+        (Stage::After, Some(called.end + AFTERMATH)),
     ];
     let mut start = called.start;
     let mut spans = Vec::new();
@@ -116,7 +116,7 @@ mod tests {
             .iter()
             .map(|span| (span.stage, (span.end - start).as_millis()))
             .collect();
-        let after = 80 + AFTER.as_millis();
+        let after = 80 + AFTERMATH.as_millis();
         assert_eq!(
             found,
             [

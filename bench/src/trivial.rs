@@ -9,7 +9,7 @@ use crate::{
     limit::{self, BatchMethod},
     options::Settings,
     report::{Report, Table, fixed},
-    stats::{millis, real},
+    stats::{millis, to_f64},
     subject::{ModelPair, Subject},
     traffic::Traffic,
 };
@@ -32,9 +32,9 @@ pub(crate) async fn run(
     let bytes = serde_json::to_vec(subject.texts.texts()).map_err(|error| error.to_string())?;
     std::fs::write(&texts, bytes).map_err(|error| error.to_string())?;
     let seconds = settings.phase().as_secs_f64();
-    let way = BatchMethod { batch: 1, window: 0 };
+    let method = BatchMethod { batch: 1, window: 0 };
     let version = subject.pair.directories[1].clone();
-    let alone = limit::run(&version, &texts, &[0], way, seconds).await?;
+    let alone = limit::run(&version, &texts, &[0], method, seconds).await?;
     let mut table = Table::new("tiny model");
     let cells = [
         ("req/s", fixed(alone.texts_per_second, 0)),
@@ -50,7 +50,7 @@ pub(crate) async fn run(
         let recording = traffic.finish(&subject, Vec::new()).await?;
         report.violations("trivial", &recording.violations);
         let latencies = recording.latencies();
-        let rate = real(latencies.len() as u64) / recording.elapsed.as_secs_f64();
+        let rate = to_f64(latencies.len() as u64) / recording.elapsed.as_secs_f64();
         let share =
             |seconds: f64| format!("{:.0} %", seconds / recording.elapsed.as_secs_f64() * 100.0);
         let cells = [
@@ -72,7 +72,7 @@ pub(crate) async fn run(
     }
     table.print();
     report.figures("trivial", json!({ "alone": alone, "served": figures }));
-    report.at_most("tiny: failed requests", real(failed as u64), 0.0, "");
+    report.at_most("tiny: failed requests", to_f64(failed as u64), 0.0, "");
     let added = (p50s[0] - alone.p50_ms) * 1e3;
     report.at_most("tiny: 1 client, added p50", added, ADDED_MAX, " us");
     report.at_least("tiny: 64 clients", rates[2], PER_SECOND_MIN, "/s");

@@ -33,18 +33,18 @@ impl ServerCounters {
             let samples = text.family(name).samples.iter();
             samples.map(|((_, labels), value)| (labels.clone(), whole(*value))).collect()
         };
-        let of = |labels: &Labels, name: &str| labels.get(name).cloned().unwrap_or_default();
+        let label = |labels: &Labels, name: &str| labels.get(name).cloned().unwrap_or_default();
         let only = |name: &str| samples(name).first().map_or(0, |(_, count)| *count);
         let by_reason = |name: &str| {
             let all = samples(name).into_iter();
-            all.map(|(labels, count)| (of(&labels, "reason"), count)).collect()
+            all.map(|(labels, count)| (label(&labels, "reason"), count)).collect()
         };
         Ok(Self {
             requests: samples("onnxd_requests_total")
                 .into_iter()
                 .map(|(labels, count)| {
-                    let code = of(&labels, "code").parse().unwrap_or_default();
-                    ((of(&labels, "route"), code), count)
+                    let code = label(&labels, "code").parse().unwrap_or_default();
+                    ((label(&labels, "route"), code), count)
                 })
                 .collect(),
             commits: only("onnxd_commits_total"),
@@ -80,9 +80,9 @@ impl ServerCounters {
             ledger.counts.keys().map(|(route, _)| *route).collect();
         for route in routes {
             let seen: u64 =
-                ledger.counts.iter().filter(|((of, _), _)| *of == route).map(|(_, n)| n).sum();
+                ledger.counts.iter().filter(|((name, _), _)| *name == route).map(|(_, n)| n).sum();
             let counted: u64 =
-                self.requests.iter().filter(|((of, _), _)| of == route).map(|(_, n)| n).sum();
+                self.requests.iter().filter(|((name, _), _)| name == route).map(|(_, n)| n).sum();
             let unknown = ledger.unknown.get(route).copied().unwrap_or_default();
             if counted > seen + unknown {
                 wrong.push(format!(
@@ -141,7 +141,7 @@ pub(crate) async fn counts(world: &World, before: &ServerCounters) -> ServerCoun
         ledger.violated(wrong);
     }
     deaths(&mut ledger, &counted);
-    let (hangups, rollbacks) = (ledger.marks().hangups, counted.rollbacks);
+    let (hangups, rollbacks) = (ledger.event_counts().hangups, counted.rollbacks);
     ledger.finish(|model| hangups + rollbacks + u64::from(model == SPARE.name));
     let (unrequested, committed) = (ledger.unrequested(), ledger.committed);
     if unrequested + committed > counted.commits {

@@ -16,9 +16,9 @@ use crate::{
 };
 
 /// One request in this many uses a new connection.
-const RECONNECT: u64 = 50;
+const RECONNECT_EVERY: u64 = 50;
 /// One request in this many has a deadline shorter than the server's.
-const SHORT: u64 = 100;
+const SHORT_DEADLINE_EVERY: u64 = 100;
 /// Tolerance above such a deadline.
 const SHORT_GRACE: Duration = Duration::from_secs(10);
 /// Sequence number at which a client with `--lie` starts to lie.
@@ -38,8 +38,8 @@ impl SteadyClient {
     pub(crate) async fn start(world: &Arc<World>, number: usize) -> tokio::task::JoinHandle<()> {
         let connections = Connections::open(&world.server).await;
         let random = Random::new(world.options.seed ^ (number as u64 + 1).rotate_left(32));
-        let asking = Self { world: Arc::clone(world), number, connections, random, sequence: 0 };
-        tokio::spawn(asking.run())
+        let client = Self { world: Arc::clone(world), number, connections, random, sequence: 0 };
+        tokio::spawn(client.run())
     }
 
     async fn run(mut self) {
@@ -53,10 +53,10 @@ impl SteadyClient {
                 is
             };
             let Some(probe) = world.probes.iter().find(fits) else { continue };
-            if self.random.below(RECONNECT) == 0 && !self.connect().await {
+            if self.random.below(RECONNECT_EVERY) == 0 && !self.connect().await {
                 break;
             }
-            let short = self.random.below(SHORT) == 0;
+            let short = self.random.below(SHORT_DEADLINE_EVERY) == 0;
             let millis = short.then(|| 1 + self.random.below(300));
             if self.send(probe, millis).await.is_none() && !self.connect().await {
                 break;

@@ -52,11 +52,11 @@ pub(crate) async fn cause(world: Arc<World>, fault: Fault) {
             misbehaving::large_bodies(&world, requests, mebibytes).await;
         }
         Fault::SlowCandidate { millis } => {
-            let killing = async {
+            let kill = async {
                 tokio::time::sleep(Duration::from_millis(millis)).await;
                 kill_checkers(&world);
             };
-            tokio::join!(updates::slow(&world), killing);
+            tokio::join!(updates::slow(&world), kill);
         }
         Fault::Hangup { model, to } => hangup(&world, model, to).await,
         update => updates::cause(&world, update).await,
@@ -74,12 +74,12 @@ async fn send_fatal_signal(world: &World, victim: Option<Worker>, signal: Signal
         }
         let now = world.now();
         ledger.note(now, &format!("{signal} to worker {id}, {process:?}"));
-        ledger.marks().deaths += 1;
+        ledger.event_counts().deaths += 1;
         if signal == Signal::SIGKILL {
             ledger.kills += 1;
         } else {
             ledger.crashes += 1;
-            ledger.marks().crashes += 1;
+            ledger.event_counts().crashes += 1;
         }
     }
     // The first SIGSEGV runs Rust's stack overflow handler. It finds no overflow and removes
@@ -94,8 +94,8 @@ async fn send_fatal_signal(world: &World, victim: Option<Worker>, signal: Signal
     }
     tokio::time::sleep(EXIT_NOTICED_AFTER).await;
     let mut ledger = world.ledger();
-    ledger.marks().deaths_over += 1;
-    ledger.marks().crashes_over += u64::from(signal != Signal::SIGKILL);
+    ledger.event_counts().deaths_noticed += 1;
+    ledger.event_counts().crashes_noticed += u64::from(signal != Signal::SIGKILL);
 }
 
 /// Stops a worker. Resumes it after the pause unless the server should detect the hang.
@@ -161,7 +161,7 @@ async fn pick_long_running(world: &World, pick: usize) -> Option<Worker> {
 fn kill_checkers(world: &World) {
     for process in processes::mentioning(&world.server.home().state()) {
         if processes::command_line(process.pid).contains("worker check ") {
-            world.ledger().marks().checkers_killed += 1;
+            world.ledger().event_counts().checkers_killed += 1;
             process.signal(Signal::SIGKILL);
         }
     }
@@ -178,7 +178,7 @@ async fn hangup(world: &World, model: usize, to: Option<models::Content>) {
         None => models::repoint(&source, &home.models().join("nowhere")),
     }
     let now = world.now();
-    world.ledger().marks().hangup(now);
+    world.ledger().event_counts().hangup(now);
     world.server.signal(Signal::SIGHUP);
     if to.is_none() {
         tokio::time::sleep(Duration::from_millis(300)).await;

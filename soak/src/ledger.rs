@@ -18,9 +18,9 @@ use e2e::{
 use crate::{latency::Latency, rules::EventCounts};
 
 /// Requests, and other events, kept for the dump.
-const KEPT: usize = 20_000;
+const EVENTS_MAX: usize = 20_000;
 /// Violations kept for the dump.
-const VIOLATIONS: usize = 200;
+const VIOLATIONS_KEPT_MAX: usize = 200;
 
 /// The server keeps served versions for two minutes and removes older ones after a commit.
 const RECENTLY_SERVED: Duration = Duration::from_secs(200);
@@ -28,8 +28,8 @@ const RECENTLY_SERVED: Duration = Duration::from_secs(200);
 /// The state of a run.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    lives: BTreeMap<&'static str, Live>,
-    marks: EventCounts,
+    histories: BTreeMap<&'static str, Live>,
+    event_counts: EventCounts,
     /// By route and status.
     pub counts: BTreeMap<(&'static str, u16), u64>,
     /// By route, requests whose client did not wait for the answer.
@@ -62,7 +62,7 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 pub(crate) struct OpenRequest {
     start_info: StartInfo,
-    marks: EventCounts,
+    event_counts: EventCounts,
     pub start: Duration,
 }
 
@@ -77,10 +77,10 @@ pub(crate) struct RequestInfo {
 
 impl Ledger {
     pub(crate) fn new(models: impl Iterator<Item = &'static str>) -> Self {
-        let lives = models.map(|model| (model, Live::new(client::DEADLINE)));
+        let histories = models.map(|model| (model, Live::new(client::DEADLINE)));
         Self {
-            lives: lives.collect(),
-            marks: EventCounts::default(),
+            histories: histories.collect(),
+            event_counts: EventCounts::default(),
             counts: BTreeMap::new(),
             unknown: BTreeMap::new(),
             excused: BTreeMap::new(),
@@ -103,18 +103,18 @@ impl Ledger {
     }
 
     /// The history of a model.
-    pub(crate) fn live(&mut self, model: &str) -> &mut Live {
-        self.lives.get_mut(model).expect("a served model")
+    pub(crate) fn history(&mut self, model: &str) -> &mut Live {
+        self.histories.get_mut(model).expect("a served model")
     }
 
     /// Returns the current events that may excuse failures.
-    pub(crate) fn marks(&mut self) -> &mut EventCounts {
-        &mut self.marks
+    pub(crate) fn event_counts(&mut self) -> &mut EventCounts {
+        &mut self.event_counts
     }
 
     pub(crate) fn begin(&mut self, model: &str, start: Duration) -> OpenRequest {
-        let marks = self.marks.clone();
-        OpenRequest { start_info: self.live(model).begin(), marks, start }
+        let event_counts = self.event_counts.clone();
+        OpenRequest { start_info: self.history(model).begin(), event_counts, start }
     }
 
     /// Records the end of a request.
@@ -128,8 +128,8 @@ impl Ledger {
             Some(status) => self.count(info.route, status),
             None => *self.unknown.entry(info.route).or_default() += 1,
         }
-        let live = self.lives.get_mut(info.model).expect("a served model");
-        match status.and_then(|status| open.marks.excuse(&self.marks, info, status)) {
+        let live = self.histories.get_mut(info.model).expect("a served model");
+        match status.and_then(|status| open.event_counts.excuse(&self.event_counts, info, status)) {
             Some(reason) => {
                 live.excuse(open.start_info);
                 *self.excused.entry((status.unwrap_or_default(), reason)).or_default() += 1;
@@ -156,7 +156,7 @@ impl Ledger {
     /// Records a violated guarantee.
     pub(crate) fn violated(&mut self, what: String) {
         self.violations_seen += 1;
-        if self.violations.len() < VIOLATIONS {
+        if self.violations.len() < VIOLATIONS_KEPT_MAX {
             self.violations.push(what);
         }
     }
@@ -186,22 +186,22 @@ impl Ledger {
 
     /// Ends all histories. `unrequested` returns the number of unrequested generations by model.
     pub(crate) fn finish(&mut self, unrequested: impl Fn(&str) -> u64) {
-        let lives = std::mem::take(&mut self.lives);
-        for (model, live) in &lives {
+        let histories = std::mem::take(&mut self.histories);
+        for (model, live) in &histories {
             let found = live.finish(unrequested(model));
             self.found(model, found);
         }
-        self.lives = lives;
+        self.histories = histories;
     }
 
     /// Returns the number of generations that answered, over all models.
     pub(crate) fn generations(&self) -> usize {
-        self.lives.values().map(Live::generations).sum()
+        self.histories.values().map(Live::generations).sum()
     }
 
     /// Returns the number of generations that answered and that no call requested.
     pub(crate) fn unrequested(&self) -> u64 {
-        self.lives.values().map(Live::unrequested).sum()
+        self.histories.values().map(Live::unrequested).sum()
     }
 
     /// Returns the number of requests answered or abandoned.
@@ -211,7 +211,7 @@ impl Ledger {
 }
 
 fn keep<T>(ring: &mut VecDeque<T>, one: T) {
-    if ring.len() == KEPT {
+    if ring.len() == EVENTS_MAX {
         ring.pop_front();
     }
     ring.push_back(one);

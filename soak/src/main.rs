@@ -84,7 +84,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     for number in 0..options.clients {
         clients.push(SteadyClient::start(&world, number).await);
     }
-    let watching = tokio::spawn(watch(Arc::clone(&world)));
+    let watcher = tokio::spawn(watch(Arc::clone(&world)));
     follow(&world, &schedule).await;
     let took = world.now();
     // A lazily loaded generation reaches a worker with its next request, so clients go on until
@@ -92,7 +92,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     world.server.settled().await;
     world.stop();
     join(&world, clients).await;
-    let samples = watching.await.map_err(|error| error.to_string())?;
+    let samples = watcher.await.map_err(|error| error.to_string())?;
     print_line("clients stopped: waiting until the server is idle");
     let after = checks::wait_until_idle(&world, &before).await;
     let counted = checks::counts(&world, &counted).await;

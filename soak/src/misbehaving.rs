@@ -17,13 +17,13 @@ use tokio::{
 use crate::{models::MODELS, probe::Transport, world::World};
 
 /// Duration of a storm.
-const STORM: Duration = Duration::from_millis(700);
+const STORM_DURATION: Duration = Duration::from_millis(700);
 /// Rejected clients retry after this time, sooner than `retry-after` says.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 /// Time that slow clients read before they disconnect.
-const SLOW: Duration = Duration::from_secs(3);
+const SLOW_READ_DURATION: Duration = Duration::from_secs(3);
 /// Time limit for an invalid request.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 const EMBED: &str = "/embed";
 
 /// Sends more texts than the queue holds, all to the first model.
@@ -31,9 +31,9 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
     let model = MODELS[0].name;
     let texts = vec!["the model server answers a long request"; 32];
     let body = json!({"inputs": texts, "model": model});
-    let end = world.now() + STORM;
-    world.ledger().marks().storm_begins(model);
-    let asking = (0..clients).map(|_| {
+    let end = world.now() + STORM_DURATION;
+    world.ledger().event_counts().storm_begins(model);
+    let tasks = (0..clients).map(|_| {
         let (world, body) = (Arc::clone(world), body.clone());
         tokio::spawn(async move {
             let mut client = world.server.client().await;
@@ -53,12 +53,12 @@ pub(crate) async fn storm(world: &Arc<World>, clients: usize) {
             }
         })
     });
-    for one in asking.collect::<Vec<_>>() {
-        if let Err(error) = one.await {
+    for task in tasks.collect::<Vec<_>>() {
+        if let Err(error) = task.await {
             world.violated(&format!("a client of a storm: {error}"));
         }
     }
-    world.ledger().marks().storm_ends(model);
+    world.ledger().event_counts().storm_ends(model);
 }
 
 /// Opens connections that close during their request or its body.
@@ -93,7 +93,7 @@ pub(crate) async fn slow_readers(world: &Arc<World>, clients: usize) {
         let _ = stream.write_all(&[&head(world, &request)[..], &request.body].concat()).await;
         streams.push(stream);
     }
-    let end = world.now() + SLOW;
+    let end = world.now() + SLOW_READ_DURATION;
     while world.now() < end {
         for stream in &mut streams {
             let mut byte = [0; 16];
@@ -114,7 +114,7 @@ pub(crate) async fn bad_input(world: &Arc<World>, requests: usize, random: &mut 
         };
         let mut bytes = head(world, &request);
         bytes.extend_from_slice(&request.body);
-        let raw = client::exchange(world.server.address(), &bytes, PATIENCE).await;
+        let raw = client::exchange(world.server.address(), &bytes, TIMEOUT).await;
         match raw.map(|raw| raw.status()) {
             Ok(Some(status)) => answered(world, route, status, allowed),
             Ok(None) => lost(world, route, "an invalid request got no answer"),
@@ -150,7 +150,7 @@ pub(crate) async fn large_bodies(world: &Arc<World>, requests: usize, mebibytes:
     let route = Kind::RawTensor.route();
     let numbers: Vec<f32> = vec![0.5; mebibytes << 18];
     let request = kinds::raw(&route.replace("{model}", "tensor"), &numbers);
-    let asking = (0..requests).map(|_| {
+    let tasks = (0..requests).map(|_| {
         let (world, request) = (Arc::clone(world), request.clone());
         tokio::spawn(async move {
             let Ok(mut client) = Client::connect(world.server.address()).await else {
@@ -163,8 +163,8 @@ pub(crate) async fn large_bodies(world: &Arc<World>, requests: usize, mebibytes:
             }
         })
     });
-    for one in asking.collect::<Vec<_>>() {
-        if let Err(error) = one.await {
+    for task in tasks.collect::<Vec<_>>() {
+        if let Err(error) = task.await {
             world.violated(&format!("a large body: {error}"));
         }
     }

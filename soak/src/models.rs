@@ -73,8 +73,8 @@ impl Model {
 
 /// Returns an unused path.
 pub(crate) fn unique(home: &Home, what: &str) -> PathBuf {
-    static MADE: AtomicUsize = AtomicUsize::new(0);
-    home.models().join(format!("{what}-{}", MADE.fetch_add(1, Ordering::Relaxed)))
+    static PATHS_CREATED: AtomicUsize = AtomicUsize::new(0);
+    home.models().join(format!("{what}-{}", PATHS_CREATED.fetch_add(1, Ordering::Relaxed)))
 }
 
 /// Repoints a link atomically.

@@ -94,13 +94,13 @@ impl Samples {
 
     /// Returns the growth per hour after the first quarter of the run, by least squares. Returns
     /// `None` if there are too few samples.
-    pub(crate) fn slope_per_hour(&self, of: impl Fn(&Resources) -> f64) -> Option<f64> {
+    pub(crate) fn slope_per_hour(&self, value: impl Fn(&Resources) -> f64) -> Option<f64> {
         let warm = &self.0[self.0.len() / 4..];
         if warm.len() < SLOPE_SAMPLES {
             return None;
         }
         let points: Vec<(f64, f64)> =
-            warm.iter().map(|(at, one)| (at.as_secs_f64() / 3600.0, of(one))).collect();
+            warm.iter().map(|(at, one)| (at.as_secs_f64() / 3600.0, value(one))).collect();
         #[expect(clippy::cast_precision_loss, reason = "few samples")]
         let count = points.len() as f64;
         let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;

@@ -14,11 +14,11 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::ledger::RequestInfo;
 
 /// Deaths of any kind that fail an item.
-const DEATHS: u64 = 5;
+const ITEM_DEATHS_MAX: u64 = 5;
 /// Crashes that fail an item.
-const CRASHES: u64 = 2;
+const ITEM_CRASHES_MAX: u64 = 2;
 /// Deaths of loading workers after which the server may refuse the version.
-const LOADS: u64 = 2;
+const LOAD_DEATHS_MAX: u64 = 2;
 
 /// Events in progress and event counts so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,10 +27,10 @@ pub(crate) struct EventCounts {
     storms: BTreeMap<&'static str, (u64, u64)>,
     /// Workers sent a crash signal, and those whose crash the server has noticed.
     pub crashes: u64,
-    pub crashes_over: u64,
+    pub crashes_noticed: u64,
     /// Workers sent any fatal signal, and those whose death the server has noticed.
     pub deaths: u64,
-    pub deaths_over: u64,
+    pub deaths_noticed: u64,
     pub checkers_killed: u64,
     pub hangups: u64,
     last_hangup: Option<Duration>,
@@ -60,7 +60,7 @@ impl EventCounts {
         self.storms.get(model).copied().unwrap_or_default()
     }
 
-    /// Returns why a request that started with marks `self` may have ended with this status at
+    /// Returns why a request that started with counts `self` may have ended with this status at
     /// `now`.
     pub(crate) fn excuse(
         &self,
@@ -74,12 +74,12 @@ impl EventCounts {
         match status {
             429 if stormed => Some("storm"),
             504 if info.short => Some("short deadline"),
-            500 if crashes >= CRASHES || deaths >= DEATHS => Some("workers died"),
+            500 if crashes >= ITEM_CRASHES_MAX || deaths >= ITEM_DEATHS_MAX => Some("workers died"),
             _ => None,
         }
     }
 
-    /// Returns whether a call with a valid candidate, started with marks `self`, may be refused
+    /// Returns whether a call with a valid candidate, started with counts `self`, may be refused
     /// with this kind at `now`.
     pub(crate) fn may_refuse(&self, now: &Self, kind: &str) -> bool {
         match kind {
@@ -87,9 +87,9 @@ impl EventCounts {
             "superseded" | "busy" | "quarantined" => true,
             // All workers loading it died: one crash, or two deaths, when few workers were running.
             "crash" => {
-                let (crashes, deaths) = (self.crashes_over, self.deaths_over);
+                let (crashes, deaths) = (self.crashes_noticed, self.deaths_noticed);
                 let checker = now.checkers_killed != self.checkers_killed;
-                checker || now.crashes > crashes || now.deaths - deaths >= LOADS
+                checker || now.crashes > crashes || now.deaths - deaths >= LOAD_DEATHS_MAX
             }
             _ => false,
         }
@@ -138,7 +138,7 @@ mod tests {
         assert!(quiet.may_refuse(&ended(0, 2), "crash"));
         assert!(!quiet.may_refuse(&ended(0, 1), "crash"));
         assert!(ended(1, 1).may_refuse(&ended(1, 1), "crash"), "the server had not noticed it yet");
-        let known = EventCounts { crashes_over: 1, deaths_over: 1, ..ended(1, 1) };
+        let known = EventCounts { crashes_noticed: 1, deaths_noticed: 1, ..ended(1, 1) };
         assert!(!known.may_refuse(&known, "crash"));
         assert!(!known.may_refuse(&EventCounts { deaths: 2, ..known.clone() }, "crash"));
         for kind in ["crash", "load", "contract", "timeout", "internal", "space"] {

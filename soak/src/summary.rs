@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// Violations that are printed; the dump has all of them.
-const SHOWN: usize = 10;
+const VIOLATIONS_SHOWN_MAX: usize = 10;
 
 /// Prints a line.
 pub(crate) fn print_line(line: &str) {
@@ -73,8 +73,8 @@ pub(crate) fn print(world: &World, end: &FinalState) {
     for ((status, reason), count) in &ledger.excused {
         print_line(&format!("  {status}       {count} ({reason})"));
     }
-    let left: u64 = ledger.unknown.values().sum();
-    print_line(&format!("  abandoned {left} by clients that disconnected"));
+    let abandoned: u64 = ledger.unknown.values().sum();
+    print_line(&format!("  abandoned {abandoned} by clients that disconnected"));
     let refused: u64 = ledger.refused.values().sum();
     print_line(&format!(
         "updates     {} committed, {refused} refused: {}",
@@ -94,7 +94,7 @@ pub(crate) fn print(world: &World, end: &FinalState) {
     ));
     resources(end);
     print_line(&format!("violations  {}", ledger.violations_seen));
-    for violation in ledger.violations.iter().take(SHOWN) {
+    for violation in ledger.violations.iter().take(VIOLATIONS_SHOWN_MAX) {
         print_line(&format!("  {violation:.600}"));
     }
 }
@@ -102,8 +102,8 @@ pub(crate) fn print(world: &World, end: &FinalState) {
 fn resources(end: &FinalState) {
     let (before, after) = (&end.before, &end.after);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
-    let slope = |of: fn(&Resources) -> u64, unit: f64| {
-        let found = end.samples.slope_per_hour(|one| of(one) as f64);
+    let slope = |value: fn(&Resources) -> u64, unit: f64| {
+        let found = end.samples.slope_per_hour(|one| value(one) as f64);
         found.map_or("run too short".into(), |slope| format!("{:+.1} an hour", slope / unit))
     };
     let bytes = slope(|one| one.supervisor_bytes, f64::from(1 << 20));

@@ -55,7 +55,7 @@ pub(crate) async fn cause(world: &Arc<World>, fault: Fault) {
         Fault::Rollback { model } => rollback(world, at(model)).await,
         Fault::HangupAndUpdate { model, to } => {
             let now = world.now();
-            world.ledger().marks().hangup(now);
+            world.ledger().event_counts().hangup(now);
             world.server.signal(Signal::SIGHUP);
             good_update(world, at(model), to, (false, false)).await;
         }
@@ -103,13 +103,13 @@ pub(crate) async fn slow(world: &World) {
 }
 
 async fn storm(world: &Arc<World>, model: Model, calls: usize) {
-    let calling = (0..calls).map(|number| {
+    let tasks = (0..calls).map(|number| {
         let world = Arc::clone(world);
         let to = Content::ALL[number % 2];
         tokio::spawn(async move { good_update(&world, model, to, (number % 3 == 0, false)).await })
     });
-    for call in calling.collect::<Vec<_>>() {
-        if let Err(error) = call.await {
+    for task in tasks.collect::<Vec<_>>() {
+        if let Err(error) = task.await {
             world.violated(&format!("a call of a storm: {error}"));
         }
     }
@@ -118,7 +118,7 @@ async fn storm(world: &Arc<World>, model: Model, calls: usize) {
 async fn swapped(world: &World, model: Model) {
     let link = models::unique(world.server.home(), "swapped");
     models::repoint(&link, &model.directory(Content::A));
-    let swapping = async {
+    let repoint_link = async {
         for turn in 0..40 {
             models::repoint(&link, &model.directory(Content::ALL[turn % 2]));
             tokio::time::sleep(Duration::from_micros(500)).await;
@@ -126,7 +126,7 @@ async fn swapped(world: &World, model: Model) {
     };
     let expected = Expected::Known;
     let call = Call { model: model.name, from: &link, lazy: false, expected };
-    tokio::join!(update(world, call), swapping);
+    tokio::join!(update(world, call), repoint_link);
     let _ = fs::remove_file(link);
 }
 
@@ -134,7 +134,7 @@ async fn swapped(world: &World, model: Model) {
 async fn replace_files(world: &World, pause_millis: u64) {
     let home = world.server.home();
     let (one, other) = (models::with_sums(Content::A, home), models::with_sums(Content::B, home));
-    let rewriting = async {
+    let rewrite_files = async {
         for name in ["model.onnx", "config.json", "tokenizer.json", "SHA256SUMS"] {
             tokio::time::sleep(Duration::from_millis(pause_millis)).await;
             let _ = fs::copy(other.join(name), one.join(name));
@@ -142,18 +142,18 @@ async fn replace_files(world: &World, pause_millis: u64) {
     };
     let expected = Expected::Whole;
     let call = Call { model: MODELS[0].name, from: &one, lazy: false, expected };
-    tokio::join!(update(world, call), rewriting);
+    tokio::join!(update(world, call), rewrite_files);
     for made in [one, other] {
         let _ = fs::remove_dir_all(made);
     }
 }
 
 async fn update(world: &World, call: Call<'_>) {
-    let (start, then) = (world.now(), world.ledger().marks().clone());
+    let (start, then) = (world.now(), world.ledger().event_counts().clone());
     let load = if call.lazy { "lazy" } else { "ahead" };
-    let calling =
+    let update =
         async { world.control.forced_update(call.model, call.from, load).await.end().await.1 };
-    let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, calling).await else {
+    let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, update).await else {
         return world.violated(&format!("an update of {} did not return", call.model));
     };
     take(world, &call, (start, then), outcome);
@@ -184,7 +184,7 @@ fn take(
                 }
             };
             let generation = committed.generation;
-            let live = ledger.live(model);
+            let live = ledger.history(model);
             let found = live.committed(start, generation..=generation, &committed.version, content);
             ledger.found(model, found);
         }
@@ -194,7 +194,7 @@ fn take(
                 Expected::Refused(kinds) => kinds.contains(&refusal.kind.as_str()),
                 Expected::Content(_) | Expected::Known => false,
             };
-            if !allowed && !then.may_refuse(ledger.marks(), &refusal.kind) {
+            if !allowed && !then.may_refuse(ledger.event_counts(), &refusal.kind) {
                 ledger.violated(format!("{:.3}: refused: {shown}", now.as_secs_f64()));
             }
             *ledger.refused.entry(refusal.kind).or_default() += 1;
@@ -203,9 +203,9 @@ fn take(
 }
 
 async fn rollback(world: &World, model: Model) {
-    let (start, then) = (world.now(), world.ledger().marks().clone());
-    let calling = async { world.control.rollback(model.name).await.end().await.1 };
-    let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, calling).await else {
+    let (start, then) = (world.now(), world.ledger().event_counts().clone());
+    let rollback = async { world.control.rollback(model.name).await.end().await.1 };
+    let Ok(outcome) = tokio::time::timeout(CALL_TIMEOUT, rollback).await else {
         return world.violated(&format!("a rollback of {} did not return", model.name));
     };
     let now = world.now();
@@ -214,14 +214,14 @@ async fn rollback(world: &World, model: Model) {
     match outcome {
         Ok(Committed { generation, version, .. }) => {
             ledger.serves(&version, now);
-            let live = ledger.live(model.name);
+            let live = ledger.history(model.name);
             let found = live.committed(start, generation..=generation, &version, None);
             ledger.found(model.name, found);
         }
         Err(refusal) => {
             // The previous version may have failed its probation.
             let nothing = refusal.kind == "not_found";
-            if !nothing && !then.may_refuse(ledger.marks(), &refusal.kind) {
+            if !nothing && !then.may_refuse(ledger.event_counts(), &refusal.kind) {
                 ledger.violated(format!("a rollback of {} was refused: {refusal:?}", model.name));
             }
             *ledger.refused.entry(refusal.kind).or_default() += 1;
@@ -234,17 +234,17 @@ const SIGNAL_LASTS: Duration = Duration::from_secs(10);
 
 async fn unload(world: &World, millis: u64, to: Content) {
     // One unload at a time, so that the time of each is known.
-    static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
-    let _one = ONE.lock().await;
-    let hangups = world.ledger().marks().hangups;
-    let quiet = world.ledger().marks().quiet_since(world.now().saturating_sub(SIGNAL_LASTS));
-    world.ledger().live(SPARE.name).unload_called();
+    static UNLOADING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _one = UNLOADING.lock().await;
+    let hangups = world.ledger().event_counts().hangups;
+    let quiet = world.ledger().event_counts().quiet_since(world.now().saturating_sub(SIGNAL_LASTS));
+    world.ledger().history(SPARE.name).unload_called();
     let outcome = world.control.unload(SPARE.name).await.end().await;
-    let certain = quiet && world.ledger().marks().hangups == hangups && outcome.is_ok();
+    let certain = quiet && world.ledger().event_counts().hangups == hangups && outcome.is_ok();
     world.note(&format!("unload: {outcome:?}, certain: {certain}"));
-    world.ledger().live(SPARE.name).unloaded(certain);
+    world.ledger().history(SPARE.name).unloaded(certain);
     tokio::time::sleep(Duration::from_millis(millis)).await;
-    world.ledger().live(SPARE.name).load_called();
+    world.ledger().history(SPARE.name).load_called();
     let (from, called): (PathBuf, _) = (SPARE.directory(to), world.now());
     while world.control.status().await.model(SPARE.name).state != "loaded" {
         if world.now() - called > CALL_TIMEOUT {
@@ -254,5 +254,5 @@ async fn unload(world: &World, millis: u64, to: Content) {
         let expected = Expected::Content(to);
         update(world, Call { model: SPARE.name, from: &from, lazy: false, expected }).await;
     }
-    world.ledger().live(SPARE.name).loaded();
+    world.ledger().history(SPARE.name).loaded();
 }

@@ -100,7 +100,7 @@ impl World {
         self.declare(model.name, &versions);
         let live_versions = versions.clone();
         let mut ledger = self.ledger();
-        let found = ledger.live(model.name).committed(
+        let found = ledger.history(model.name).committed(
             Duration::ZERO,
             last..=last,
             &live_versions[0],
@@ -119,7 +119,7 @@ impl World {
     fn declare(&self, model: &str, versions: &[String; 2]) {
         let mut ledger = self.ledger();
         for (content, version) in Content::ALL.iter().zip(versions) {
-            let found = ledger.live(model).version(version, content.name());
+            let found = ledger.history(model).version(version, content.name());
             ledger.found(model, found);
         }
     }

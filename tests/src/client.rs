@@ -231,11 +231,11 @@ impl Raw {
     }
 }
 
-/// Sends bytes and reads until the server closes the connection or `patience` has elapsed.
+/// Sends bytes and reads until the server closes the connection or `timeout` has elapsed.
 ///
 /// # Errors
 /// Fails if the connection is refused.
-pub async fn exchange(address: SocketAddr, bytes: &[u8], patience: Duration) -> io::Result<Raw> {
+pub async fn exchange(address: SocketAddr, bytes: &[u8], timeout: Duration) -> io::Result<Raw> {
     let (mut reader, mut writer) = TcpStream::connect(address).await?.into_split();
     let bytes = bytes.to_vec();
     // The server may answer and stop reading before everything is written.
@@ -244,7 +244,7 @@ pub async fn exchange(address: SocketAddr, bytes: &[u8], patience: Duration) -> 
         writer
     });
     let mut raw = Raw { received: Vec::new(), closed: false };
-    let end = Instant::now() + patience;
+    let end = Instant::now() + timeout;
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(read) = timeout_at(end, reader.read(&mut buffer)).await {
         match read {

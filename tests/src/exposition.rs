@@ -91,8 +91,8 @@ impl Exposition {
     /// Returns all values of a label in a sample's series.
     pub fn label(&self, sample: &str, label: &str) -> BTreeSet<String> {
         let all = self.families.values().flat_map(|family| family.samples.keys());
-        let of = all.filter(|(name, _)| name == sample);
-        of.filter_map(|(_, labels)| labels.get(label).cloned()).collect()
+        let matching = all.filter(|(name, _)| name == sample);
+        matching.filter_map(|(_, labels)| labels.get(label).cloned()).collect()
     }
 }
 
@@ -145,9 +145,11 @@ impl Family {
             if !buckets.is_sorted_by(|one, next| one.0 < next.0 && one.1 <= next.1) {
                 return Err(format!("the buckets of {labels:?} are not cumulative: {buckets:?}"));
             }
-            let of = |suffix| self.samples.get(&(format!("{name}{suffix}"), labels.clone()));
+            let value = |suffix| self.samples.get(&(format!("{name}{suffix}"), labels.clone()));
             let all = buckets.last().filter(|(bound, _)| bound.is_infinite());
-            if all.is_none() || all.map(|(_, count)| count) != of("_count") || of("_sum").is_none()
+            if all.is_none()
+                || all.map(|(_, count)| count) != value("_count")
+                || value("_sum").is_none()
             {
                 return Err(format!(
                     "{labels:?}: the count differs from the last bucket, or the sum is missing"

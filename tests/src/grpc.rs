@@ -40,7 +40,7 @@ pub type Client = GrpcInferenceServiceClient<Channel>;
 pub const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 /// A server logs its gRPC address within this time.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Message limit of clients that use large tensors.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
@@ -52,7 +52,7 @@ pub fn listening(builder: Builder) -> Builder {
 
 /// Returns the server's gRPC address, from its log.
 pub async fn address(server: &Server) -> SocketAddr {
-    crate::eventually("the address of gRPC", PATIENCE, async || {
+    crate::eventually("the address of gRPC", TIMEOUT, async || {
         let log = server.stderr();
         let (_, after) = log.split_once("grpc_listen=")?;
         after.split_whitespace().next()?.parse().ok()

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Workers exit within this time after their supervisor, however it ended.
-const ORPHANS_MAX: Duration = Duration::from_secs(1);
+const ORPHAN_EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A temporary directory with a state directory, the admin socket, and the `HOME` and `TMPDIR` of a
 /// supervisor and its workers.
@@ -84,7 +84,7 @@ impl Home {
             orphans
         };
         let mut left = Vec::new();
-        if !soon(ORPHANS_MAX, || orphans().is_empty()) {
+        if !soon(ORPHAN_EXIT_TIMEOUT, || orphans().is_empty()) {
             let name = |process: Process| {
                 format!("process {}: {}", process.pid, processes::command_line(process.pid))
             };

@@ -79,8 +79,8 @@ impl Notify {
     /// Waits for the first datagram, at index `from` or later, that contains `line`. Returns it
     /// with its index.
     pub async fn next(&self, line: &str, from: usize) -> (usize, Datagram) {
-        let patience = Duration::from_secs(60);
-        eventually(&format!("the datagram {line}"), patience, async || {
+        let timeout = Duration::from_secs(60);
+        eventually(&format!("the datagram {line}"), timeout, async || {
             let all = self.all();
             let index = all.iter().skip(from).position(|datagram| datagram.has_line(line))? + from;
             Some((index, all[index].clone()))

@@ -114,7 +114,7 @@ pub fn cpu_ticks(pid: i32) -> u64 {
 
 /// Returns the CPU seconds of a process and of its waited-for children; zeros if it does not exist.
 pub fn cpu_seconds(pid: i32) -> (f64, f64) {
-    let seconds = |ticks: u64| real(ticks) / TICKS_PER_SECOND;
+    let seconds = |ticks: u64| to_f64(ticks) / TICKS_PER_SECOND;
     Stat::read(pid)
         .map_or((0.0, 0.0), |stat| (seconds(stat.cpu_ticks), seconds(stat.children_ticks)))
 }
@@ -128,14 +128,14 @@ pub fn machine_seconds() -> (f64, f64) {
     match ticks[..] {
         [user, nice, system, _idle, _iowait, irq, softirq, stolen, ..] => {
             let busy = user + nice + system + irq + softirq;
-            (real(busy) / TICKS_PER_SECOND, real(stolen) / TICKS_PER_SECOND)
+            (to_f64(busy) / TICKS_PER_SECOND, to_f64(stolen) / TICKS_PER_SECOND)
         }
         _ => (0.0, 0.0),
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "ticks are far below 2^52")]
-fn real(ticks: u64) -> f64 {
+fn to_f64(ticks: u64) -> f64 {
     ticks as f64
 }
 

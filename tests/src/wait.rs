@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 /// Calls `probe` repeatedly until it returns a value.
 ///
 /// # Panics
-/// Panics after `patience`, with `what` in the message.
+/// Panics after `timeout`, with `what` in the message.
 pub async fn eventually<T>(
     what: &str,
-    patience: Duration,
+    timeout: Duration,
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> T {
     let start = Instant::now();
@@ -17,19 +17,19 @@ pub async fn eventually<T>(
         if let Some(found) = probe().await {
             return found;
         }
-        assert!(start.elapsed() < patience, "timed out after {patience:?}: {what}");
+        assert!(start.elapsed() < timeout, "timed out after {timeout:?}: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Returns whether `probe` becomes true within `patience`.
-pub fn soon(patience: Duration, mut probe: impl FnMut() -> bool) -> bool {
+/// Returns whether `probe` becomes true within `timeout`.
+pub fn soon(timeout: Duration, mut probe: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     loop {
         if probe() {
             return true;
         }
-        if start.elapsed() >= patience {
+        if start.elapsed() >= timeout {
             return false;
         }
         std::thread::sleep(Duration::from_millis(5));

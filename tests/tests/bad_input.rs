@@ -12,7 +12,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 const TEXT_BYTES_MAX: usize = 256 * 1024;
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 struct Case {
     what: &'static str,
@@ -169,7 +169,7 @@ async fn an_oversized_body_is_refused_before_it_is_read_completely() {
         // The last chunk never comes.
         let endless = format!("{head}transfer-encoding: chunked\r\n\r\n{}", chunk.repeat(40));
         for (what, request) in [("declared", declared), ("endless", endless)] {
-            let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.unwrap();
+            let raw = exchange(server.address(), request.as_bytes(), TIMEOUT).await.unwrap();
             let received = String::from_utf8_lossy(&raw.received);
             assert_eq!(raw.status(), Some(413), "{what} {path}: {received}");
             assert!(raw.closed, "{what} {path}: the connection cannot be used further");
@@ -196,7 +196,7 @@ async fn malformed_requests_are_refused_or_closed_in_time() {
         ("an invalid length", format!("{get}content-length: -1\r\n\r\n"), &[400][..]),
         ("chunked in HTTP/1.0", both.to_owned(), &[400][..]),
     ] {
-        let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.unwrap();
+        let raw = exchange(server.address(), request.as_bytes(), TIMEOUT).await.unwrap();
         assert!(raw.closed, "{what}: the connection stayed open");
         if let Some(status) = raw.status() {
             assert!(codes.contains(&status), "{what}: {status}");
@@ -210,8 +210,8 @@ async fn malformed_requests_are_refused_or_closed_in_time() {
 async fn endless_headers_time_out() {
     let server = server().await;
     let head = &b"POST /embed HTTP/1.1\r\nhost: x\r\nx-slow: "[..];
-    let raw = exchange(server.address(), head, PATIENCE).await.unwrap();
-    assert!(raw.closed, "the connection is still open after {PATIENCE:?}");
+    let raw = exchange(server.address(), head, TIMEOUT).await.unwrap();
+    assert!(raw.closed, "the connection is still open after {TIMEOUT:?}");
     assert!(matches!(raw.status(), None | Some(408)), "{:?}", raw.status());
     assert_serves(&mut server.client().await, "slow headers").await;
     server.stop().await;

@@ -10,11 +10,11 @@ use e2e::{
 use futures_util::future::join_all;
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Far more than a supervisor needs, and far less than a false length could make it allocate.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
 /// Number of concurrent servers.
-const AT_ONCE: usize = 3;
+const CONCURRENT_SERVERS: usize = 3;
 
 /// All faults that cause the worker to be replaced.
 const FAULTS: [&str; 26] = [
@@ -66,7 +66,7 @@ async fn under_load(server: Server) -> (Server, Load) {
 
 /// Waits until the fake worker has misbehaved and returns its result.
 async fn done(server: &Server, fault: &str) -> String {
-    eventually(fault, PATIENCE, async || Order::done(server.home())).await
+    eventually(fault, TIMEOUT, async || Order::done(server.home())).await
 }
 
 async fn is_replaced_after(fault: &str) {
@@ -80,7 +80,7 @@ async fn is_replaced_after(fault: &str) {
     assert_eq!((status.workers[0].restarts, status.workers[1].restarts), (1, 0), "{fault}");
     let peak = processes::peak_memory_bytes(server.pid());
     assert!(peak < MEMORY_BYTES_MAX, "{fault}: {peak} bytes");
-    eventually("descriptors and zombies are cleaned up", PATIENCE, async || {
+    eventually("descriptors and zombies are cleaned up", TIMEOUT, async || {
         let open = processes::open_files(server.pid()).len();
         let clean = processes::zombies(server.pid()).is_empty() && open <= open_before;
         clean.then_some(())
@@ -92,7 +92,7 @@ async fn is_replaced_after(fault: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misbehaving_worker_is_replaced_and_no_request_fails() {
-    for some in FAULTS.chunks(AT_ONCE) {
+    for some in FAULTS.chunks(CONCURRENT_SERVERS) {
         join_all(some.iter().map(|fault| is_replaced_after(fault))).await;
     }
 }
@@ -100,7 +100,7 @@ async fn a_misbehaving_worker_is_replaced_and_no_request_fails() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_complete_answer_of_an_exited_worker_is_used() {
     for _ in 0..3 {
-        join_all((0..AT_ONCE).map(|_| uses_the_answer_of_an_exited_worker())).await;
+        join_all((0..CONCURRENT_SERVERS).map(|_| uses_the_answer_of_an_exited_worker())).await;
     }
 }
 

@@ -16,7 +16,7 @@ use e2e::{
 };
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn scrape(server: &Server) -> Exposition {
     let response = server.client().await.get("/metrics").await.expect("an answer");
@@ -47,14 +47,14 @@ async fn every_series_exists_before_the_first_request() {
         assert_count(&text, "onnxd_request_duration_seconds_count", &[("route", route)], 0);
     }
     for name in ["one", "two"] {
-        let of = [("model", name)];
+        let labels = [("model", name)];
         for phase in ["queue_duration_seconds", "tokenize_duration_seconds", "load_wait_seconds"] {
-            assert_count(&text, &format!("onnxd_{phase}_count"), &of, 0);
+            assert_count(&text, &format!("onnxd_{phase}_count"), &labels, 0);
         }
-        assert_count(&text, "onnxd_inference_duration_seconds_count", &of, 0);
-        assert_count(&text, "onnxd_batch_size_count", &of, 0);
-        assert_count(&text, "onnxd_tokens_total", &of, 0);
-        assert_count(&text, "onnxd_model_generation", &of, 1);
+        assert_count(&text, "onnxd_inference_duration_seconds_count", &labels, 0);
+        assert_count(&text, "onnxd_batch_size_count", &labels, 0);
+        assert_count(&text, "onnxd_tokens_total", &labels, 0);
+        assert_count(&text, "onnxd_model_generation", &labels, 1);
         for (result, count) in [("loaded", 2), ("loaded_ahead", 0), ("failed", 0)] {
             let labels = [("model", name), ("result", result)];
             assert_count(&text, "onnxd_model_loads_total", &labels, count);
@@ -99,18 +99,18 @@ async fn metrics_agree_with_clients_and_status() {
     assert_count(&text, "onnxd_request_duration_seconds_count", &[route], REQUESTS);
     let code = refused.status.to_string();
     assert_count(&text, "onnxd_requests_total", &[("route", "/embed"), ("code", &code)], 1);
-    let of = [("model", "m")];
+    let labels = [("model", "m")];
     assert_count(&text, "onnxd_items_total", &[], REQUESTS * 3);
-    assert_count(&text, "onnxd_queue_duration_seconds_count", &of, REQUESTS * 3);
-    assert_count(&text, "onnxd_batch_size_sum", &of, REQUESTS * 3);
-    assert_count(&text, "onnxd_tokens_total", &of, u32::try_from(tokens).expect("few"));
+    assert_count(&text, "onnxd_queue_duration_seconds_count", &labels, REQUESTS * 3);
+    assert_count(&text, "onnxd_batch_size_sum", &labels, REQUESTS * 3);
+    assert_count(&text, "onnxd_tokens_total", &labels, u32::try_from(tokens).expect("few"));
     let batches = text.value("onnxd_micro_batches_total", &[]);
     for per_batch in ["onnxd_batch_size_count", "onnxd_inference_duration_seconds_count"] {
-        assert!((text.value(per_batch, &of) - batches).abs() < 1e-9, "{per_batch}");
+        assert!((text.value(per_batch, &labels) - batches).abs() < 1e-9, "{per_batch}");
     }
-    let groups = text.value("onnxd_tokenize_duration_seconds_count", &of);
+    let groups = text.value("onnxd_tokenize_duration_seconds_count", &labels);
     assert!((f64::from(REQUESTS)..=batches).contains(&groups), "{groups} groups");
-    let inference = text.value("onnxd_inference_duration_seconds_sum", &of);
+    let inference = text.value("onnxd_inference_duration_seconds_sum", &labels);
     let request = text.value("onnxd_request_duration_seconds_sum", &[route]);
     assert!(inference > 0.0 && request > 0.0, "{inference} {request}");
     for idle in ["onnxd_queue_items", "onnxd_items_in_flight"] {
@@ -136,8 +136,8 @@ async fn an_update_ahead_moves_the_gauges_and_counts_no_wait() {
     embed(&mut server.client().await, &["a market"]).await;
 
     let text = scrape(&server).await;
-    let of = [("model", "m")];
-    assert_count(&text, "onnxd_model_generation", &of, 2);
+    let labels = [("model", "m")];
+    assert_count(&text, "onnxd_model_generation", &labels, 2);
     for worker in ["0", "1"] {
         assert_count(&text, "onnxd_worker_generation", &[("model", "m"), ("worker", worker)], 2);
     }
@@ -151,12 +151,12 @@ async fn an_update_ahead_moves_the_gauges_and_counts_no_wait() {
     for (result, count) in [("committed", 1), ("not_found", 1), ("contract", 0)] {
         assert_count(&text, "onnxd_updates_total", &[("model", "m"), ("result", result)], count);
     }
-    assert_count(&text, "onnxd_update_duration_seconds_count", &of, 1);
+    assert_count(&text, "onnxd_update_duration_seconds_count", &labels, 1);
     assert_count(&text, "onnxd_updates_refused_total", &[], 1);
     let ahead = [("model", "m"), ("result", "loaded_ahead")];
     assert_count(&text, "onnxd_model_loads_total", &ahead, 2);
-    assert_count(&text, "onnxd_model_load_duration_seconds_count", &of, 4);
-    assert_count(&text, "onnxd_load_wait_seconds_count", &of, 0);
+    assert_count(&text, "onnxd_model_load_duration_seconds_count", &labels, 4);
+    assert_count(&text, "onnxd_load_wait_seconds_count", &labels, 0);
     server.stop().await;
 }
 
@@ -221,7 +221,7 @@ async fn open_metrics_is_served_on_request() {
     let server = Server::builder().model("m", &model("tiny/a")).start().await;
     let request = "GET /metrics HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\
         accept: application/openmetrics-text;version=1.0.0;q=0.5,*/*;q=0.1\r\n\r\n";
-    let raw = exchange(server.address(), request.as_bytes(), PATIENCE).await.expect("an answer");
+    let raw = exchange(server.address(), request.as_bytes(), TIMEOUT).await.expect("an answer");
     let answer = String::from_utf8_lossy(&raw.received);
     let kind = "content-type: application/openmetrics-text; version=1.0.0; charset=utf-8\r\n";
     assert!(answer.contains(kind), "{answer}");
@@ -309,7 +309,7 @@ async fn running_items_are_counted_as_in_flight() {
             embed(&mut client, &["a market", "a train", "the sea"]).await;
         }
     });
-    let seen = eventually("items in flight", PATIENCE, async || {
+    let seen = eventually("items in flight", TIMEOUT, async || {
         let text = scrape(&server).await;
         let (waiting, in_flight) =
             (text.value("onnxd_queue_items", &[]), text.value("onnxd_items_in_flight", &[]));

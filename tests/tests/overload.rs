@@ -19,8 +19,8 @@ async fn within(server: &Server, timeout: &str) -> Response {
          x-request-timeout-ms: {timeout}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    let patience = Duration::from_secs(20);
-    let raw = e2e::client::exchange(server.address(), request.as_bytes(), patience).await;
+    let timeout = Duration::from_secs(20);
+    let raw = e2e::client::exchange(server.address(), request.as_bytes(), timeout).await;
     let raw = raw.expect("a connection");
     let status = raw.status().expect("an answer");
     Response { status, headers: hyper::HeaderMap::new(), body: raw.body().into() }

@@ -26,7 +26,7 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
         let status = process::cargo()
             .args(["test", "--workspace"])
             .args(targets)
-            .args(if starts_servers { limited(args) } else { args.to_vec() })
+            .args(if starts_servers { with_thread_limit(args) } else { args.to_vec() })
             .current_dir(layout.workspace())
             .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
             .env("ONNXD_TEST_MODELS", layout.models())
@@ -41,7 +41,7 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
 }
 
 /// Adds the thread count after `--`, unless the arguments already set one.
-fn limited(args: &[String]) -> Vec<String> {
+fn with_thread_limit(args: &[String]) -> Vec<String> {
     let mut parts = args.splitn(2, |arg| arg == "--");
     let (for_cargo, for_tests) = (parts.next().unwrap_or(&[]), parts.next().unwrap_or(&[]));
     let mut all = for_cargo.to_vec();
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn joined(args: &[&str]) -> String {
-        limited(&args.iter().map(ToString::to_string).collect::<Vec<_>>()).join(" ")
+        with_thread_limit(&args.iter().map(ToString::to_string).collect::<Vec<_>>()).join(" ")
     }
 
     #[test]
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn arguments_of_the_test_program_stay_behind_the_dashes() {
+    fn arguments_of_the_test_program_stay_after_the_dashes() {
         let all = "a -- --test-threads=2 --nocapture";
         assert_eq!(joined(&["a", "--", "--nocapture"]), all);
     }

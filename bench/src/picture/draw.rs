@@ -25,7 +25,7 @@ use crate::{
         theme::{BODY, Failure, Font, HEADING, Root, THEMES, Theme},
         updates::Update,
     },
-    stats::{millis, real},
+    stats::{millis, to_f64},
 };
 
 /// Twice the intended size, because the backend rounds coordinates to whole units. All lengths
@@ -220,7 +220,7 @@ fn steps(bins: &[Bin], run: &Range<usize>, value: impl Fn((f64, f64)) -> f64) ->
 
 /// Returns the seconds at which a bin starts.
 fn start_of(index: usize) -> f64 {
-    real(index as u64) * bins::WIDTH.as_secs_f64()
+    to_f64(index as u64) * bins::WIDTH.as_secs_f64()
 }
 
 #[cfg(test)]

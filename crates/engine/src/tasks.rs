@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    const BRIEF: Duration = Duration::from_millis(50);
+    const SETTLE_TIME: Duration = Duration::from_millis(50);
 
     #[tokio::test]
     async fn panics_and_early_returns_are_reported() {
@@ -159,9 +159,9 @@ mod tests {
         let aborted = tasks.spawn("aborted", std::future::pending());
         aborted.abort();
         assert!(aborted.await.unwrap_err().is_cancelled());
-        assert!(timeout(BRIEF, tasks.ended()).await.is_err());
+        assert!(timeout(SETTLE_TIME, tasks.ended()).await.is_err());
         tasks.stopping();
         tasks.spawn("late", async {}).await.unwrap();
-        assert!(timeout(BRIEF, tasks.ended()).await.is_err());
+        assert!(timeout(SETTLE_TIME, tasks.ended()).await.is_err());
     }
 }

@@ -186,9 +186,9 @@ fn total_memory_bytes() -> u64 {
 fn lower(resource: Resource, value: Option<u64>, margin: u64) -> Result<(), SandboxError> {
     let Some(current) = value else { return Ok(()) };
     // Only root may raise a hard limit.
-    let given = getrlimit(resource).maximum.unwrap_or(u64::MAX);
-    let maximum = current.saturating_add(margin).min(given);
-    let current = current.min(given);
+    let hard_limit = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    let maximum = current.saturating_add(margin).min(hard_limit);
+    let current = current.min(hard_limit);
     Ok(setrlimit(resource, Rlimit { current: Some(current), maximum: Some(maximum) })?)
 }
 

@@ -15,11 +15,11 @@ pub struct Live {
     /// The newest generation that an answer named or an update returned, and that event.
     newest: Newest,
     /// By generation that a returned update created, its version if known.
-    made: BTreeMap<u64, Option<String>>,
+    created: BTreeMap<u64, Option<String>>,
     seen: BTreeMap<u64, FirstAnswer>,
     contents: BTreeMap<String, Content>,
     presence: Presence,
-    open: u64,
+    in_flight: u64,
 }
 
 /// The lower bound for later requests, with its reason.
@@ -71,11 +71,11 @@ impl Live {
         Self {
             deadline,
             newest: Newest { generation: 0, invariant: Invariant::Order, event: "".into() },
-            made: BTreeMap::new(),
+            created: BTreeMap::new(),
             seen: BTreeMap::new(),
             contents: BTreeMap::new(),
             presence: Presence::default(),
-            open: 0,
+            in_flight: 0,
         }
     }
 
@@ -92,7 +92,7 @@ impl Live {
 
     /// Records the start of a request.
     pub fn begin(&mut self) -> StartInfo {
-        self.open += 1;
+        self.in_flight += 1;
         StartInfo { floor: self.newest.clone(), presence: self.presence }
     }
 
@@ -100,12 +100,12 @@ impl Live {
     /// the server was overloaded.
     pub fn excuse(&mut self, start_info: StartInfo) {
         drop(start_info);
-        self.open -= 1;
+        self.in_flight -= 1;
     }
 
     /// Records the end of a request.
     pub fn end(&mut self, start_info: StartInfo, request: &Request) -> Vec<Violation> {
-        self.open -= 1;
+        self.in_flight -= 1;
         let mut found = self.answered(start_info.presence, request);
         let Outcome::Answered(label) = &request.outcome else { return found };
         found.extend(self.label_truth(request, label));
@@ -146,8 +146,8 @@ impl Live {
             end: request.end,
             request: request.to_string(),
         });
-        let made = self.made.get(&label.generation).and_then(Option::as_ref);
-        let version = made.unwrap_or(&seen.version);
+        let created = self.created.get(&label.generation).and_then(Option::as_ref);
+        let version = created.unwrap_or(&seen.version);
         if *version != label.version {
             reasons.push(format!("{request}; but this generation has version {version:.8}"));
         }
@@ -187,7 +187,7 @@ impl Live {
         let last = *generations.end();
         for generation in generations {
             let version = (generation == last).then(|| version.to_owned());
-            if self.made.insert(generation, version.clone()).is_some() {
+            if self.created.insert(generation, version.clone()).is_some() {
                 let reason = format!("generation {generation} was created twice");
                 found.push(violation(Invariant::NoInventions, reason));
             }
@@ -211,33 +211,33 @@ impl Live {
 
     /// Records the call of an unload.
     pub fn unload_called(&mut self) {
-        self.present(true, false);
+        self.set_presence(true, false);
     }
 
     /// Records the return of an unload. `certain` means that nothing can have reloaded the model
     /// since.
     pub fn unloaded(&mut self, certain: bool) {
-        self.present(true, certain);
+        self.set_presence(true, certain);
     }
 
     /// Records the call of a load.
     pub fn load_called(&mut self) {
-        self.present(true, false);
+        self.set_presence(true, false);
     }
 
     /// Records that the model is serving again.
     pub fn loaded(&mut self) {
-        self.present(false, false);
+        self.set_presence(false, false);
     }
 
-    fn present(&mut self, may_be_unloaded: bool, is_unloaded: bool) {
+    fn set_presence(&mut self, may_be_unloaded: bool, is_unloaded: bool) {
         let changes = self.presence.changes + 1;
         self.presence = Presence { may_be_unloaded, is_unloaded, changes };
     }
 
     /// Returns the number of generations that answered but that no returned update created.
     pub fn unrequested(&self) -> u64 {
-        self.seen.keys().filter(|generation| !self.made.contains_key(generation)).count() as u64
+        self.seen.keys().filter(|generation| !self.created.contains_key(generation)).count() as u64
     }
 
     /// Returns the number of generations that answered.
@@ -249,13 +249,13 @@ impl Live {
     /// created without a call: by a signal or an automatic rollback.
     pub fn finish(&self, unrequested: u64) -> Vec<Violation> {
         let mut found = Vec::new();
-        if self.open > 0 {
-            let reason = format!("{} requests are still in flight", self.open);
+        if self.in_flight > 0 {
+            let reason = format!("{} requests are still in flight", self.in_flight);
             found.push(violation(Invariant::Conservation, reason));
         }
         if self.unrequested() > unrequested {
             let invented =
-                |(generation, _): &(&u64, &FirstAnswer)| !self.made.contains_key(generation);
+                |(generation, _): &(&u64, &FirstAnswer)| !self.created.contains_key(generation);
             for (_, seen) in self.seen.iter().filter(invented) {
                 let reason = format!("{}; but no update created this generation", seen.request);
                 found.push(violation(Invariant::NoInventions, reason));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2e::{control::Control, fixtures::model, server::Server};
 use tokio::net::UnixStream;
 
-use crate::{PATIENCE, assert_serves};
+use crate::{TIMEOUT, assert_serves};
 
 /// The limit in docs/limits.md.
 const CONNECTIONS: usize = 1024;
@@ -25,7 +25,7 @@ async fn excess_admin_connections_wait_and_clients_are_served() {
     assert!(early.is_err(), "all connection slots are taken");
     assert_serves(server.address()).await;
     all.pop();
-    let status = tokio::time::timeout(PATIENCE, waiting).await.expect("a slot is free");
+    let status = tokio::time::timeout(TIMEOUT, waiting).await.expect("a slot is free");
     assert_eq!(status.models.len(), 1);
     drop(all);
     server.stop().await;

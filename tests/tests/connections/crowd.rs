@@ -6,7 +6,7 @@ use e2e::{client::Client, eventually, fixtures::model, processes::resident_bytes
 use serde_json::json;
 use tokio::{io::AsyncReadExt, net::TcpStream, time::timeout};
 
-use super::{NO_BODY, PATIENCE, assert_serves, metric, open};
+use super::{NO_BODY, TIMEOUT, assert_serves, metric, open};
 
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 3 * ROUNDS;
@@ -80,7 +80,7 @@ async fn a_crowd_of_idle_clients_costs_others_a_fifth_at_most() {
         alone.push(undisturbed);
         peak = peak.max(resident_bytes(server.pid()));
         drop(streams);
-        eventually("the connections are closed", PATIENCE, async || {
+        eventually("the connections are closed", TIMEOUT, async || {
             (metric(&mut client, "onnxd_connections").await < 100.0).then_some(())
         })
         .await;
@@ -107,7 +107,7 @@ async fn the_longest_idle_connection_yields_to_a_new_client() {
         assert_serves(server.address()).await;
     }
     // The oldest idle connections were closed, but none in the middle of a request.
-    let ended = timeout(PATIENCE, held[0].read(&mut [0])).await.expect("the connection is closed");
+    let ended = timeout(TIMEOUT, held[0].read(&mut [0])).await.expect("the connection is closed");
     assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     let mut client = server.client().await;
     assert!(metric(&mut client, "onnxd_connections_evicted_total").await > 0.0);

@@ -9,7 +9,7 @@ use e2e::{
     server::Server,
 };
 
-use super::{NO_BODY, PATIENCE, assert_serves, open};
+use super::{NO_BODY, TIMEOUT, assert_serves, open};
 
 /// In ticks of 10 ms. A busy loop would use 300 in three seconds.
 const TICKS_MAX: u64 = 100;
@@ -47,7 +47,7 @@ async fn the_accept_loop_waits_without_descriptors_and_recovers() {
     for _ in 0..20 {
         streams.push(open(server.address(), NO_BODY).await);
     }
-    eventually("the connections are accepted", PATIENCE, async || {
+    eventually("the connections are accepted", TIMEOUT, async || {
         (processes::open_files(server.pid()).len() > 35).then_some(())
     })
     .await;

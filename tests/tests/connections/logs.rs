@@ -11,7 +11,7 @@ use e2e::{
 use nix::{sys::stat::Mode, unistd::mkfifo};
 use serde_json::json;
 
-use super::{PATIENCE, assert_serves, metric};
+use super::{TIMEOUT, assert_serves, metric};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unread_log_blocks_nothing_and_dropped_lines_are_counted() {
@@ -22,7 +22,7 @@ async fn an_unread_log_blocks_nothing_and_dropped_lines_are_counted() {
     let reader = File::options().read(true).write(true).open(&pipe).expect("a reader");
     let server = builder.start().await;
     let mut client = server.client().await;
-    eventually("lines are dropped", PATIENCE, async || {
+    eventually("lines are dropped", TIMEOUT, async || {
         let answer = client.post("/embed", &json!({"inputs": "hello"})).await;
         assert_eq!(answer.expect("an answer").status, 200);
         (metric(&mut client, "onnxd_log_lines_dropped_total").await > 0.0).then_some(())

@@ -12,7 +12,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The start of a request whose body never comes.
 const NO_BODY: &[u8] = b"POST /embed HTTP/1.1\r\nhost: a\r\ncontent-length: 20\r\n\r\n{";
 
@@ -40,6 +40,6 @@ async fn assert_serves(address: SocketAddr) {
         let mut client = Client::connect(address).await.expect("a connection");
         client.post("/embed", &json!({"inputs": "hello"})).await.expect("an answer")
     };
-    let answer = tokio::time::timeout(PATIENCE, request).await.expect("in time");
+    let answer = tokio::time::timeout(TIMEOUT, request).await.expect("in time");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }

@@ -87,10 +87,10 @@ fn centered(x: &[f32], y: &Value) {
 async fn counted(server: &Server, model: &str) -> (f64, f64) {
     let response = server.client().await.get("/metrics").await.expect("an answer");
     let text = Exposition::parse(&response.text()).expect("metrics");
-    let of = [("model", model)];
+    let labels = [("model", model)];
     (
-        text.value("onnxd_batch_size_count", &of),
-        text.value("onnxd_queue_duration_seconds_count", &of),
+        text.value("onnxd_batch_size_count", &labels),
+        text.value("onnxd_queue_duration_seconds_count", &labels),
     )
 }
 

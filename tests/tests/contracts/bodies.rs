@@ -12,7 +12,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{memory, message, serve, tensors::infer};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// Limit on all large bodies together, and on one body.
 const BODIES_BYTES_MAX: usize = 512 << 20;
 const BODY_BYTES_MAX: usize = 65 << 20;
@@ -27,7 +27,7 @@ fn head(path: &str, more: &str) -> String {
 /// answer up to the end of the connection, and the number of bytes written.
 fn blocking(address: SocketAddr, head: &str, piece: &[u8], pieces: usize) -> (String, usize) {
     let mut stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a socket");
     stream.write_all(head.as_bytes()).expect("a head");
     let mut written = 0;
     for _ in 0..pieces {
@@ -88,7 +88,7 @@ async fn a_large_body_without_memory_names_a_retry_delay() {
     // An earlier request would take the last one's share of the budget.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let full = head(&path, &format!("content-length: {}", 18 << 20));
-    e2e::eventually("a full body budget", PATIENCE, async || {
+    e2e::eventually("a full body budget", TIMEOUT, async || {
         let raw = exchange(address, full.as_bytes(), Duration::from_secs(1)).await.ok()?;
         (raw.status() == Some(429)).then_some(())
     })
@@ -113,7 +113,7 @@ async fn a_large_body_without_memory_names_a_retry_delay() {
     // Small bodies are not counted, and a closed connection releases its share.
     assert_serves(&server).await;
     drop(held);
-    e2e::eventually("a free body budget", PATIENCE, async || {
+    e2e::eventually("a free body budget", TIMEOUT, async || {
         let raw = exchange(address, full.as_bytes(), Duration::from_millis(500)).await.ok()?;
         raw.status().is_none().then_some(())
     })

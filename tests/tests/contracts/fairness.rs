@@ -95,7 +95,7 @@ async fn fast(client: &mut Client) -> Duration {
 async fn a_flooded_slow_model_does_not_starve_a_fast_one() {
     let server = both().start().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let flooding = flood(&server, FLOOD, &stop);
+    let clients = flood(&server, FLOOD, &stop);
     tokio::time::sleep(Duration::from_millis(300)).await;
     let mut client = server.client().await;
     let mut latencies = Vec::new();
@@ -104,7 +104,7 @@ async fn a_flooded_slow_model_does_not_starve_a_fast_one() {
     }
     stop.store(true, Ordering::Relaxed);
     let (mut runs, mut waits) = (Vec::new(), Vec::new());
-    for one in flooding {
+    for one in clients {
         for (response, elapsed) in one.await.expect("the flood's answers") {
             assert_eq!(response.status, 200, "{}", response.text());
             runs.push(run_time(&response));
@@ -129,11 +129,10 @@ async fn a_flooded_slow_model_does_not_starve_a_fast_one() {
 async fn a_full_queue_refuses_only_requests_for_its_model() {
     let server = both().argument("--queue-limit=32").start().await;
     let stop = Arc::new(AtomicBool::new(false));
-    let flooding = flood(&server, 2 * FLOOD, &stop);
+    let clients = flood(&server, 2 * FLOOD, &stop);
     let overloaded = async || server.status().await.counter("requests_overloaded_total");
-    let patience = Duration::from_secs(20);
-    e2e::eventually("a full queue", patience, async || (overloaded().await > 0).then_some(()))
-        .await;
+    let timeout = Duration::from_secs(20);
+    e2e::eventually("a full queue", timeout, async || (overloaded().await > 0).then_some(())).await;
     let mut client = server.client().await;
     for _ in 0..40 {
         fast(&mut client).await;
@@ -144,7 +143,7 @@ async fn a_full_queue_refuses_only_requests_for_its_model() {
     assert_eq!(response.status, 200, "{}", response.text());
     stop.store(true, Ordering::Relaxed);
     let mut refused = 0;
-    for one in flooding {
+    for one in clients {
         for (response, _) in one.await.expect("the flood's answers") {
             match response.status {
                 200 => {}

@@ -137,8 +137,8 @@ async fn a_decompression_bomb_is_413_at_once_and_takes_no_memory() {
     }
     let peak = memory(&server, "VmHWM");
     assert!(peak - before <= 768 << 20, "memory grew by {} MiB", (peak - before) >> 20);
-    let patience = Duration::from_secs(20);
-    e2e::eventually("the memory is released", patience, async || {
+    let timeout = Duration::from_secs(20);
+    e2e::eventually("the memory is released", timeout, async || {
         (memory(&server, "VmRSS") < before + (64 << 20)).then_some(())
     })
     .await;

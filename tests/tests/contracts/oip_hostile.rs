@@ -200,9 +200,8 @@ async fn a_body_or_tensor_over_the_limit_is_413() {
     // A request that announces an oversized body is refused without waiting for the body.
     for length in [TENSORS_BYTES_MAX as u64 + (1 << 20) + 1, u64::MAX / 2] {
         let request = head(length, "");
-        let patience = Duration::from_secs(10);
-        let raw =
-            exchange(server.address(), request.as_bytes(), patience).await.expect("connected");
+        let timeout = Duration::from_secs(10);
+        let raw = exchange(server.address(), request.as_bytes(), timeout).await.expect("connected");
         assert_eq!(raw.status(), Some(413), "{length}: {}", raw.body());
         assert!(raw.closed, "the connection cannot be used further");
         message(&serde_json::from_str(&raw.body()).expect("JSON"));

@@ -15,11 +15,11 @@ fn scores(prediction: &Value) -> Vec<f32> {
     assert_eq!(entries.len(), LABELS.len(), "{prediction}");
     let all = numbers(&entries.iter().map(|entry| entry["score"].clone()).collect());
     assert!(all.is_sorted_by(|one, next| one >= next), "{prediction}");
-    let of = |label: &&str| {
+    let score_of = |label: &&str| {
         let index = entries.iter().position(|entry| entry["label"] == *label);
         all[index.unwrap_or_else(|| panic!("no {label}: {prediction}"))]
     };
-    LABELS.iter().map(of).collect()
+    LABELS.iter().map(score_of).collect()
 }
 
 /// Returns a classifier's inputs and logits from the numpy reference.

@@ -121,11 +121,11 @@ async fn a_refusal_precedes_the_body_and_is_never_lost() {
     }
     let head =
         |more| format!("POST /embed HTTP/1.1\r\nhost: x\r\ncontent-length: 99\r\n{more}\r\n");
-    let patience = Duration::from_secs(2);
-    let raw = exchange(address, head("").as_bytes(), patience).await.expect("a connection");
+    let timeout = Duration::from_secs(2);
+    let raw = exchange(address, head("").as_bytes(), timeout).await.expect("a connection");
     assert_eq!(raw.status(), Some(401), "before any byte of the body: {raw:?}");
     let expects = head("expect: 100-continue\r\n");
-    let raw = exchange(address, expects.as_bytes(), patience).await.expect("a connection");
+    let raw = exchange(address, expects.as_bytes(), timeout).await.expect("a connection");
     assert_eq!(raw.status(), Some(401));
     assert!(!String::from_utf8_lossy(&raw.received).contains("100 Continue"), "{raw:?}");
 

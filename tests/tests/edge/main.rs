@@ -10,7 +10,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use e2e::{home::Home, server::Server};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Writes a file into a server's home.
 fn file(home: &Home, name: &str, content: &str) -> PathBuf {
@@ -21,7 +21,7 @@ fn file(home: &Home, name: &str, content: &str) -> PathBuf {
 
 /// Waits until the log contains `what` at least `times` times.
 async fn logged(server: &Server, what: &str, times: usize) {
-    e2e::eventually(what, PATIENCE, async || {
+    e2e::eventually(what, TIMEOUT, async || {
         (server.stderr().matches(what).count() >= times).then_some(())
     })
     .await;

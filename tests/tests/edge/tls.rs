@@ -16,7 +16,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    PATIENCE,
+    TIMEOUT,
     connection::{Connection, Pair, name, pair, trusting},
     logged,
 };
@@ -43,7 +43,7 @@ fn over_tls(pair: &Pair) -> Builder {
 async fn start(builder: Builder, config: &Arc<ClientConfig>) -> Server {
     let mut server = builder.spawn();
     let address = server.address();
-    e2e::eventually("an answer over TLS", PATIENCE, async || {
+    e2e::eventually("an answer over TLS", TIMEOUT, async || {
         assert!(server.runs(), "{}", server.stderr());
         let mut connection = Connection::tls(address, config).await.ok()?;
         let ready = connection.send(("GET", "/v2/health/ready"), &[], "").await.ok()?;

@@ -10,12 +10,12 @@ use e2e::{
 };
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Waits until a process is idle and has written its output.
 async fn becomes_idle(pid: i32) {
     let mut before = 0;
-    eventually("the process becomes idle", PATIENCE, async || {
+    eventually("the process becomes idle", TIMEOUT, async || {
         tokio::time::sleep(Duration::from_millis(200)).await;
         let ticks = cpu_ticks(pid);
         let is_still = std::mem::replace(&mut before, ticks) == ticks;
@@ -39,7 +39,7 @@ async fn the_answer_of_a_killed_worker_is_used_and_not_recomputed() {
             {"name": "rounds", "datatype": "INT64", "shape": [1], "data": [300_000]}]});
         let pending = tokio::spawn(async move { client.post("/v2/models/r/infer", &body).await });
         let idle = cpu_ticks(pid);
-        eventually("the worker computes", PATIENCE, async || {
+        eventually("the worker computes", TIMEOUT, async || {
             (cpu_ticks(pid) > idle + 2).then_some(())
         })
         .await;

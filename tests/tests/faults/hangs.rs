@@ -98,9 +98,9 @@ async fn a_hung_worker_is_killed_and_queued_requests_are_answered() {
     let hung = pending("2000");
     let is_busy = async || (server.status().await.workers[0].state == "busy").then_some(());
     eventually("the worker is given a group", Duration::from_secs(20), is_busy).await;
-    let beside = [pending("30000"), pending("30000"), pending("30000")];
+    let concurrent = [pending("30000"), pending("30000"), pending("30000")];
     assert_eq!(hung.await.expect("an answer"), 504);
-    for one in beside {
+    for one in concurrent {
         assert_eq!(one.await.expect("an answer"), 200);
     }
     let status = server.restarted(1).await;

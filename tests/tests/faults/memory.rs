@@ -9,11 +9,11 @@ use e2e::{
 };
 use serde_json::json;
 
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 /// Side of an image that makes a worker grow: 27 MB, which its allocator keeps.
 const SIDE: usize = 1_500;
 /// Growth above the initial memory that a worker is allowed here.
-const ROOM_MIB: u64 = 8;
+const GROWTH_MIB_MAX: u64 = 8;
 
 fn large_image() -> HttpRequest {
     let bytes = 3 * SIDE * SIDE * size_of::<f32>();
@@ -43,7 +43,7 @@ fn builder(workers: usize) -> e2e::launch::Builder {
 }
 
 async fn grows_and_is_recycled(workers: usize, times: u64) {
-    let limit = at_start(workers).await + ROOM_MIB;
+    let limit = at_start(workers).await + GROWTH_MIB_MAX;
     let builder = builder(workers).argument("--worker-memory").argument(&limit.to_string());
     let server = builder.start().await;
     let before = server.settled().await;
@@ -53,7 +53,7 @@ async fn grows_and_is_recycled(workers: usize, times: u64) {
     for _ in 0..2 {
         clients.push(server.client().await);
     }
-    eventually("workers are recycled", PATIENCE, async || {
+    eventually("workers are recycled", TIMEOUT, async || {
         for client in &mut clients {
             assert_eq!(request.send(client).await.map(|response| response.status), Ok(200));
         }

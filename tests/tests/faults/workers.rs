@@ -12,7 +12,7 @@ use e2e::{
     tracer::Tracer,
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn server() -> Server {
     Server::builder().model("m", &model("tiny/a")).start().await
@@ -90,7 +90,7 @@ async fn workers_that_exit_too_often_are_given_up_one_by_one() {
     }
     processes::signal(server.settled().await.workers[0].pid.unwrap(), Signal::SIGKILL);
     let state = async |state: &str| (server.status().await.workers[0].state == state).then_some(());
-    eventually("the worker is given up", PATIENCE, async || state("failed").await).await;
+    eventually("the worker is given up", TIMEOUT, async || state("failed").await).await;
     load.more(50).await;
     load.finish().await;
     assert!(server.answers_ready().await);
@@ -114,7 +114,7 @@ async fn failed_worker_starts_are_retried_and_not_counted() {
         return server.stop().await;
     };
     processes::signal(server.status().await.pids()[0], Signal::SIGKILL);
-    eventually("three attempts to start", PATIENCE, async || {
+    eventually("three attempts to start", TIMEOUT, async || {
         let log = server.stderr();
         let began = log.matches("exit code 71").count();
         (log.matches("could not start").count() == 1 && began >= 2).then_some(())

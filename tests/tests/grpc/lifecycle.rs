@@ -78,7 +78,7 @@ async fn no_sent_call_fails_during_successions() {
     for _ in 0..5 {
         let before = Process::find(pid()).unwrap();
         before.signal(Signal::SIGUSR2);
-        e2e::eventually("a successor", crate::PATIENCE, async || {
+        e2e::eventually("a successor", crate::TIMEOUT, async || {
             (pid() != before.pid && !before.runs()).then_some(())
         })
         .await;
@@ -89,7 +89,7 @@ async fn no_sent_call_fails_during_successions() {
     }
     let last = Process::find(pid()).unwrap();
     last.signal(Signal::SIGTERM);
-    e2e::eventually("the end", crate::PATIENCE, async || (!last.runs()).then_some(())).await;
+    e2e::eventually("the end", crate::TIMEOUT, async || (!last.runs()).then_some(())).await;
     server.wait().await;
 }
 

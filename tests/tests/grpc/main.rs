@@ -24,7 +24,7 @@ use e2e::{
 };
 use tonic::{Response, Status};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Configures a server with gRPC.
 fn builder(models: &[(&str, &str)]) -> Builder {

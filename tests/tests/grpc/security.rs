@@ -11,7 +11,7 @@ use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    Client, PATIENCE, builder, bytes, channel, client, grpc_address,
+    Client, TIMEOUT, builder, bytes, channel, client, grpc_address,
     pb::{ServerLiveRequest, ServerMetadataRequest, ServerReadyRequest},
     raw, refused,
 };
@@ -104,7 +104,7 @@ async fn sighup_swaps_the_grpc_certificate() {
     assert!(over_tls(address, &second).await.is_err());
     write(&second);
     server.signal(Signal::SIGHUP);
-    let renewed = e2e::eventually("the new certificate", PATIENCE, async || {
+    let renewed = e2e::eventually("the new certificate", TIMEOUT, async || {
         over_tls(address, &second).await.ok()
     });
     let mut renewed = renewed.await;
@@ -124,7 +124,7 @@ async fn idle_streams_do_not_lock_out_other_clients() {
         watching.push((health, answers));
     }
     let pending = async { server.client().await.get("/health").await.map(|answer| answer.status) };
-    let answer = tokio::time::timeout(PATIENCE, pending).await.expect("an idle connection yields");
+    let answer = tokio::time::timeout(TIMEOUT, pending).await.expect("an idle connection yields");
     assert_eq!(answer, Ok(200));
     drop(watching);
     server.stop().await;

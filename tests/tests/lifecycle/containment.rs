@@ -153,7 +153,7 @@ async fn hard_linked_files_are_copied() {
 }
 
 /// Minimum number of times the link is repointed while updates follow it.
-const MOVES: usize = 300;
+const REPOINTS_MIN: usize = 300;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_moving_link_never_mixes_two_directories() {
@@ -182,7 +182,7 @@ async fn a_moving_link_never_mixes_two_directories() {
     }
     stop.store(true, Ordering::Relaxed);
     moving.join().unwrap();
-    assert!(moves.load(Ordering::Relaxed) > MOVES, "{moves:?}");
+    assert!(moves.load(Ordering::Relaxed) > REPOINTS_MIN, "{moves:?}");
     assert!(seen.is_subset(&known), "a version mixes both: {seen:?}, {known:?}");
     server.stop().await;
 }
@@ -205,8 +205,8 @@ async fn a_file_that_grows_while_it_is_copied_is_refused() {
     };
     // By now, the file is no longer a valid model.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let patience = Duration::from_secs(60);
-    let update = tokio::time::timeout(patience, server.update("m", Some(&from))).await;
+    let timeout = Duration::from_secs(60);
+    let update = tokio::time::timeout(timeout, server.update("m", Some(&from))).await;
     stop.store(true, Ordering::Relaxed);
     growing.join().unwrap();
     let refusal = update.expect("the update returns").unwrap_err();

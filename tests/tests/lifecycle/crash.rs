@@ -21,7 +21,7 @@ use e2e::{
 use crate::{embed, served, tiny, variant_of};
 
 /// Crash points in the order of an update.
-const POINTS: std::ops::RangeInclusive<u32> = 1..=9;
+const CRASH_POINTS: std::ops::RangeInclusive<u32> = 1..=9;
 /// From this point on, the record of the new generation has its final name.
 const RECORDED: u32 = 8;
 
@@ -33,7 +33,8 @@ fn with_crash_point(home: &Arc<Home>, point: u32) -> Builder {
     builder(home).variable("ONNXD_CRASH_POINT", &point.to_string())
 }
 
-/// Starts without a crash point. Asserts that leftovers are gone and a known content is served.
+/// Starts without a crash point. Asserts that there are no leftovers and that a known content is
+/// served.
 async fn recover(home: &Arc<Home>, point: u32) -> Server {
     let server = builder(home).start().await;
     let left = Disk::new(home).leftovers();
@@ -51,7 +52,7 @@ async fn a_kill_during_an_update_preserves_a_whole_generation() {
     let mut numbers = BTreeSet::new();
     // The first start passes all crash points as well.
     builder(&home).start().await.stop().await;
-    for point in POINTS {
+    for point in CRASH_POINTS {
         let from = variant_of(&home, "b", &point.to_string());
         let mut server = with_crash_point(&home, point).start().await;
         let (old, old_version) = served(&server, "m").await;
@@ -80,7 +81,7 @@ async fn a_kill_during_an_update_preserves_a_whole_generation() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_during_the_first_start_does_not_break_the_next() {
-    for point in POINTS {
+    for point in CRASH_POINTS {
         let home = Arc::new(Home::new());
         let mut server = with_crash_point(&home, point).spawn();
         let exited = server.ready().await.expect_err("not a debug build, or no such crash point");

@@ -122,8 +122,8 @@ async fn an_enormous_sparse_file_is_refused_before_it_is_copied() {
     // A sparse file takes no space.
     let file = File::options().write(true).open(from.join("model.onnx")).unwrap();
     file.set_len(100 << 30).unwrap();
-    let patience = Duration::from_secs(5);
-    let refusal = tokio::time::timeout(patience, server.update("m", Some(&from))).await;
+    let timeout = Duration::from_secs(5);
+    let refusal = tokio::time::timeout(timeout, server.update("m", Some(&from))).await;
     let refusal = refusal.expect("the file was copied").unwrap_err();
     assert!(["contract", "space"].contains(&refusal.kind.as_str()), "{refusal:?}");
     assert_eq!(served(&server, "m").await.0, 1);

@@ -1,4 +1,4 @@
-//! Limits on a candidate's time and memory, and the end of its checker.
+//! Limits on a candidate's time and memory, and the exit of its checker.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +15,11 @@ use e2e::{
 
 use crate::{checker, checkers, served, tiny};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 async fn assert_no_leftovers(home: &Home) {
     let disk = Disk::new(home);
-    eventually("leftovers of a refused candidate are removed", PATIENCE, async || {
+    eventually("leftovers of a refused candidate are removed", TIMEOUT, async || {
         let left = disk.leftovers();
         (left.is_empty() && checkers(home).is_empty()).then_some(())
     })

@@ -65,6 +65,6 @@ fn checkers(home: &Home) -> Vec<Process> {
 
 /// Waits for a running checker.
 async fn checker(home: &Home) -> Process {
-    let patience = Duration::from_secs(20);
-    eventually("a checker", patience, async || checkers(home).into_iter().next()).await
+    let timeout = Duration::from_secs(20);
+    eventually("a checker", timeout, async || checkers(home).into_iter().next()).await
 }

@@ -14,7 +14,7 @@ use e2e::{
 
 use crate::{served, tiny, variant_of};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Kills a worker in the middle of a group and waits for its successor.
 async fn kill_while_busy(server: &Server, worker: usize) {
@@ -24,10 +24,10 @@ async fn kill_while_busy(server: &Server, worker: usize) {
     // preferred.
     before.pids().into_iter().for_each(|pid| processes::signal(pid, Signal::SIGSTOP));
     let is_busy = async || (server.status().await.workers[worker].state == "busy").then_some(());
-    eventually("the worker is given a group", PATIENCE, is_busy).await;
+    eventually("the worker is given a group", TIMEOUT, is_busy).await;
     // By now, any earlier answer has been read and the worker has another group.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    eventually("the worker is given a group", PATIENCE, is_busy).await;
+    eventually("the worker is given a group", TIMEOUT, is_busy).await;
     processes::signal(pid, Signal::SIGKILL);
     before.pids().into_iter().for_each(|pid| processes::signal(pid, Signal::SIGCONT));
     server.restarted(before.restarts() + 1).await;

@@ -170,13 +170,13 @@ async fn an_insecure_admin_listener_does_not_start() {
     fs::write(&short, "short\n").unwrap();
     fs::set_permissions(&short, Permissions::from_mode(0o600)).unwrap();
     let here = "127.0.0.1:1";
-    let untokened = Server::builder().home(&home).argument("--admin-listen").argument(here);
+    let without_token = Server::builder().home(&home).argument("--admin-listen").argument(here);
     for (builder, words) in [
         (listening(&home, "0.0.0.0:1", &good), "loopback"),
         (listening(&home, here, &open), "0644"),
         (listening(&home, here, &short), "16 characters"),
         (listening(&home, here, &home.root().join("missing")), "missing"),
-        (untokened, "--admin-token-file"),
+        (without_token, "--admin-token-file"),
     ] {
         let exited = builder
             .model("m", &tiny("a"))

@@ -29,7 +29,7 @@ const CLIENTS: usize = 8;
 const TEXTS_MAX: usize = 32;
 /// 100 per second for 3 seconds.
 const CALLS: usize = 300;
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Starts clients with one text and with many, after checking both contents.
 async fn load(server: &Server) -> Load {
@@ -72,7 +72,7 @@ impl Storm {
 
     /// Waits until the server has accepted `count` calls.
     async fn accepted(&self, count: usize) {
-        eventually("all calls are accepted", PATIENCE, async || {
+        eventually("all calls are accepted", TIMEOUT, async || {
             (self.accepted.load(Ordering::Relaxed) == count).then_some(())
         })
         .await;
@@ -164,7 +164,7 @@ async fn thousands_of_hangups_fail_nothing_and_the_last_one_wins() {
 async fn wait_until_settled(server: &Server) {
     let corpus = Corpus::tiny();
     let mut last = (0, Instant::now());
-    eventually("the last content is served and stays", PATIENCE, async || {
+    eventually("the last content is served and stays", TIMEOUT, async || {
         let serves = distance(&corpus.contents["cls"][1], &embed(server, &corpus.texts[1]).await);
         let generation = served(server, "m").await.0;
         if generation != last.0 || serves > TOLERANCE {

@@ -52,9 +52,9 @@ async fn at_most_two_candidates_are_checked_at_once() {
     for name in names {
         calls.push(control.update(name, &tiny("slow"), "ahead").await);
     }
-    let patience = Duration::from_secs(20);
+    let timeout = Duration::from_secs(20);
     let two = || (checkers(server.home()).len() == 2).then_some(());
-    eventually("two checkers", patience, async || two()).await;
+    eventually("two checkers", timeout, async || two()).await;
     for _ in 0..20 {
         assert!(checkers(server.home()).len() <= 2);
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{embed, served, tiny};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unload_under_load_loses_no_request_or_generation() {
@@ -66,14 +66,14 @@ async fn an_unload_answers_accepted_requests_and_refuses_new_ones() {
             client.post("/embed", &json!({"inputs": "a"})).await.expect("an answer")
         });
         let is_busy = async || (server.status().await.workers[0].state == "busy").then_some(());
-        eventually("the request is accepted", PATIENCE, is_busy).await;
+        eventually("the request is accepted", TIMEOUT, is_busy).await;
         let server = Arc::new(server);
         let unloading = {
             let server = Arc::clone(&server);
             tokio::spawn(async move { server.unload("m").await })
         };
         let closed = async || (server.status().await.model("m").state == "unloading").then_some(());
-        eventually("the unload has started", PATIENCE, closed).await;
+        eventually("the unload has started", TIMEOUT, closed).await;
         let late = server.client().await.post("/embed", &json!({"inputs": "a"})).await.unwrap();
         assert_eq!(late.status, 404, "{}", late.text());
         assert!(late.text().contains("onnxd update m"), "{}", late.text());
@@ -108,7 +108,7 @@ async fn an_unload_releases_worker_memory() {
     assert!(with > without + 15_000_000, "{without} → {with} bytes");
     server.unload("large").await.unwrap();
     // Memory is freed in the background, and the allocator keeps some of it.
-    eventually("most of the memory is released", PATIENCE, async || {
+    eventually("most of the memory is released", TIMEOUT, async || {
         let after = memory(&server.status().await);
         (after < without + (with - without) / 3).then_some(())
     })

@@ -59,7 +59,7 @@ type BrokenCase = (&'static str, &'static [(&'static str, Edit)], &'static [&'st
 
 const GRAPH: &str = "onnx/model.onnx";
 
-const WRONG: [BrokenCase; 30] = [
+const BROKEN: [BrokenCase; 30] = [
     // Damaged files.
     ("mpnet-embed", &[(GRAPH, Edit::Halve)], &[GRAPH]),
     ("mpnet-embed", &[("config.json", Edit::Write("{"))], &["config.json"]),
@@ -240,7 +240,7 @@ async fn broken_directories_are_refused_with_the_file_named() {
     let home = Home::new();
     let server = server().await;
     let mut found = Vec::new();
-    for (name, edits, words) in WRONG {
+    for (name, edits, words) in BROKEN {
         let copy = Directory::open(name, &home.models()).copy_to(&home.models().join(name));
         found.extend(try_edits(&server, copy, edits, words).await);
     }

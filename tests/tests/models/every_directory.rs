@@ -14,7 +14,7 @@ use crate::{assert_none, cases_of, directories, fault, faults, serve};
 /// Concurrent clients per model.
 const CLIENTS: usize = 4;
 /// Reported faults per directory.
-const SHOWN: usize = 3;
+const FAULTS_SHOWN_MAX: usize = 3;
 
 /// Sends every request alone, then from several clients, each in its own order.
 async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
@@ -33,8 +33,8 @@ async fn try_model(server: &Server, directory: &Directory) -> Vec<String> {
         found = clients.join_all().await.into_iter().flatten().collect();
         found.iter_mut().for_each(|fault| *fault = format!("under load: {fault}"));
     }
-    let more = found.len().saturating_sub(SHOWN);
-    found.truncate(SHOWN);
+    let more = found.len().saturating_sub(FAULTS_SHOWN_MAX);
+    found.truncate(FAULTS_SHOWN_MAX);
     if more > 0 {
         found.push(format!("{}: and {more} more", directory.name));
     }

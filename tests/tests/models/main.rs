@@ -15,7 +15,7 @@ use e2e::{
 };
 use serde_json::Value;
 
-const FAULTS_SHOWN: usize = 80;
+const FAULTS_SHOWN_MAX: usize = 80;
 
 /// Returns the tolerance for vectors: that of float32, or the one in `expected.json`.
 fn limit(directory: &Directory) -> Limit {
@@ -77,7 +77,7 @@ async fn faults(client: &mut Client, model: &str, cases: &[Case]) -> Vec<String>
 /// Panics with the first faults, if there are any.
 #[track_caller]
 fn assert_none(faults: &[String]) {
-    let shown = &faults[..faults.len().min(FAULTS_SHOWN)];
+    let shown = &faults[..faults.len().min(FAULTS_SHOWN_MAX)];
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), shown.join("\n"));
 }
 

@@ -18,7 +18,7 @@ pub(crate) struct Case {
     pub expected: Expected,
 }
 
-const HIDDEN: &str = "GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n";
+const HIDDEN_REQUEST: &str = "GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn post(what: &'static str, headers: &str, body: &str, expected: Expected) -> Case {
     let bytes = format!("POST /none HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n{body}").into();
@@ -34,8 +34,8 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Returns invalid requests.
 fn invalid_requests() -> Vec<Case> {
     use Expected::Ends;
-    let chunked = format!("0\r\n\r\n{HIDDEN}");
-    let length = HIDDEN.len();
+    let chunked = format!("0\r\n\r\n{HIDDEN_REQUEST}");
+    let length = HIDDEN_REQUEST.len();
     let mut all = Vec::new();
     let mut add = |what, headers: &str, body: &str, expected| {
         all.push(post(what, headers, body, expected));
@@ -70,12 +70,12 @@ fn invalid_requests() -> Vec<Case> {
         ("CL: list of different lengths", "5, 6"),
         ("CL: fraction", "5.0"),
     ] {
-        add(what, &format!("Content-Length: {value}"), HIDDEN, Ends);
+        add(what, &format!("Content-Length: {value}"), HIDDEN_REQUEST, Ends);
     }
     let two = format!("Content-Length: 0\r\nContent-Length: {length}");
-    add("CL: two different headers", &two, HIDDEN, Ends);
-    add("CL: obs-fold", "Content-Length:\r\n 0", HIDDEN, Ends);
-    add("CL: NUL in another header", "X: a\0b\r\nContent-Length: 0", HIDDEN, Ends);
+    add("CL: two different headers", &two, HIDDEN_REQUEST, Ends);
+    add("CL: obs-fold", "Content-Length:\r\n 0", HIDDEN_REQUEST, Ends);
+    add("CL: NUL in another header", "X: a\0b\r\nContent-Length: 0", HIDDEN_REQUEST, Ends);
     for (what, body) in [
         ("chunk: minus", "-1\r\n"),
         ("chunk: 0x", "0x0\r\n\r\n"),
@@ -85,7 +85,7 @@ fn invalid_requests() -> Vec<Case> {
         ("chunk: longer than its size", "1\r\nab\r\n0\r\n\r\n"),
         ("chunk: NUL", "0\0\r\n\r\n"),
     ] {
-        add(what, "Transfer-Encoding: chunked", &format!("{body}{HIDDEN}"), Ends);
+        add(what, "Transfer-Encoding: chunked", &format!("{body}{HIDDEN_REQUEST}"), Ends);
     }
     all
 }
@@ -93,26 +93,31 @@ fn invalid_requests() -> Vec<Case> {
 /// Returns requests that are valid or have only one meaning.
 fn valid_requests() -> Vec<Case> {
     use Expected::{Ends, Hides};
-    let chunked = format!("0\r\n\r\n{HIDDEN}");
-    let length = HIDDEN.len();
+    let chunked = format!("0\r\n\r\n{HIDDEN_REQUEST}");
+    let length = HIDDEN_REQUEST.len();
     let mut all = Vec::new();
     let mut add = |what, headers: &str, body: &str, expected| {
         all.push(post(what, headers, body, expected));
     };
-    add("a body that is a request", &format!("Content-Length: {length}"), HIDDEN, Hides(0));
-    add("a request behind a body", "Content-Length: 0", HIDDEN, Hides(1));
+    add("a body that is a request", &format!("Content-Length: {length}"), HIDDEN_REQUEST, Hides(0));
+    add("a request behind a body", "Content-Length: 0", HIDDEN_REQUEST, Hides(1));
     add("a request behind chunks", "Transfer-Encoding: chunked", &chunked, Hides(1));
     add("chunk extensions", "Transfer-Encoding: chunked", "1;a=b\r\nx\r\n0;c\r\n\r\n", Hides(0));
     add(
         "an upgrade",
         "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0",
-        HIDDEN,
+        HIDDEN_REQUEST,
         Hides(1),
     );
     let h2c = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: 0";
-    add("an upgrade to HTTP/2", h2c, HIDDEN, Hides(1));
-    add("CL: two equal headers", "Content-Length: 0\r\nContent-Length: 0", HIDDEN, Hides(1));
-    add("expects 100", "Expect: 100-continue\r\nContent-Length: 0", HIDDEN, Hides(1));
+    add("an upgrade to HTTP/2", h2c, HIDDEN_REQUEST, Hides(1));
+    add(
+        "CL: two equal headers",
+        "Content-Length: 0\r\nContent-Length: 0",
+        HIDDEN_REQUEST,
+        Hides(1),
+    );
+    add("expects 100", "Expect: 100-continue\r\nContent-Length: 0", HIDDEN_REQUEST, Hides(1));
     // If both headers are present, chunks count and nothing after them is trusted.
     for te in ["chunked", "\tchunked", "CHUNKED"] {
         let both = format!("Content-Length: 6\r\nTransfer-Encoding: {te}");
@@ -121,7 +126,7 @@ fn valid_requests() -> Vec<Case> {
     let old =
         format!("POST /none HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunked}");
     all.push(Case { what: "TE in HTTP/1.0", bytes: old.into(), expected: Ends });
-    let bare = format!("POST /none HTTP/1.1\nHost: a\nContent-Length: 0\n\n{HIDDEN}");
+    let bare = format!("POST /none HTTP/1.1\nHost: a\nContent-Length: 0\n\n{HIDDEN_REQUEST}");
     all.push(Case { what: "bare LF", bytes: bare.into(), expected: Hides(1) });
     let absolute = "GET http://b/none HTTP/1.1\r\nHost: a\r\n\r\n";
     all.push(Case { what: "absolute form", bytes: absolute.into(), expected: Hides(0) });

@@ -20,7 +20,7 @@ use self::{
     proxy::{Kind, Proxy},
 };
 
-const PATIENCE: Duration = Duration::from_millis(1500);
+const TIMEOUT: Duration = Duration::from_millis(1500);
 
 /// Returns how many hidden requests were answered.
 async fn hidden(server: &Server) -> u64 {
@@ -51,7 +51,7 @@ async fn no_request_is_smuggled_directly() {
     let server = server().await;
     for case in cases() {
         let before = hidden(&server).await;
-        let raw = exchange(server.address(), &case.bytes, PATIENCE).await.expect("a connection");
+        let raw = exchange(server.address(), &case.bytes, TIMEOUT).await.expect("a connection");
         let shown = String::from_utf8_lossy(&raw.received).into_owned();
         let counted = hidden(&server).await - before;
         let what = case.what;
@@ -76,7 +76,7 @@ async fn assert_none_smuggled(kind: Kind) {
     for case in cases() {
         let (before, forwarded) = (hidden(&server).await, proxy.forwarded_hidden());
         // Whatever the proxy makes of it, later requests get their own answers.
-        exchange(proxy.address, &case.bytes, PATIENCE).await.expect("a connection");
+        exchange(proxy.address, &case.bytes, TIMEOUT).await.expect("a connection");
         assert_innocent(proxy.address, case.what).await;
         let counted = hidden(&server).await - before;
         if let (Some(before), Some(after)) = (forwarded, proxy.forwarded_hidden()) {

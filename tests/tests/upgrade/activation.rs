@@ -44,7 +44,7 @@ async fn a_successor_serves_the_passed_socket_despite_the_flag() {
             let mut client = Client::connect(address).await.expect("a connection");
             client.post("/embed", &json!({"inputs": "a"})).await.map(|answer| answer.status)
         };
-        let answer = tokio::time::timeout(crate::PATIENCE, pending).await;
+        let answer = tokio::time::timeout(crate::TIMEOUT, pending).await;
         assert_eq!(answer.expect("the connection is accepted"), Ok(200));
         line.succeed().await;
     }

@@ -9,11 +9,11 @@ use e2e::{
 use crate::Succession;
 
 fn install(path: &Path, content: &[u8], mode: u32) {
-    let beside = path.with_extension("new");
-    fs::write(&beside, content).expect("the file can be written");
-    fs::set_permissions(&beside, fs::Permissions::from_mode(mode)).expect("the mode can be set");
+    let temporary = path.with_extension("new");
+    fs::write(&temporary, content).expect("the file can be written");
+    fs::set_permissions(&temporary, fs::Permissions::from_mode(mode)).expect("the mode can be set");
     // Like package managers, replace the file rather than overwrite the running one.
-    fs::rename(&beside, path).expect("the file can be renamed");
+    fs::rename(&temporary, path).expect("the file can be renamed");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +63,7 @@ async fn sigusr2_waits_during_start_and_is_ignored_during_stop() {
     let home = std::sync::Arc::clone(server.home());
     let line = Succession { server, home };
     let first = line.server.pid();
-    e2e::eventually("a successor", crate::PATIENCE, async || (line.pid() != first).then_some(()))
+    e2e::eventually("a successor", crate::TIMEOUT, async || (line.pid() != first).then_some(()))
         .await;
     let second = line.process();
     second.signal(Signal::SIGTERM);

@@ -9,10 +9,10 @@ use e2e::{
 };
 use serde_json::json;
 
-use crate::{PATIENCE, Succession};
+use crate::{Succession, TIMEOUT};
 
 /// Delays in milliseconds between the start of a successor and the kill.
-const MOMENTS: [u64; 4] = [0, 30, 120, 400];
+const KILL_DELAYS_MS: [u64; 4] = [0, 30, 120, 400];
 
 async fn successor(line: &Succession, from: usize) -> Process {
     line.wait_for_log("successor started", from).await;
@@ -30,7 +30,7 @@ async fn serves(line: &Succession) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_takes_over_if_its_predecessor_is_killed() {
-    for moment in MOMENTS {
+    for moment in KILL_DELAYS_MS {
         let line = Succession::start(Server::builder().model("m", &model("tiny/a"))).await;
         let from = line.server.stderr().len();
         let first = line.process();
@@ -38,12 +38,12 @@ async fn a_successor_takes_over_if_its_predecessor_is_killed() {
         let successor = successor(&line, from).await;
         tokio::time::sleep(Duration::from_millis(moment)).await;
         first.signal(Signal::SIGKILL);
-        e2e::eventually("the successor has the lock", PATIENCE, async || {
+        e2e::eventually("the successor has the lock", TIMEOUT, async || {
             (line.pid() == successor.pid).then_some(())
         })
         .await;
         serves(&line).await;
-        e2e::eventually("the admin socket", PATIENCE, async || {
+        e2e::eventually("the admin socket", TIMEOUT, async || {
             line.answers_admin().await.then_some(())
         })
         .await;

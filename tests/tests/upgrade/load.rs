@@ -43,7 +43,7 @@ async fn twenty_successions_under_load_fail_no_request() {
     assert!(summary.answered > 500, "{summary:?}");
     e2e::eventually(
         "as few descriptors as after the first succession",
-        crate::PATIENCE,
+        crate::TIMEOUT,
         async || (processes::open_files(line.pid()).len() <= before + 2).then_some(()),
     )
     .await;

@@ -14,7 +14,7 @@ use e2e::{
     server::Server,
 };
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A server and its successors.
 struct Succession {
@@ -46,7 +46,7 @@ impl Succession {
     async fn succeed(&self) {
         let before = self.process();
         before.signal(Signal::SIGUSR2);
-        e2e::eventually("a successor", PATIENCE, async || {
+        e2e::eventually("a successor", TIMEOUT, async || {
             (self.pid() != before.pid && !before.runs()).then_some(())
         })
         .await;
@@ -54,7 +54,7 @@ impl Succession {
 
     /// Waits until the log contains `what` after the offset `from`.
     async fn wait_for_log(&self, what: &str, from: usize) {
-        e2e::eventually(what, PATIENCE, async || {
+        e2e::eventually(what, TIMEOUT, async || {
             self.server.stderr().get(from..)?.contains(what).then_some(())
         })
         .await;
@@ -71,12 +71,12 @@ impl Succession {
     async fn stop(mut self) {
         let last = self.process();
         last.signal(Signal::SIGTERM);
-        e2e::eventually("the exit", PATIENCE, async || (!last.runs()).then_some(())).await;
+        e2e::eventually("the exit", TIMEOUT, async || (!last.runs()).then_some(())).await;
         self.assert_no_leftovers().await;
     }
 
     async fn assert_no_leftovers(&mut self) {
-        e2e::eventually("the exit of the first process", PATIENCE, async || {
+        e2e::eventually("the exit of the first process", TIMEOUT, async || {
             (!self.server.runs()).then_some(())
         })
         .await;

@@ -277,7 +277,7 @@ impl Dispatch {
             let retry_after = backlog.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
             GatherError::Overloaded { limit, retry_after }
         };
-        let take = |of: &Arc<Semaphore>| Arc::clone(of).try_acquire_many_owned(count);
+        let take = |semaphore: &Arc<Semaphore>| Arc::clone(semaphore).try_acquire_many_owned(count);
         let share = match priority {
             Priority::Interactive => None,
             Priority::Background => {

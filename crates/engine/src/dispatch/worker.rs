@@ -18,9 +18,9 @@ pub enum State {
     Busy,
     /// Finishing its current work; receives nothing new.
     Draining,
-    /// Ended on request.
+    /// Exited on request.
     Stopped,
-    /// Ended and waiting to be restarted.
+    /// Exited and waiting to be restarted.
     Backoff,
     /// Gave up restarting.
     Failed,

@@ -159,18 +159,18 @@ impl Engine {
     }
 
     /// Asks the dispatcher and any worker for a sign of life. Returns whether one arrived within
-    /// `patience`.
+    /// `timeout`.
     ///
     /// # Errors
     /// The dispatcher has stopped.
-    pub async fn probe(&self, patience: Duration) -> Result<bool, DispatcherStopped> {
+    pub async fn probe(&self, timeout: Duration) -> Result<bool, DispatcherStopped> {
         let (reply, alive) = oneshot::channel();
         self.parts
             .events
             .send(Event::ProbeRequested(reply))
             .await
             .map_err(|_| DispatcherStopped)?;
-        Ok(matches!(time::timeout(patience, alive).await, Ok(Ok(()))))
+        Ok(matches!(time::timeout(timeout, alive).await, Ok(Ok(()))))
     }
 
     /// Finds the model with that name or alias, or the first model if `name` is `None`.

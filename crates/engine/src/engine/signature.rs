@@ -74,8 +74,8 @@ mod tests {
             let names: Vec<&str> = signature.inputs.iter().map(|spec| spec.name.as_str()).collect();
             assert_eq!(names, inputs);
             assert!(signature.inputs.iter().all(|spec| spec.datatype == DataType::Bytes));
-            let given = &signature.outputs[0];
-            assert_eq!((given.name.as_str(), &given.shape[..]), (output, shape));
+            let spec = &signature.outputs[0];
+            assert_eq!((spec.name.as_str(), &spec.shape[..]), (output, shape));
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::{dispatch::Input, models::registry::Model};
 /// Tasks whose models have a tokenizer.
 const TEXT_TASKS: [Task; 6] = Task::TEXT;
 /// JSON lists up to this size are parsed inline; larger ones would delay other requests.
-const READ_AT_ONCE_BYTES_MAX: usize = 256 * 1024;
+const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 /// How often a request is run if the model keeps changing while its purpose is resolved.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -249,7 +249,7 @@ pub(super) async fn read_lists<T: Send + 'static>(
 ) -> Result<Vec<Vec<T>>, EngineError> {
     let bytes: usize = items.iter().map(|item| item.bytes.len()).sum();
     let all = move || items.iter().map(|item| read(&item.bytes)).collect::<Result<_, _>>();
-    let lists = if bytes > READ_AT_ONCE_BYTES_MAX {
+    let lists = if bytes > PARSED_INLINE_BYTES_MAX {
         task::spawn_blocking(all).await.unwrap_or_else(|error| Err(error.into()))
     } else {
         all()

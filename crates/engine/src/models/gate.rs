@@ -14,7 +14,7 @@ pub use crate::models::machine::presence::Presence;
 
 /// The low bits of the word hold the presence; the bits above count admitted requests.
 const PRESENCE_BITS: u64 = 0b111;
-const ONE: u64 = PRESENCE_BITS + 1;
+const ONE_REQUEST: u64 = PRESENCE_BITS + 1;
 
 /// A model's gate.
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Drop for Pass {
 impl Gate {
     /// Admits a request if the model is loaded; otherwise returns the model's presence.
     pub fn admit(self: &Arc<Self>) -> Result<Pass, Presence> {
-        match presence(self.word.fetch_add(ONE, Ordering::AcqRel)) {
+        match presence(self.word.fetch_add(ONE_REQUEST, Ordering::AcqRel)) {
             Presence::Loaded => Ok(Pass(Arc::clone(self))),
             other => {
                 self.leave();
@@ -61,7 +61,7 @@ impl Gate {
     pub(super) async fn drained(&self) {
         loop {
             let drained = self.drained.notified();
-            if self.word.load(Ordering::Acquire) < ONE {
+            if self.word.load(Ordering::Acquire) < ONE_REQUEST {
                 return;
             }
             drained.await;
@@ -69,8 +69,8 @@ impl Gate {
     }
 
     fn leave(&self) {
-        let before = self.word.fetch_sub(ONE, Ordering::AcqRel);
-        if before < 2 * ONE && presence(before) != Presence::Loaded {
+        let before = self.word.fetch_sub(ONE_REQUEST, Ordering::AcqRel);
+        if before < 2 * ONE_REQUEST && presence(before) != Presence::Loaded {
             self.drained.notify_waiters();
         }
     }

@@ -19,7 +19,7 @@ use onnxd_telemetry::metrics::Metrics;
 
 /// How long a replaced version may stay in use. No request takes this long, so every worker has
 /// refreshed or exited by then.
-const IN_USE: Duration = Duration::from_secs(120);
+const IN_USE_MAX: Duration = Duration::from_secs(120);
 
 /// How long a commit waits for responses that block commits.
 const COMMIT_BLOCK_MAX: Duration = Duration::from_secs(5);
@@ -162,7 +162,7 @@ impl Registry {
     }
 
     /// Returns the versions that a worker may still be loading or serving: those committed or
-    /// replaced within [`IN_USE`].
+    /// replaced within [`IN_USE_MAX`].
     pub fn recently_served(&self) -> HashSet<String> {
         let mut versions = HashSet::new();
         for model in &self.models {
@@ -170,7 +170,7 @@ impl Registry {
             // Newest first: each generation was in use until the next commit.
             let mut until = Instant::now();
             for issued in issued.iter().rev() {
-                if until.elapsed() > IN_USE {
+                if until.elapsed() > IN_USE_MAX {
                     break;
                 }
                 versions.insert(issued.record.version.clone());

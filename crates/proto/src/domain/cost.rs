@@ -52,11 +52,13 @@ impl CostTable {
             for tokens in 0..TOKENS.len() {
                 let known = measured[texts][tokens].filter(|cost| cost.is_finite());
                 let assumed = || match (texts, tokens) {
-                    (0, 0) => GUESS_FIXED_MICROS + GUESS_TOKEN_MICROS * real(TOKENS[0]),
+                    (0, 0) => GUESS_FIXED_MICROS + GUESS_TOKEN_MICROS * to_f32(TOKENS[0]),
                     (0, _) => {
-                        micros[0][tokens - 1] * real(TOKENS[tokens]) / real(TOKENS[tokens - 1])
+                        micros[0][tokens - 1] * to_f32(TOKENS[tokens]) / to_f32(TOKENS[tokens - 1])
                     }
-                    _ => micros[texts - 1][tokens] * real(TEXTS[texts]) / real(TEXTS[texts - 1]),
+                    _ => {
+                        micros[texts - 1][tokens] * to_f32(TEXTS[texts]) / to_f32(TEXTS[texts - 1])
+                    }
                 };
                 let mut cost = known.unwrap_or_else(assumed).max(MICROS_MIN);
                 // More work never costs less; a measurement that says so is noise.
@@ -75,13 +77,13 @@ impl CostTable {
     /// Returns the table for texts that run one at a time.
     pub fn one_at_a_time(&self) -> Self {
         let single = self.micros[0];
-        let micros = TEXTS.map(|texts| single.map(|cost| cost * real(texts)));
+        let micros = TEXTS.map(|texts| single.map(|cost| cost * to_f32(texts)));
         Self { micros }
     }
 
     /// Returns whether the values are plausible. A table read from a file or message may hold
     /// anything.
-    pub fn is_sound(&self) -> bool {
+    pub fn is_plausible(&self) -> bool {
         self.micros.iter().flatten().all(|cost| cost.is_finite() && *cost >= MICROS_MIN)
     }
 
@@ -142,15 +144,15 @@ fn locate(grid: &[u32], value: usize) -> (GridPosition, f32) {
     let low = next - 1;
     match grid.get(next) {
         Some(&high) => {
-            let part = real(value - grid[low]) / real(high - grid[low]);
+            let part = to_f32(value - grid[low]) / to_f32(high - grid[low]);
             (GridPosition { low, part }, 1.0)
         }
-        None => (GridPosition { low, part: 0.0 }, real(value) / real(grid[low])),
+        None => (GridPosition { low, part: 0.0 }, to_f32(value) / to_f32(grid[low])),
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "texts and tokens are far below 2^24")]
-fn real(count: u32) -> f32 {
+fn to_f32(count: u32) -> f32 {
     count as f32
 }
 
@@ -193,7 +195,7 @@ mod tests {
         assert!(near(table.predict(2, 16), 10_000.0));
         assert!(near(table.predict(1, 1024), 5000.0 * 64.0));
         assert!(near(table.predict(64, 8), 8000.0 * 16.0));
-        assert!(CostTable::default().is_sound());
+        assert!(CostTable::default().is_plausible());
         assert!(near(table.one_at_a_time().predict(4, 8), 16_000.0));
     }
 
@@ -214,7 +216,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_measurement_or_observation_leaves_a_sound_table(
+        fn any_measurement_or_observation_leaves_a_plausible_table(
             cells in prop::collection::vec(prop::option::of(prop::num::f32::ANY), 42),
             seen in prop::collection::vec((1..100_usize, 0..2000_usize, prop::num::f32::ANY), 0..50),
         ) {
@@ -230,7 +232,7 @@ mod tests {
             for (texts, tokens, micros) in seen {
                 table.observe(texts, tokens, micros);
             }
-            prop_assert!(table.is_sound());
+            prop_assert!(table.is_plausible());
         }
     }
 }

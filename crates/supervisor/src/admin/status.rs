@@ -27,7 +27,7 @@ use onnxd_telemetry::metrics::{Metrics, process};
 
 pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let (reply, answer) = oneshot::channel();
-    // If the dispatcher is gone, the list of workers is empty.
+    // If the dispatcher has stopped, the list of workers is empty.
     let _ = admin.events.send(Event::StatusRequested(reply)).await;
     let workers = answer.await.unwrap_or_default();
     let models = admin.registry.models();

@@ -78,11 +78,11 @@ impl AdminListen {
                 );
             }
         };
-        let given = address;
-        let address = given.resolve("--admin-listen")?;
+        let configured = address;
+        let address = configured.resolve("--admin-listen")?;
         if !address.ip().is_loopback() {
             return invalid(format!(
-                "--admin-listen: expected a loopback address, for example 127.0.0.1:8081, got \"{given}\""
+                "--admin-listen: expected a loopback address, for example 127.0.0.1:8081, got \"{configured}\""
             ));
         }
         match read_token(&file) {

@@ -171,7 +171,11 @@ mod tests {
             ("queue-limit = 0", 1, "at least 1, for example 1024, got 0"),
             ("workers = \"2\"", 1, "workers: expected a value without quotes, got \"2\""),
             ("listen = 'here'", 1, "listen: expected HOST:PORT"),
-            ("min-cosine = 'x'", 1, "min-cosine: expected a number, for example 0.98, got 'x'"),
+            (
+                "min-cosine = 'x'",
+                1,
+                "min-cosine: expected a number from -1 to 1, for example 0.98, got 'x'",
+            ),
             ("check-timeout = -1", 1, "check-timeout: expected a whole number of seconds"),
             ("strict = 'yes'", 1, "strict: expected true or false without quotes, got 'yes'"),
             ("strict = 'maybe'", 1, "strict: expected true or false, got 'maybe'"),

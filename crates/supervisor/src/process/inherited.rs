@@ -148,9 +148,10 @@ fn names() -> Result<Vec<String>, Failure> {
 /// Maps systemd's names to ours. One socket with an unknown name is the public one.
 fn systemd_names(count: usize, names: &str) -> Result<Vec<String>, String> {
     let known = [PUBLIC, GRPC, ADMIN_TCP];
-    let given = names.split(':').map(ToOwned::to_owned).chain(std::iter::repeat(String::new()));
+    let socket_names =
+        names.split(':').map(ToOwned::to_owned).chain(std::iter::repeat(String::new()));
     let mut mapped: Vec<String> = Vec::new();
-    for name in given.take(count) {
+    for name in socket_names.take(count) {
         let ours = if known.contains(&&*name) { name.clone() } else { PUBLIC.to_owned() };
         if mapped.contains(&ours) {
             return Err(format!(

@@ -241,7 +241,7 @@ impl Server {
         passed.push((HANDOVER, theirs.into()));
         let names: Vec<&str> = passed.iter().map(|(name, _)| *name).collect();
         let mut arguments = env::args_os();
-        // The path that this process was started by. An upgrade has replaced the file.
+        // The path this process was started from. An upgrade has replaced the file there.
         let executable = arguments.next().unwrap_or_else(|| OsString::from("onnxd"));
         let mut command = Command::new(executable);
         command.args(arguments);
@@ -277,7 +277,8 @@ impl Server {
         };
         channel.set_nonblocking(true).map_err(failed)?;
         let mut channel = UnixStream::from_std(channel).map_err(failed)?;
-        // Until the predecessor has exited, which may still answer with its generations.
+        // Paused until the predecessor has exited: until then it may answer with its own
+        // generations.
         self.updater.pause().await;
         // Ignore the error: the next read shows that the predecessor exited.
         let _ = channel.write_u8(READY).await;

@@ -127,16 +127,16 @@ mod tests {
         let mut pieces = Vec::new();
         while let Some(frame) = answer.frame().await {
             pieces.push(frame.unwrap().into_data().unwrap());
-            let left = text.len() - pieces.iter().map(Bytes::len).sum::<usize>();
-            assert_eq!(answer.size_hint().exact(), Some(left as u64));
-            assert_eq!(answer.is_end_stream(), left == 0);
+            let unsent = text.len() - pieces.iter().map(Bytes::len).sum::<usize>();
+            assert_eq!(answer.size_hint().exact(), Some(unsent as u64));
+            assert_eq!(answer.is_end_stream(), unsent == 0);
         }
         assert!(pieces.concat() == text && pieces.len() == 3);
         drop(answer);
-        for left in (0..3).rev() {
+        for unsent in (0..3).rev() {
             assert!(Arc::strong_count(&resource) > 1);
             pieces.pop();
-            assert_eq!(resource.0.load(Ordering::Relaxed), left);
+            assert_eq!(resource.0.load(Ordering::Relaxed), unsent);
         }
         assert_eq!(Arc::strong_count(&resource), 1);
     }

@@ -27,7 +27,7 @@ const END_HEADERS: u8 = 4;
 const STREAMS: u8 = 3;
 /// Error codes.
 const REFUSED: u8 = 7;
-const CALM: u8 = 11;
+const ENHANCE_YOUR_CALM: u8 = 11;
 
 struct Frame {
     kind: u8,
@@ -114,7 +114,7 @@ async fn client_that_resets_every_call_is_disconnected() {
         [frame(HEADERS, END_HEADERS, number, POST), frame(RESET, 0, number, &[0, 0, 0, 8])].concat()
     };
     client.send(&(0..RESETS_MAX * 2).flat_map(open_and_reset).collect::<Vec<_>>()).await;
-    assert_eq!(client.next_of(GO_AWAY).await.payload[4..8], [0, 0, 0, CALM]);
+    assert_eq!(client.next_of(GO_AWAY).await.payload[4..8], [0, 0, 0, ENHANCE_YOUR_CALM]);
 }
 
 #[tokio::test(start_paused = true)]

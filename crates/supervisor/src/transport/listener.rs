@@ -157,13 +157,13 @@ impl Listener {
         // that tokio's budget does not interrupt the loop.
         tokio::task::unconstrained(async {
             for _ in 0..QUEUED_MAX {
-                let patience = if waiting.is_some() { DRAIN_GRACE } else { Duration::ZERO };
-                match time::timeout(patience, self.accept(&mut waiting)).await {
+                let timeout = if waiting.is_some() { DRAIN_GRACE } else { Duration::ZERO };
+                match time::timeout(timeout, self.accept(&mut waiting)).await {
                     Ok(Some((stream, slot))) => self.serve(stream, slot, &graceful, &drain),
                     // The client disconnected.
                     Ok(None) => {}
                     // A connection was accepted and waits for a slot.
-                    Err(_) if waiting.is_some() && patience.is_zero() => {}
+                    Err(_) if waiting.is_some() && timeout.is_zero() => {}
                     Err(_) => break,
                 }
             }
@@ -197,9 +197,9 @@ impl Listener {
             Err(error) => {
                 // Usually a client that has disconnected. Only exhausted resources need action.
                 tracing::debug!(%error, "cannot accept a connection");
-                let used_up = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+                let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
                 let code = error.raw_os_error().map(Errno::from_raw);
-                if code.is_some_and(|code| used_up.contains(&code)) {
+                if code.is_some_and(|code| exhausted.contains(&code)) {
                     self.evict_one();
                     time::sleep(ACCEPT_PAUSE).await;
                 }
@@ -234,7 +234,7 @@ impl Listener {
         graceful: &GracefulShutdown,
         drain: &watch::Receiver<bool>,
     ) {
-        // Send small responses at once. Works without, only slower.
+        // Send small responses at once. Ignore errors: without it, responses are only slower.
         let _ = stream.set_nodelay(true);
         let (slot, counted) = (Arc::new(slot), self.metrics.connected());
         let connection = Connection {
@@ -271,7 +271,7 @@ struct Connection {
 impl Connection {
     async fn run(mut self, stream: TcpStream) {
         let Some(tls) = self.tls.take() else { return self.process(stream, false).await };
-        // The handshake has the time limit of headers.
+        // The handshake shares the time limit for headers.
         self.slot.set(Phase::Headers(Instant::now()));
         let mut first = [0];
         tokio::select! {

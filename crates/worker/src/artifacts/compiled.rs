@@ -112,7 +112,7 @@ pub(crate) fn find(root: &Path, key: &Key) -> Option<PathBuf> {
 }
 
 /// Returns whether the compiled model below `root` is complete and matches its digests.
-fn is_sound(root: &Path, key: &Key) -> bool {
+fn is_valid(root: &Path, key: &Key) -> bool {
     let dir = root.join(key.as_str());
     find(root, key).is_some()
         && Manifest::read(&dir).is_ok_and(|manifest| {
@@ -126,8 +126,8 @@ fn is_sound(root: &Path, key: &Key) -> bool {
 /// twice and padded.
 pub(crate) fn bytes_max(dir: &Path) -> u64 {
     let model = model_in(dir).ok().flatten().map_or_else(|| dir.to_owned(), |(_, model)| model);
-    let beside = fs::read_dir(model.parent().unwrap_or(dir)).into_iter().flatten();
-    let bytes = beside.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum::<u64>();
+    let siblings = fs::read_dir(model.parent().unwrap_or(dir)).into_iter().flatten();
+    let bytes = siblings.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum::<u64>();
     bytes.saturating_mul(4).saturating_add(1 << 30)
 }
 
@@ -151,7 +151,7 @@ impl<'a> Compilation<'a> {
 
     /// Returns whether a valid compiled form exists already.
     pub(crate) fn is_done(&self) -> bool {
-        is_sound(self.root, self.key)
+        is_valid(self.root, self.key)
     }
 
     /// Compiles `model`. The result becomes visible once `accept` has approved it.

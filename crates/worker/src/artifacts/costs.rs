@@ -39,7 +39,7 @@ impl Costs {
     /// Reads the costs of the compiled form in `dir`, or `None` if they are missing or damaged.
     pub(crate) fn read(dir: &Path) -> Option<Self> {
         let costs: Self = serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()?;
-        costs.table.is_sound().then_some(costs)
+        costs.table.is_plausible().then_some(costs)
     }
 
     /// Writes the costs to the place read by [`Costs::read`].

@@ -193,7 +193,8 @@ fn texts_digest() -> [u8; 8] {
 
 /// Returns whether two vectors are computations of the same result.
 pub(crate) fn is_same(a: &[f32], b: &[f32]) -> bool {
-    let length = |of: &[f32]| of.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    let length =
+        |vector: &[f32]| vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     let (long, short) = (length(a).max(length(b)), length(a).min(length(b)));
     let difference = long - short;
     let near = difference <= SAME_LENGTH_MIN || difference <= SAME_LENGTH * long;

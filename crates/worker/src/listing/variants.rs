@@ -56,19 +56,21 @@ impl fmt::Display for Cpu {
 /// Returns the possible suffixes between `model` and `.onnx` for a variant, best for the CPU first. An
 /// unknown variant is used as the suffix itself.
 pub(super) fn suffixes(variant: &str, cpu: Cpu) -> Vec<String> {
-    let of = |names: &[&str]| names.iter().map(|name| format!("_{name}")).collect::<Vec<_>>();
+    let prefixed = |names: &[&str]| names.iter().map(|name| format!("_{name}")).collect::<Vec<_>>();
     match variant.to_ascii_lowercase().as_str() {
-        "fp32" | "float32" => [vec![String::new()], of(&["fp32"])].concat(),
-        "fp16" | "float16" => of(&["fp16", "float16"]),
-        "int8" => [int8(cpu), of(&["int8", "qint8", "quantized", "uint8", "quint8"])].concat(),
-        "q8" => [of(&["quantized", "q8", "int8"]), int8(cpu)].concat(),
+        "fp32" | "float32" => [vec![String::new()], prefixed(&["fp32"])].concat(),
+        "fp16" | "float16" => prefixed(&["fp16", "float16"]),
+        "int8" => {
+            [int8(cpu), prefixed(&["int8", "qint8", "quantized", "uint8", "quint8"])].concat()
+        }
+        "q8" => [prefixed(&["quantized", "q8", "int8"]), int8(cpu)].concat(),
         "uint8" => {
             let made_for = cpu.instructions().into_iter().map(|name| format!("_quint8_{name}"));
-            made_for.chain(of(&["uint8", "quint8"])).collect()
+            made_for.chain(prefixed(&["uint8", "quint8"])).collect()
         }
-        "int4" => of(&["int4", "q4", "q4f16", "bnb4"]),
-        "q4" => of(&["q4", "int4"]),
-        name => of(&[name]),
+        "int4" => prefixed(&["int4", "q4", "q4f16", "bnb4"]),
+        "q4" => prefixed(&["q4", "int4"]),
+        name => prefixed(&[name]),
     }
 }
 
@@ -77,6 +79,6 @@ pub(super) fn suffixes(variant: &str, cpu: Cpu) -> Vec<String> {
 fn int8(cpu: Cpu) -> Vec<String> {
     let signed_first = cpu.avx512_vnni || cpu.arm64;
     let kinds = if signed_first { ["qint8", "quint8"] } else { ["quint8", "qint8"] };
-    let of = |name| kinds.map(|kind| format!("_{kind}_{name}"));
-    cpu.instructions().into_iter().flat_map(of).collect()
+    let suffixes = |name| kinds.map(|kind| format!("_{kind}_{name}"));
+    cpu.instructions().into_iter().flat_map(suffixes).collect()
 }

@@ -36,8 +36,8 @@ fn members(set: &CpuSet) -> Vec<usize> {
 pub(crate) fn may_use(cpu: u16) -> bool {
     let Ok(present) = sched_getaffinity(SELF) else { return false };
     let mut other = CpuSet::new();
-    let may = other.set(cpu.into()).is_ok() && sched_setaffinity(SELF, &other).is_ok();
-    may && sched_setaffinity(SELF, &present).is_ok()
+    let allowed = other.set(cpu.into()).is_ok() && sched_setaffinity(SELF, &other).is_ok();
+    allowed && sched_setaffinity(SELF, &present).is_ok()
 }
 
 #[cfg(test)]

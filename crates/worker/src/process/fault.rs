@@ -1,5 +1,6 @@
-//! Errors that end a worker, and their exit codes, which tell the supervisor whether a restart can
-//! help. A problem with a single text or version is not a fault: the worker reports it and goes on.
+//! Errors that make a worker exit, and their exit codes, which tell the supervisor whether a
+//! restart can help. A problem with a single text or version is not a fault: the worker reports it
+//! and goes on.
 
 use std::io;
 
@@ -9,7 +10,7 @@ use thiserror::Error;
 
 use crate::session::RuntimeError;
 
-/// Why a worker ends.
+/// Why a worker exits.
 #[derive(Debug, Error)]
 pub(crate) enum Fault {
     /// The supervisor closed the socket or exited. This is how a worker is stopped.

@@ -1,8 +1,8 @@
-//! The orphan guard: however the supervisor ends, its workers exit within a second and remove the
+//! The orphan guard: however the supervisor exits, its workers exit within a second and remove the
 //! admin socket that it left behind. Owns the process's signals and exit, on a dedicated thread
 //! because the main thread may be in a long inference.
 //!
-//! The end of the socket is decisive. The parent-death signal covers moments in which another
+//! The closing of the socket is decisive. The parent-death signal covers moments in which another
 //! process still holds the other end, for example between a fork and its exec.
 
 use std::{
@@ -71,7 +71,7 @@ struct Watch {
 impl Guard {
     /// Prepares to watch `parent`, the parent at process start, and the socket to it. SIGTERM must
     /// be blocked in all threads. Until [`Guard::watch`], the main thread reads the socket and
-    /// notices its end.
+    /// notices when it closes.
     pub(crate) fn prepare(parent: Pid, supervisor: &UnixStream) -> Result<Self, Fault> {
         let sigterm = SigSet::from(Signal::SIGTERM);
         let watch = Arc::new(Watch {
@@ -110,10 +110,10 @@ impl Guard {
 }
 
 impl Watch {
-    /// Returns when the socket has ended, the supervisor has exited, or SIGTERM has arrived.
+    /// Returns when the socket has closed, the supervisor has exited, or SIGTERM has arrived.
     fn wait(&self) {
         // A parent that exited before the parent-death signal was requested sends none.
-        while !self.orphaned() {
+        while !self.is_orphaned() {
             // With no events requested, poll(2) reports only hang-ups, so requests do not wake this
             // thread.
             let mut watched = [
@@ -152,13 +152,13 @@ impl Watch {
     /// while another thread of the supervisor can briefly become our parent.
     fn is_supervisor_gone(&self) -> bool {
         let start = Instant::now();
-        while !self.orphaned() && start.elapsed() < SUPERVISOR_EXIT_TIMEOUT {
+        while !self.is_orphaned() && start.elapsed() < SUPERVISOR_EXIT_TIMEOUT {
             thread::sleep(SUPERVISOR_EXIT_POLL);
         }
-        self.orphaned()
+        self.is_orphaned()
     }
 
-    fn orphaned(&self) -> bool {
+    fn is_orphaned(&self) -> bool {
         getppid() != self.parent
     }
 }

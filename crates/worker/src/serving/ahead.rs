@@ -135,11 +135,11 @@ impl<V: Send + 'static> Loader<V> {
 
     /// Drops this version of a model if it is pending, loading or ready. Keeps other versions.
     pub(crate) fn forget_version(&self, slot: Slot, version: &str) {
-        let this = LoadTarget { slot, version: version.to_owned() };
+        let target = LoadTarget { slot, version: version.to_owned() };
         let mut state = self.0.lock();
-        state.pending.retain(|other| *other != this);
-        state.replaced |= state.loading.as_ref() == Some(&this);
-        if state.ready.iter().any(|(ready, _)| *ready == this) {
+        state.pending.retain(|other| *other != target);
+        state.replaced |= state.loading.as_ref() == Some(&target);
+        if state.ready.iter().any(|(ready, _)| *ready == target) {
             state.discard_ready(slot);
         }
         self.0.changed.notify_one();
@@ -185,7 +185,7 @@ impl<V> Drop for Loader<V> {
 }
 
 impl<V> State<V> {
-    /// Adds a job. Over the limit, drops the oldest: its version is most likely gone.
+    /// Adds a job. Over the limit, drops the oldest: its version has most likely been removed.
     fn push_deferred(&mut self, job: DeferredJob) {
         if self.deferred.len() >= DEFERRED_MAX {
             drop(self.deferred.remove(0));

@@ -1,6 +1,6 @@
-//! The life of a worker: greet the supervisor, load committed generations, report readiness, and
-//! answer messages until the socket ends. The loop blocks: a worker has one CPU and does one thing
-//! at a time.
+//! The main loop of a worker: greet the supervisor, load committed generations, report readiness,
+//! and answer messages until the socket closes. The loop blocks: a worker has one CPU and does one
+//! thing at a time.
 
 use std::{convert::Infallible, fs::File, sync::Arc, time::Instant};
 
@@ -43,7 +43,7 @@ pub(crate) struct StartInfo {
     pub(crate) terminations: File,
 }
 
-/// Serves until an error ends it. [`Fault::HungUp`] is the regular end.
+/// Serves until an error ends it. [`Fault::HungUp`] is the normal one.
 pub(crate) fn run(
     mut receiver: Receiver,
     sender: Sender,
@@ -183,7 +183,7 @@ fn start_loader(
         LoadedVersion::open_to_serve(&runtime, &dir, &compiled, &key, &helpers)
     };
     let report = move |message: &FromWorker| {
-        // If the supervisor is gone, the guard ends the process.
+        // If the supervisor has exited, the guard ends the process.
         if let Err(fault) = sender.send(message) {
             debug!(%fault, "failed to report a load ahead");
         }

@@ -136,7 +136,7 @@ impl GraphInput {
 
     /// Returns a human-readable description of the input.
     pub(super) fn describe(&self) -> String {
-        let how = match self.kind {
+        let note = match self.kind {
             Kind::Ids | Kind::Mask | Kind::TypeIds => "",
             Kind::Positions => ", counted",
             Kind::Cache => ", empty",
@@ -144,7 +144,7 @@ impl GraphInput {
             Kind::UseCache => ", false",
             Kind::Switch => ", a switch",
         };
-        format!("{} ({}{how})", self.name, word(self.element))
+        format!("{} ({}{note})", self.name, word(self.element))
     }
 
     /// Builds the tensor for these rows. `switch` is the value of a switch.

@@ -1,4 +1,4 @@
-//! The life of a worker: start, CPU, isolation and exit.
+//! The lifecycle of a worker: start, CPU, isolation and exit.
 
 use std::{
     fs,

@@ -32,7 +32,7 @@ const PAYLOAD_BYTES: usize = 20;
 const FLOOD: usize = 50_000;
 
 /// Faults after which the worker exits.
-const ENDS: [&str; 8] = [
+const EXITING_FAULTS: [&str; 8] = [
     "payload that never comes",
     "half a frame",
     "half a header",
@@ -118,7 +118,7 @@ impl Liar {
             },
         };
         self.supervisor.write_all(&bytes)?;
-        if ENDS.contains(&fault) {
+        if EXITING_FAULTS.contains(&fault) {
             self.end()?;
         }
         Ok(true)

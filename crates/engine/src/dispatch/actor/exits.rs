@@ -1,4 +1,4 @@
-//! Handles the end of a worker: updates are notified, its unanswered items are requeued, and it is
+//! Handles a worker's exit: updates are notified, its unanswered items are requeued, and it is
 //! restarted or given up.
 
 use std::time::Instant;
@@ -41,7 +41,7 @@ impl Dispatcher {
         }
     }
 
-    /// Handles the end of a worker's socket.
+    /// Handles the closing of a worker's socket.
     pub(super) fn socket_ended(&mut self, id: WorkerId) {
         if self.workers[id].socket_ended() == Progress::Done {
             self.finish_worker(id);
@@ -59,28 +59,28 @@ impl Dispatcher {
 
     /// Finishes a worker whose process has exited and whose messages have all been read.
     pub(super) fn finish_worker(&mut self, id: WorkerId) {
-        self.report_end(id);
+        self.report_exit(id);
         self.forgotten(id, None);
         let is_blameless = self.workers[id].session.exit().is_some_and(ProcessExit::is_blameless);
         self.requeue(id, if is_blameless { Culprit::Other } else { Culprit::Worker });
         let jitter = f64::from(u32::try_from((id * 37 + 11) % 64).unwrap_or(0)) / 64.0;
         let now = Instant::now();
         if let Some(finished) = self.workers[id].finish(now, jitter) {
-            self.record_end(id, &finished, now);
+            self.record_exit(id, &finished, now);
         }
-        if self.all_ended() {
+        if self.none_left() {
             self.reject_all();
         }
     }
 
     /// Returns whether no worker is left and none will be restarted.
-    pub(super) fn all_ended(&self) -> bool {
+    pub(super) fn none_left(&self) -> bool {
         let mut states = self.workers.iter().map(|worker| worker.session.state());
         states.all(|state| matches!(state, State::Failed | State::Stopped))
     }
 
-    /// Logs and counts what happens to a worker after its end.
-    fn record_end(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
+    /// Logs and counts what happens to a worker after its exit.
+    fn record_exit(&mut self, id: WorkerId, finished: &Finished, now: Instant) {
         let Finished { exit, state, recycled, restarted, counts } = finished;
         match state {
             State::Backoff if *recycled => tracing::info!(worker = id, "worker recycled"),
@@ -103,13 +103,13 @@ impl Dispatcher {
 
     /// Notifies all update queues that a worker's process exited. If it exited during a load,
     /// reports the model as the cause. [`Dispatcher::requeue`] reports the groups it was computing.
-    fn report_end(&self, id: WorkerId) {
+    fn report_exit(&self, id: WorkerId) {
         let committed = |slot| self.registry.page().committed(slot);
         let (blame, load) = self.workers[id].session.blame(committed);
         let event = match blame {
             Blame::Nothing => WorkerEvent::Absent(id),
-            Blame::Killed => WorkerEvent::Ended(id, Cause::Killed),
-            Blame::Fault => WorkerEvent::Ended(id, Cause::Fault),
+            Blame::Killed => WorkerEvent::Exited(id, Cause::Killed),
+            Blame::Fault => WorkerEvent::Exited(id, Cause::Fault),
         };
         for model in self.registry.models() {
             self.notify(model.slot, event.clone());

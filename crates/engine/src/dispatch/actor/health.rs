@@ -29,7 +29,7 @@ impl Dispatcher {
         let health = Health {
             serving: self.workers.iter().filter(|worker| worker.session.serves()).count(),
             warmed_up: self.workers.iter().all(settled),
-            stopped: fatal.is_none() && self.all_ended(),
+            stopped: fatal.is_none() && self.none_left(),
             fatal,
         };
         self.health.send_if_modified(|present| {

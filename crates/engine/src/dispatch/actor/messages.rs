@@ -177,7 +177,7 @@ impl Dispatcher {
         if !fits(&answered, operations, &record.facts, payload.len()) {
             return Err("sent an answer that does not match the request");
         }
-        let helped = worker.groups().is_boosted();
+        let is_boosted = worker.groups().is_boosted();
         let charge = worker.record_time(group, answered.infer_cpu_micros);
         let taken = worker.answered(group, indices()).ok_or("answered an item twice")?;
         let longest = answered.items.iter().map(|item| item.tokens).max().unwrap_or(0);
@@ -193,7 +193,7 @@ impl Dispatcher {
                 (answered.infer_cpu_micros, &mut self.estimates[usize::from(slot)]);
             if record.facts.output() == Output::Tensors {
                 estimate.ran_tensors(ids.len(), micros);
-            } else if !helped {
+            } else if !is_boosted {
                 estimate.ran(ids.len(), longest.max(1), micros);
             }
         }

@@ -38,25 +38,25 @@ const COPIED_BYTES_MAX: usize = 64 * 1024;
 
 impl Dispatcher {
     pub(super) fn submit(&mut self, items: Vec<Item>) {
-        if self.all_ended() {
+        if self.none_left() {
             return items.into_iter().for_each(|item| answer(item, Err(ItemError::Stopped)));
         }
         let items = self.refuse_poisonous(items);
         let Some(&Item { slot, together, priority, queued_at, .. }) = items.first() else { return };
         let micros = micros(queued_at.saturating_duration_since(self.started));
         let arrival = Arrival { slot, micros, priority, together };
-        let mut works = Vec::with_capacity(items.len());
+        let mut numbered = Vec::with_capacity(items.len());
         let mut sizes = Vec::with_capacity(items.len());
         for Item { input, .. } in &items {
             self.metrics.items_total.increment();
             let size = Size::new(&input.operation, input.parts.iter().map(|part| &part[..]));
             sizes.push(size);
             let work = self.estimates[usize::from(slot)].work(size, input.bytes());
-            works.push((self.next_id(), work));
+            numbered.push((self.next_id(), work));
         }
-        let units = scheduler::units(arrival, &works, self.workers.len());
+        let units = scheduler::units(arrival, &numbered, self.workers.len());
         let min_generation = self.registry.page().committed(slot);
-        let mut rest = items.into_iter().zip(works).zip(sizes);
+        let mut rest = items.into_iter().zip(numbered).zip(sizes);
         for (age, unit) in units {
             // The items of a unit are in request order.
             for (_, ((item, (id, work)), size)) in unit.items.iter().zip(rest.by_ref()) {
@@ -108,7 +108,8 @@ impl Dispatcher {
     /// Drops background items whose clients disconnected or timed out while they were queued.
     fn drop_abandoned(&mut self) {
         let Self { scheduler, items, .. } = self;
-        let is_abandoned = |id| items.get(&id).is_none_or(|held| held.item.reply.is_closed());
+        let is_abandoned =
+            |id| items.get(&id).is_none_or(|accepted| accepted.item.reply.is_closed());
         for id in scheduler.drop_abandoned(is_abandoned) {
             self.items.remove(&id);
             self.metrics.items_cancelled_total.increment();
@@ -155,8 +156,8 @@ impl Dispatcher {
         if is_background || !is_text || !self.idle_boost.applies(now, accepted.work) {
             return (first, false);
         }
-        let helped = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
-        match free().find(helped) {
+        let has_helpers = |id: &WorkerId| !self.workers[*id].helper_cpus.is_empty();
+        match free().find(has_helpers) {
             Some(id) => (id, true),
             None => (first, false),
         }
@@ -220,12 +221,12 @@ impl Dispatcher {
     /// have the committed generation. Returns whether it was requeued.
     pub(super) fn retry_on_another(&mut self, slot: Slot, id: ItemId) -> bool {
         let committed = self.registry.page().committed(slot);
-        let can = committed != 0 && placement::any_current(&self.workers, slot, committed);
-        if can {
+        let can_retry = committed != 0 && placement::any_current(&self.workers, slot, committed);
+        if can_retry {
             self.metrics.items_retried_total.increment();
             self.requeue_item(slot, id);
         }
-        can
+        can_retry
     }
 
     /// Requeues an item that was answered by a generation older than its client may already have

@@ -15,7 +15,7 @@ use crate::pool::{WorkerId, process_exit::ProcessExit};
 /// Events handled before queued work is handed out.
 const EVENTS_AT_ONCE: usize = 64;
 /// How often a worker that failed to load is pinged. Its own back-off decides whether it retries.
-const RETRY_LOADS: Duration = Duration::from_secs(1);
+const RETRY_LOADS_EVERY: Duration = Duration::from_secs(1);
 
 impl Dispatcher {
     /// Runs until every worker has stopped.
@@ -64,7 +64,7 @@ impl Dispatcher {
         }
         let failed = |worker: &Worker| worker.session.wants_retry();
         if self.retry_loads_at.is_none() && self.workers.iter().any(failed) {
-            self.retry_loads_at = Some(now + RETRY_LOADS);
+            self.retry_loads_at = Some(now + RETRY_LOADS_EVERY);
         }
     }
 

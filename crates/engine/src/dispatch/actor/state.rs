@@ -98,7 +98,7 @@ pub struct Deps {
     pub supervision: Supervision,
     /// Sent to workers when they start.
     pub welcome: Welcome,
-    /// The update queues, which are notified of loads and ends of workers.
+    /// The update queues, which are notified when workers load or exit.
     pub updates: Vec<UpdateHandle>,
     pub events: mpsc::Sender<Event>,
     /// Where the dispatcher publishes its backlog.
@@ -160,7 +160,7 @@ impl Dispatcher {
     }
 }
 
-/// The cause of a worker's end.
+/// The cause of a worker's exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Culprit {
     /// A fault in the worker.

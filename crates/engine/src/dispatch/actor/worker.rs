@@ -167,7 +167,8 @@ impl Worker {
         self.session.process_ended(exit, now)
     }
 
-    /// Records the end of the socket. A process that is still alive is of no use and is killed.
+    /// Records that the socket has closed. A process that is still alive is of no use and is
+    /// killed.
     pub(crate) fn socket_ended(&mut self) -> Progress {
         self.link = None;
         self.kill(None);

@@ -82,7 +82,7 @@ impl Estimate {
     /// Records that a worker has loaded a version with these run costs and this maximum text
     /// length.
     pub fn loaded(&mut self, costs: CostTable, max_tokens: u32) {
-        if costs.is_sound() {
+        if costs.is_plausible() {
             self.costs = costs;
         }
         self.max_tokens = max_tokens.max(1);
@@ -95,7 +95,7 @@ impl Estimate {
             Size::Tensors => return Work { tokens: 1, micros: self.micros(1, 1), bytes },
             Size::Tokens(tokens) => tokens.clamp(1, self.max_tokens),
             Size::Pieces(pieces) => {
-                let tokens = nearest(SPECIAL_TOKENS + real(pieces) * self.tokens_per_piece);
+                let tokens = nearest(SPECIAL_TOKENS + to_f32(pieces) * self.tokens_per_piece);
                 tokens.clamp(1, self.max_tokens)
             }
         };
@@ -108,7 +108,7 @@ impl Estimate {
         match self.tensors_micros {
             // Scale the measured costs, so that batching saves the same fraction as it did when
             // measured.
-            Some(alone) => nearest(predicted * alone / self.costs.predict(1, tokens as usize)),
+            Some(single) => nearest(predicted * single / self.costs.predict(1, tokens as usize)),
             None => nearest(predicted),
         }
     }
@@ -118,7 +118,7 @@ impl Estimate {
         let Size::Pieces(pieces) = size else { return };
         // Truncated texts carry no information.
         if tokens < self.max_tokens && pieces > 0 {
-            let seen = (real(tokens) - SPECIAL_TOKENS).max(0.0) / real(pieces);
+            let seen = (to_f32(tokens) - SPECIAL_TOKENS).max(0.0) / to_f32(pieces);
             self.tokens_per_piece += RATE * (seen - self.tokens_per_piece);
         }
     }
@@ -126,14 +126,14 @@ impl Estimate {
     /// Learns from a run of the tensors of `requests` requests.
     pub fn ran_tensors(&mut self, requests: usize, micros: u32) {
         let ratio = self.costs.predict(requests, 1) / self.costs.predict(1, 1);
-        let alone = real(micros) / ratio.max(1.0);
-        let known = self.tensors_micros.unwrap_or(alone);
-        self.tensors_micros = Some(known + TENSORS_RATE * (alone - known));
+        let single = to_f32(micros) / ratio.max(1.0);
+        let known = self.tensors_micros.unwrap_or(single);
+        self.tensors_micros = Some(known + TENSORS_RATE * (single - known));
     }
 
     /// Learns from a micro-batch that a worker ran.
     pub fn ran(&mut self, texts: usize, tokens: u32, micros: u32) {
-        self.costs.observe(texts, tokens as usize, real(micros));
+        self.costs.observe(texts, tokens as usize, to_f32(micros));
     }
 }
 
@@ -153,7 +153,7 @@ pub fn pieces(text: &[u8]) -> u32 {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "estimates")]
-fn real(count: u32) -> f32 {
+fn to_f32(count: u32) -> f32 {
     count as f32
 }
 
@@ -173,10 +173,10 @@ mod tests {
         let mut estimate = Estimate::default();
         estimate.loaded(CostTable::default(), 256);
         let sizes = [0, 8, 80, 800, u32::MAX].map(Size::Pieces);
-        let works: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
-        assert!(works.is_sorted_by_key(|work| (work.tokens, work.micros)));
-        assert_eq!((works[0].tokens, works[1].tokens, works[4].tokens), (2, 11, 256));
-        assert_eq!(works[3], works[4], "longer texts are truncated");
+        let work: Vec<Work> = sizes.map(|size| estimate.work(size, 0)).into();
+        assert!(work.is_sorted_by_key(|work| (work.tokens, work.micros)));
+        assert_eq!((work[0].tokens, work[1].tokens, work[4].tokens), (2, 11, 256));
+        assert_eq!(work[3], work[4], "longer texts are truncated");
     }
 
     #[test]
@@ -202,9 +202,9 @@ mod tests {
             text: TextOperation { content, truncate, ..TextOperation::default() },
             output: TextOutput::Scores,
         };
-        let of = |content, bytes: &[u8]| Size::new(&text(content), [bytes].into_iter());
-        assert_eq!(of(Content::Ids, &[0; 12]), Size::Tokens(3));
-        assert_eq!(of(Content::Text, b"how big"), Size::Pieces(2));
+        let size = |content, bytes: &[u8]| Size::new(&text(content), [bytes].into_iter());
+        assert_eq!(size(Content::Ids, &[0; 12]), Size::Tokens(3));
+        assert_eq!(size(Content::Text, b"how big"), Size::Pieces(2));
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(crate) enum GroupState {
     Done,
 }
 
-/// What may have caused a worker's end.
+/// What may have caused a worker's exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Suspect {
     /// The group being computed. Groups still waiting in the socket cannot be the cause.
@@ -74,7 +74,7 @@ pub(crate) enum Suspect {
     Nothing,
 }
 
-/// The unanswered items of one group of a worker that ended.
+/// The unanswered items of one group of a worker that exited.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct UnansweredItems {
     pub slot: Slot,
@@ -82,7 +82,7 @@ pub(crate) struct UnansweredItems {
     pub items: Vec<ItemId>,
     /// The committed generation when the group was sent.
     pub committed: Generation,
-    /// Whether the items may have caused the end.
+    /// Whether the items may have caused the exit.
     pub is_suspect: bool,
 }
 
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_current_group_is_blamed_for_an_end() {
+    fn only_the_current_group_is_blamed_for_an_exit() {
         let now = Instant::now();
         let is_suspect = |suspect| -> Vec<bool> {
             let taken = groups(now).take(suspect);

@@ -31,13 +31,13 @@ pub(crate) fn free<W: AsRef<Session>>(
         has_it && (worker.is_running() || !any_running)
     };
     let is_background = priority == Priority::Background;
-    let any_helps = is_background && sessions().any(|worker| worker.groups().is_boosted());
+    let any_boosted = is_background && sessions().any(|worker| worker.groups().is_boosted());
     let idle_only = is_background || sessions().any(|worker| worker.is_idle() && allowed(worker));
-    let may = move |worker: &Session| {
+    let may_receive = move |worker: &Session| {
         let is_free = if idle_only { worker.is_idle() } else { worker.is_nearly_idle() };
-        !any_helps && is_free && allowed(worker)
+        !any_boosted && is_free && allowed(worker)
     };
-    (0..).zip(workers).filter(move |(_, worker)| may(worker.as_ref())).map(|(id, _)| id)
+    (0..).zip(workers).filter(move |(_, worker)| may_receive(worker.as_ref())).map(|(id, _)| id)
 }
 
 /// Returns whether some worker has, or will have, the committed generation. If a worker that had it

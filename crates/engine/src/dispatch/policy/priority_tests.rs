@@ -226,10 +226,10 @@ fn simulate(seed: u64) -> usize {
 
 #[test]
 fn interactive_work_waits_for_at_most_one_background_group() {
-    let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seeds = given.map_or(0..SEEDS, |seed| seed..seed + 1);
+    let replayed = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seeds = replayed.map_or(0..SEEDS, |seed| seed..seed + 1);
     let waited: usize = seeds.map(simulate).sum();
-    assert!(given.is_some() || waited > 100, "happened only {waited} times in all runs");
+    assert!(replayed.is_some() || waited > 100, "happened only {waited} times in all runs");
 }
 
 /// Pushes one item per length, numbered from `first`.
@@ -263,8 +263,8 @@ fn background_items_without_a_client_leave_the_queue() {
     push(&mut scheduler, Priority::Background, 0, &[100, 100, 100]);
     push(&mut scheduler, Priority::Interactive, 10, &[10]);
     assert_eq!(scheduler.drop_abandoned(|item| item != 1), [0, 2]);
-    let left = u64::from(run_micros(1, 1, 100)) + u64::from(run_micros(1, 1, 10));
-    assert_eq!(scheduler.micros(Priority::Background), left);
+    let remaining = u64::from(run_micros(1, 1, 100)) + u64::from(run_micros(1, 1, 10));
+    assert_eq!(scheduler.micros(Priority::Background), remaining);
     let mut next = || scheduler.next(|_, _| 1, run_micros).map(|group| group.items);
     assert_eq!((next(), next(), next()), (Some(vec![10]), Some(vec![1]), None));
 }

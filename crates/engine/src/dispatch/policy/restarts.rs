@@ -95,7 +95,7 @@ pub(crate) struct RestartTimes {
     pub soonest: Instant,
 }
 
-/// How one worker's processes have ended.
+/// How one worker's processes have exited.
 #[derive(Clone, Debug)]
 pub(crate) struct History {
     deaths_in_row: u32,
@@ -127,7 +127,7 @@ impl History {
         self.failed_starts_in_row = 0;
     }
 
-    /// Records the end of a process that was ready for `ready_for`, if it ever was. `jitter`, from
+    /// Records the exit of a process that was ready for `ready_for`, if it ever was. `jitter`, from
     /// 0 to 1, spreads the restarts of several workers. Returns when to restart the worker, or
     /// `None` if it is given up.
     pub(crate) fn ended(

@@ -225,8 +225,9 @@ impl Class {
     ) -> Option<Group> {
         let oldest =
             |(slot, queue): (&Slot, &Queue)| Some((queue.used, *queue.units.keys().next()?, *slot));
-        let may = |(_, _, slot): &(u64, Age, Slot)| free(*slot) > 0;
-        let (used, age, slot) = self.queues.iter().filter_map(oldest).filter(may).min()?;
+        let has_free_worker = |(_, _, slot): &(u64, Age, Slot)| free(*slot) > 0;
+        let (used, age, slot) =
+            self.queues.iter().filter_map(oldest).filter(has_free_worker).min()?;
         self.turn = used;
         let queue = self.queues.get_mut(&slot)?;
         let share_micros = queue.micros.div_ceil(u64::try_from(free(slot)).unwrap_or(1));
@@ -257,9 +258,9 @@ impl Queue {
 
     /// Returns the oldest units, nearest in length first.
     fn nearest(&self, tokens: u32) -> Vec<Age> {
-        let looked_at = self.units.iter().take(LOOKAHEAD).filter(|(_, unit)| !unit.suspect);
+        let candidates = self.units.iter().take(LOOKAHEAD).filter(|(_, unit)| !unit.suspect);
         let mut ages: Vec<_> =
-            looked_at.map(|(age, unit)| (unit.work.tokens.abs_diff(tokens), *age)).collect();
+            candidates.map(|(age, unit)| (unit.work.tokens.abs_diff(tokens), *age)).collect();
         ages.sort_unstable();
         ages.into_iter().map(|(_, age)| age).collect()
     }
@@ -355,8 +356,8 @@ pub fn units(arrival: Arrival, items: &[(ItemId, Work)], workers: usize) -> Vec<
         let micros = items.iter().map(|(_, work)| work.micros).sum();
         let tokens = items.iter().map(|(_, work)| work.tokens).max().unwrap_or(0);
         let bytes = items.iter().map(|(_, work)| work.bytes).sum();
-        let waits = before / workers.max(1) as u64;
-        let age = Age { micros: arrival.micros + waits, item: items[0].0 };
+        let delay = before / workers.max(1) as u64;
+        let age = Age { micros: arrival.micros + delay, item: items[0].0 };
         before += u64::from(micros);
         let items = items.iter().map(|(item, _)| *item).collect();
         let work = Work { tokens, micros, bytes };

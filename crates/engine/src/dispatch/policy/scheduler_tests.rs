@@ -74,11 +74,14 @@ fn the_oldest_item_is_grouped_with_items_of_similar_length() {
 fn with_a_long_queue_groups_may_take_longer() {
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[12; 200]);
-    let waits = scheduler.micros(INTERACTIVE);
-    assert_eq!(waits, 200 * 4_400);
+    let queued_micros = scheduler.micros(INTERACTIVE);
+    assert_eq!(queued_micros, 200 * 4_400);
     let group = scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap();
     let most = u64::from(run_micros(group.items.len(), 12));
-    assert!(most <= waits / GROUP_PART && most + 2_400 > waits / GROUP_PART, "{most}");
+    assert!(
+        most <= queued_micros / GROUP_PART && most + 2_400 > queued_micros / GROUP_PART,
+        "{most}"
+    );
 }
 
 #[test]
@@ -180,8 +183,8 @@ fn cheap_texts_share_a_frame_whatever_their_length() {
 #[test]
 fn units_stay_together_and_models_are_never_mixed() {
     let mut scheduler = Scheduler::default();
-    let works: Vec<(ItemId, Work)> = (0..20).map(|item| (item, work(10))).collect();
-    let together = units(arrival(0, 0, true), &works, 2);
+    let items: Vec<(ItemId, Work)> = (0..20).map(|item| (item, work(10))).collect();
+    let together = units(arrival(0, 0, true), &items, 2);
     assert_eq!(together.len(), 1);
     together.into_iter().for_each(|(age, unit)| scheduler.push(age, unit));
     push(&mut scheduler, 1, 20, &[10]);

@@ -142,7 +142,7 @@ pub enum WorkerEvent {
     /// The worker loaded the version with this digest ahead, or failed to.
     Loaded(WorkerId, String, Result<(), String>),
     /// The worker's process exited; its next process loads the committed version.
-    Ended(WorkerId, Cause),
+    Exited(WorkerId, Cause),
     /// The worker was asked to load ahead but does not serve at the moment.
     Absent(WorkerId),
     /// The worker failed while serving or loading this generation.

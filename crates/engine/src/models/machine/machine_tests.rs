@@ -238,7 +238,7 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
     let second = machine.handle(now, loaded(0, "b"));
     let progress = Action::Loaded { caller: 0, worker: 0, done: 1, of: 3 };
     assert_eq!(second, [progress, Action::LoadAhead(1, "b".into())]);
-    let third = machine.handle(now, Event::Worker(WorkerEvent::Ended(1, Cause::Fault)));
+    let third = machine.handle(now, Event::Worker(WorkerEvent::Exited(1, Cause::Fault)));
     assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
     assert!(machine.handle(now, Event::Ticked).is_empty());
     let late = machine.deadline().unwrap();
@@ -259,8 +259,8 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
         actions.retain(|action| !matches!(action, Action::Loaded { .. }));
         actions
     };
-    let ended = |worker| WorkerEvent::Ended(worker, Cause::Fault);
-    let killed = |worker| WorkerEvent::Ended(worker, Cause::Killed);
+    let ended = |worker| WorkerEvent::Exited(worker, Cause::Fault);
+    let killed = |worker| WorkerEvent::Exited(worker, Cause::Killed);
     let absent = WorkerEvent::Absent;
     for (first, second, count) in [
         (ended(0), ended(1), 2),

@@ -9,7 +9,7 @@
 //! A failure before the record is durable leaves the serving generation untouched. One update runs
 //! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
 //! replaced it. After a commit the new version is on probation: if its workers fail twice in that
-//! time, the machine rolls back to the version before.
+//! time, the machine rolls back to the previous version.
 //!
 //! A prepared version is *proposed*; the coordinator *decides* whether it becomes a generation, and
 //! assigns the number. Until then the update can be aborted; after that its number is used up.
@@ -208,7 +208,7 @@ impl<P: Payload> UpdateMachine<P> {
         if let Some(failed) = self.probation.take_if(|probation| probation.has_failed())
             && serving == Some(failed.generation)
         {
-            let to = failed.back_to.as_ref().to_owned();
+            let to = failed.rollback_to.as_ref().to_owned();
             self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
             self.actions.push(Action::AnnounceRollback { from: failed.generation, to: to.clone() });
             let job = Job::unconditional(Target::Version(to), Load::Lazy);
@@ -365,7 +365,7 @@ impl<P: Payload> UpdateMachine<P> {
             WorkerEvent::Loaded(worker, version, result) => {
                 self.loaded(now, worker, &version, result);
             }
-            WorkerEvent::Ended(worker, cause) => self.worker_gone(now, worker, Some(cause)),
+            WorkerEvent::Exited(worker, cause) => self.worker_gone(now, worker, Some(cause)),
             WorkerEvent::Absent(worker) => self.worker_gone(now, worker, None),
             WorkerEvent::Failed(generation) => {
                 self.probation.take_if(|probation| probation.is_over(now));

@@ -16,37 +16,37 @@ pub(super) struct Probation<V> {
     /// Its version.
     pub version: V,
     /// The version to roll back to.
-    pub back_to: V,
+    pub rollback_to: V,
     until: Instant,
     failures: u32,
 }
 
 impl<V: Clone + Eq> Probation<V> {
-    /// Returns the probation after a commit in which `version` replaced `back_to` as `generation`.
+    /// Returns the probation after a commit in which `version` replaced `rollback_to` as `generation`.
     /// `running` is the probation so far.
     pub(super) fn after(
         running: Option<Self>,
         generation: Generation,
         version: &V,
-        back_to: Option<&V>,
+        rollback_to: Option<&V>,
         until: Instant,
     ) -> Option<Self> {
         // Never roll back to a version that has failed even once.
         let failing = running.as_ref().filter(|running| running.failures > 0);
-        let back_to = match (failing, back_to) {
-            (Some(failing), Some(back_to)) if failing.version == *back_to => {
-                Some(failing.back_to.clone())
+        let rollback_to = match (failing, rollback_to) {
+            (Some(failing), Some(rollback_to)) if failing.version == *rollback_to => {
+                Some(failing.rollback_to.clone())
             }
-            (_, back_to) => back_to.cloned(),
+            (_, rollback_to) => rollback_to.cloned(),
         };
-        match (running, back_to) {
+        match (running, rollback_to) {
             // Same content under a new number: keep the failure count.
             (Some(running), _) if running.version == *version => {
                 Some(Self { generation, ..running })
             }
-            (_, Some(back_to)) if back_to != *version => {
+            (_, Some(rollback_to)) if rollback_to != *version => {
                 let version = version.clone();
-                Some(Self { generation, version, back_to, until, failures: 0 })
+                Some(Self { generation, version, rollback_to, until, failures: 0 })
             }
             // There is no version to roll back to.
             _ => None,
@@ -80,19 +80,24 @@ mod tests {
 
     use super::*;
 
-    /// Returns a probation of `version` as generation 2, which replaced `back_to` and failed `failures` times.
-    fn probation(version: &str, back_to: &str, failures: u32) -> Probation<String> {
-        let (version, back_to) = (version.to_owned(), back_to.to_owned());
-        Probation { generation: 2, version, back_to, until: Instant::now(), failures }
+    /// Returns a probation of `version` as generation 2, which replaced `rollback_to` and failed `failures` times.
+    fn probation(version: &str, rollback_to: &str, failures: u32) -> Probation<String> {
+        let (version, rollback_to) = (version.to_owned(), rollback_to.to_owned());
+        Probation { generation: 2, version, rollback_to, until: Instant::now(), failures }
     }
 
     /// Returns the rollback target and failure count of the probation that follows `running`.
-    fn after(running: Probation<String>, version: &str, back_to: &str) -> Option<(String, u32)> {
+    fn after(
+        running: Probation<String>,
+        version: &str,
+        rollback_to: &str,
+    ) -> Option<(String, u32)> {
         let until = running.until + Duration::from_secs(1);
         let version = version.to_owned();
-        let next = Probation::after(Some(running), 3, &version, Some(&back_to.to_owned()), until)?;
+        let next =
+            Probation::after(Some(running), 3, &version, Some(&rollback_to.to_owned()), until)?;
         assert_eq!((next.generation, &next.version), (3, &version));
-        Some((next.back_to, next.failures))
+        Some((next.rollback_to, next.failures))
     }
 
     #[test]

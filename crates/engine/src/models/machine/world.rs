@@ -155,7 +155,7 @@ impl World {
             return;
         }
         let index = usize::try_from(self.draw(self.pending.len() as u64)).unwrap();
-        let well = self.draw(10) < luck;
+        let succeeds = self.draw(10) < luck;
         let bad = || RefusalKind::Internal.because("the simulation says so");
         match self.pending.remove(index) {
             Action::Stage(job) => {
@@ -173,23 +173,23 @@ impl World {
                     (Target::Last, None) => candidate_of("source".to_owned(), unchecked, false),
                     other => unreachable!("{other:?}"),
                 };
-                self.handle(Event::Staged(if well { Ok(candidate) } else { Err(bad()) }));
+                self.handle(Event::Staged(if succeeds { Ok(candidate) } else { Err(bad()) }));
             }
             Action::Check(job, staged) => {
                 if let Target::Version(version) = job.target {
                     assert_eq!(staged, version, "the content belongs to another job");
                 }
-                self.handle(Event::Checked(if well { Ok(staged) } else { Err(bad()) }));
+                self.handle(Event::Checked(if succeeds { Ok(staged) } else { Err(bad()) }));
             }
             Action::ListWorkers => self.handle(Event::Workers((0..self.workers).collect())),
             Action::LoadAhead(worker, version) => {
-                let result = if well { Ok(()) } else { Err("no memory".to_owned()) };
+                let result = if succeeds { Ok(()) } else { Err("no memory".to_owned()) };
                 self.handle(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
             }
             Action::Propose(Proposal { after, .. }) => {
                 // Skip numbers that a coordinator might have given to others.
                 let skipped = if luck < 10 { self.draw(2) } else { 0 };
-                self.handle(Event::Decided(if well {
+                self.handle(Event::Decided(if succeeds {
                     Ok(after + 1 + skipped)
                 } else {
                     Err(bad())
@@ -198,10 +198,10 @@ impl World {
             Action::Record(generation, version, checked) => {
                 assert_eq!(version, checked, "the check result belongs to another version");
                 assert!(!self.recorded.contains_key(&generation), "numbers are never reused");
-                if well {
+                if succeeds {
                     self.recorded.insert(generation, version.clone());
                 }
-                self.handle(Event::Recorded(if well { Ok(version) } else { Err(bad()) }));
+                self.handle(Event::Recorded(if succeeds { Ok(version) } else { Err(bad()) }));
             }
             Action::Drain => self.handle(Event::Drained),
             Action::Unload => self.handle(Event::Unloaded),
@@ -239,8 +239,8 @@ impl World {
             3 => {
                 let worker = usize::try_from(self.draw(3)).unwrap();
                 let event = match self.draw(3) {
-                    0 => WorkerEvent::Ended(worker, Cause::Fault),
-                    1 => WorkerEvent::Ended(worker, Cause::Killed),
+                    0 => WorkerEvent::Exited(worker, Cause::Fault),
+                    1 => WorkerEvent::Exited(worker, Cause::Killed),
                     _ => WorkerEvent::Absent(worker),
                 };
                 self.handle(Event::Worker(event));

@@ -14,7 +14,7 @@ use std::{
 use onnxd_proto::domain::FileStamp;
 
 /// Coarsest resolution of file times.
-const COARSEST: Duration = Duration::from_secs(2);
+const TIME_RESOLUTION_MAX: Duration = Duration::from_secs(2);
 /// Maximum cached files; the cache is cleared when it is full.
 const FILES_MAX: usize = 4096;
 
@@ -53,7 +53,7 @@ impl Identity {
         )]
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let changed = u64::try_from(self.0.changed.0.max(self.0.modified.0)).unwrap_or(u64::MAX);
-        Duration::from_secs(changed).saturating_add(COARSEST) < now
+        Duration::from_secs(changed).saturating_add(TIME_RESOLUTION_MAX) < now
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
         let (file, fresh) = opened(&path);
         digests.remember(&file, &fresh, "digest of a");
         assert_eq!(digests.get(&fresh), None, "it was written a moment ago");
-        std::thread::sleep(COARSEST + Duration::from_secs(1));
+        std::thread::sleep(TIME_RESOLUTION_MAX + Duration::from_secs(1));
         digests.remember(&file, &fresh, "digest of a");
         assert_eq!(digests.get(&fresh).as_deref(), Some("digest of a"));
         fs::write(&path, "b").unwrap();

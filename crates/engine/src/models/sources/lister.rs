@@ -74,10 +74,10 @@ fn read(output: &mut ChildStdout) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + TIMEOUT;
     let (mut line, mut part) = (Vec::new(), vec![0; 64 << 10]);
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let remaining = Timespec::try_from(remaining).map_err(io::Error::other)?;
         let mut ready = [PollFd::new(output, PollFlags::IN)];
-        match poll(&mut ready, Some(&left)) {
+        match poll(&mut ready, Some(&remaining)) {
             Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,

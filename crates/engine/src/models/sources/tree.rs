@@ -31,7 +31,7 @@ const BLOBS: &str = "blobs";
 /// Maximum entries of all folders together.
 const ENTRIES_MAX: usize = 10_000;
 /// Maximum retries when folders are renamed during a lookup.
-const TRIES_MAX: usize = 100;
+const RETRIES_MAX: usize = 100;
 
 /// A directory, held open so that a link to it cannot switch directories in between.
 #[derive(Debug)]
@@ -316,7 +316,7 @@ fn openat2(
     let open = || rustix::fs::openat2(&at, path, flags, Mode::empty(), resolve);
     let again = |opened: &Result<_, _>| matches!(opened, Err(Errno::AGAIN | Errno::INTR));
     let mut opened = open();
-    for _ in 0..TRIES_MAX {
+    for _ in 0..RETRIES_MAX {
         if !again(&opened) {
             break;
         }

@@ -66,7 +66,7 @@ fn links_inside_the_source_are_followed() {
 #[test]
 fn links_outside_are_refused_with_their_target() {
     let source = tempfile::tempdir().unwrap();
-    let beside = source.path().join("model");
+    let model_dir = source.path().join("model");
     write(source.path(), "secret/config.json", "secret");
     for (file, target) in [
         ("config.json", "/etc/passwd"),
@@ -77,9 +77,9 @@ fn links_outside_are_refused_with_their_target() {
         ("config.json", "/proc/self/root/etc/passwd"),
         ("config.json", "../../blobs/b1"),
     ] {
-        write(&beside, "1/x.json", "");
-        link(&beside, file, target);
-        let tree = Tree::open(&beside).unwrap();
+        write(&model_dir, "1/x.json", "");
+        link(&model_dir, file, target);
+        let tree = Tree::open(&model_dir).unwrap();
         let path = if file == "1_Pooling" { "1_Pooling/config.json" } else { file };
         let message = read(&tree, path).unwrap_err();
         let expected = format!("{file} is a link to {target}, which is outside");
@@ -88,7 +88,7 @@ fn links_outside_are_refused_with_their_target() {
             let message = tree.selected_files(true).unwrap_err().message;
             assert!(message.contains(&expected), "{message}");
         }
-        fs::remove_file(beside.join(file)).unwrap();
+        fs::remove_file(model_dir.join(file)).unwrap();
     }
 }
 

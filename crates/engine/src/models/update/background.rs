@@ -29,7 +29,8 @@ impl Background {
             // On Linux this affects only the calling thread. Ignore errors: the work just runs at
             // normal priority.
             let _ = rustix::process::setpriority_process(None, NICENESS);
-            // The receiver may be gone if the update was aborted; the result is dropped here.
+            // If the update was aborted, the receiver no longer exists and the result is dropped
+            // here.
             let _ = reply.send(work());
             drop(token);
         });

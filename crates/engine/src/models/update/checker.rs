@@ -197,7 +197,7 @@ impl Spawner {
         thread::Builder::new().name("checkers".into()).spawn(move || {
             let (_guard, _runtime) = (guard, runtime.enter());
             for (mut command, reply) in requests {
-                // If the receiver is gone, the child is dropped here, which kills it.
+                // If the receiver was dropped, the child is dropped here, which kills it.
                 let _ = reply.send(command.spawn());
             }
         })?;

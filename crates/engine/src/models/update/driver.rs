@@ -117,7 +117,7 @@ impl Driver {
             self.model.gate.set(presence);
             if self.machine.is_idle() {
                 for waiter in self.idle_waiters.drain(..) {
-                    // The receiver may be gone.
+                    // The receiver may have been dropped.
                     let _ = waiter.send(());
                 }
             }
@@ -239,7 +239,7 @@ impl Driver {
             load: committed.load,
             seconds: caller.start.elapsed().as_secs_f64(),
         });
-        // The caller may be gone.
+        // The caller may have disconnected.
         let _ = caller.answer.send(outcome);
     }
 

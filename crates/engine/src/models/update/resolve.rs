@@ -36,7 +36,7 @@ pub(super) fn require_compatible(
     serving: &Facts,
     allow_change: bool,
 ) -> Result<(), Refusal> {
-    const ANYWAY: &str = "pass --allow-dimension-change to accept it";
+    const OVERRIDE: &str = "pass --allow-dimension-change to accept it";
     let refuse = |message: String| Err(RefusalKind::Contract.because(message));
     let task = candidate.task;
     if allow_change {
@@ -44,7 +44,7 @@ pub(super) fn require_compatible(
     }
     if task != serving.task {
         return refuse(format!(
-            "the candidate's task is {}, the serving version's is {}; existing clients would fail; {ANYWAY}",
+            "the candidate's task is {}, the serving version's is {}; existing clients would fail; {OVERRIDE}",
             task.as_str(),
             serving.task.as_str()
         ));
@@ -53,23 +53,23 @@ pub(super) fn require_compatible(
         (output, before) if output == before => {}
         (Output::Scores { labels }, Output::Scores { labels: before }) => {
             return refuse(format!(
-                "the candidate has {labels} labels, the serving version has {before}; {ANYWAY}"
+                "the candidate has {labels} labels, the serving version has {before}; {OVERRIDE}"
             ));
         }
         (Output::Dense { dimension }, Output::Dense { dimension: before }) => {
             return refuse(format!(
-                "the candidate has {dimension} dimensions, the serving version has {before}; existing vectors would become unusable; {ANYWAY}"
+                "the candidate has {dimension} dimensions, the serving version has {before}; existing vectors would become unusable; {OVERRIDE}"
             ));
         }
         _ => {
             return refuse(format!(
-                "the candidate's kind of output differs from the serving version's; existing clients would fail; {ANYWAY}"
+                "the candidate's kind of output differs from the serving version's; existing clients would fail; {OVERRIDE}"
             ));
         }
     }
     if candidate.signature != serving.signature {
         return refuse(format!(
-            "the candidate's input or output tensors differ from the serving version's; existing clients would fail; {ANYWAY}"
+            "the candidate's input or output tensors differ from the serving version's; existing clients would fail; {OVERRIDE}"
         ));
     }
     Ok(())

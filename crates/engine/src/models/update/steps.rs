@@ -55,7 +55,7 @@ impl Driver {
         self.model.gate.set(Presence::Unloading);
         let (gate, longest) = (Arc::clone(&self.model.gate), self.deps.request_timeout);
         self.begin(async move {
-            // Requests still inside after the timeout were answered by it.
+            // On timeout, the remaining requests have already been answered with a timeout error.
             let _ = time::timeout(longest, gate.drained()).await;
             Input::Event(Event::Drained)
         });
@@ -127,9 +127,11 @@ impl Driver {
             let kept = layout.version(&staged.version);
             let folder = staged.folder().unwrap_or(&kept);
             let compiled = layout.compiled(&staged.version);
-            let beside = serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
+            let serving_compiled =
+                serving.as_ref().map(|(_, record)| layout.compiled(&record.version));
             let passed = |part| drop(inputs.try_send(Input::Passed(part)));
-            let checked = checker.check(folder, &compiled, beside.as_deref(), passed).await?;
+            let checked =
+                checker.check(folder, &compiled, serving_compiled.as_deref(), passed).await?;
             let facts = &checked.facts;
             let serving = serving.map(|(_, record)| record);
             let drift_is_unknown = checker.has_min_cosine()

@@ -39,8 +39,11 @@ pub(super) fn request(message: ModelInferRequest) -> Result<InferRequest, Status
         parameters,
         ..
     } = message;
-    let given = inputs.iter().map(|input| &input.parameters);
-    if given.chain(outputs.iter().map(|output| &output.parameters)).any(in_shared_memory) {
+    let parameters_of_inputs = inputs.iter().map(|input| &input.parameters);
+    if parameters_of_inputs
+        .chain(outputs.iter().map(|output| &output.parameters))
+        .any(in_shared_memory)
+    {
         return Err(invalid("tensors in shared memory are not supported"));
     }
     let inputs = if raw_input_contents.is_empty() {

@@ -253,12 +253,13 @@ impl GrpcInferenceService for Service {
         request: Request<ModelStatisticsRequest>,
     ) -> Answer<ModelStatisticsResponse> {
         let ModelStatisticsRequest { name, version } = request.into_inner();
-        let of = |model: &Arc<Model>| statistics(ModelStatistics::collect(&self.app.engine, model));
+        let collect =
+            |model: &Arc<Model>| statistics(ModelStatistics::collect(&self.app.engine, model));
         let model_stats = match name.as_str() {
-            "" => self.app.engine.models().iter().map(of).collect(),
+            "" => self.app.engine.models().iter().map(collect).collect(),
             name => {
                 let model = self.app.engine.find_version(name, &version);
-                vec![of(model.map_err(status::engine)?)]
+                vec![collect(model.map_err(status::engine)?)]
             }
         };
         Ok(Response::new(ModelStatisticsResponse { model_stats }))
@@ -337,7 +338,7 @@ fn triton_type(datatype: TensorType) -> DataType {
 }
 
 fn statistics(statistics: ModelStatistics) -> pb::ModelStatistics {
-    let of = statistics.inference_stats;
+    let stats = statistics.inference_stats;
     let duration = |Duration { count, ns }| Some(StatisticDuration { count, ns });
     pb::ModelStatistics {
         name: statistics.name,
@@ -346,14 +347,14 @@ fn statistics(statistics: ModelStatistics) -> pb::ModelStatistics {
         inference_count: statistics.inference_count,
         execution_count: statistics.execution_count,
         inference_stats: Some(InferStatistics {
-            success: duration(of.success),
-            fail: duration(of.fail),
-            queue: duration(of.queue),
-            compute_input: duration(of.compute_input),
-            compute_infer: duration(of.compute_infer),
-            compute_output: duration(of.compute_output),
-            cache_hit: duration(of.cache_hit),
-            cache_miss: duration(of.cache_miss),
+            success: duration(stats.success),
+            fail: duration(stats.fail),
+            queue: duration(stats.queue),
+            compute_input: duration(stats.compute_input),
+            compute_infer: duration(stats.compute_infer),
+            compute_output: duration(stats.compute_output),
+            cache_hit: duration(stats.cache_hit),
+            cache_miss: duration(stats.cache_miss),
         }),
         batch_stats: Vec::new(),
     }

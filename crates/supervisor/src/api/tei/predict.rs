@@ -143,8 +143,8 @@ pub(crate) async fn predict_body(
     let answer = app.engine.classify(context, model, classify).await?;
     let facts = &answer.origin.record.facts;
     let top_k = parameters.top_k.unwrap_or(usize::MAX);
-    let of = |scored: &Scored| predictions(scored, facts, top_k);
-    let mut all: Vec<_> = answer.output.iter().map(of).collect();
+    let predictions_of = |scored: &Scored| predictions(scored, facts, top_k);
+    let mut all: Vec<_> = answer.output.iter().map(predictions_of).collect();
     let body = match (single && !parameters.is_nested(), all.pop()) {
         (true, Some(one)) => Predictions::One(one),
         (_, last) => Predictions::Several(all.into_iter().chain(last).collect()),

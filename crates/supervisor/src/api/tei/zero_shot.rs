@@ -129,8 +129,8 @@ pub(crate) async fn zero_shot_body(
         label: &labels[*label],
         score: Finite(*score),
     };
-    let of = |scores: &Vec<LabelScore>| scores.iter().map(label).collect();
-    let mut all: Vec<Vec<ScoredLabel<'_>>> = answer.output.iter().map(of).collect();
+    let scored_labels = |scores: &Vec<LabelScore>| scores.iter().map(label).collect();
+    let mut all: Vec<Vec<ScoredLabel<'_>>> = answer.output.iter().map(scored_labels).collect();
     let body = match (is_single, all.pop()) {
         (true, Some(one)) => ScoredLabels::One(one),
         (_, last) => ScoredLabels::Several(all.into_iter().chain(last).collect()),

@@ -114,8 +114,8 @@ impl TensorModel {
         if !self.session.has_rows() {
             return false;
         }
-        let alone = [1, 2].map(|seed| self.run_sample(1, size, seed));
-        let [Ok(first), Ok(second)] = alone else { return false };
+        let single = [1, 2].map(|seed| self.run_sample(1, size, seed));
+        let [Ok(first), Ok(second)] = single else { return false };
         let Ok(together) = self.run_sample(2, size, 1) else { return false };
         let separate = first.iter().zip(&second);
         together.len() == first.len()

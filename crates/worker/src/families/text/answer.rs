@@ -166,9 +166,11 @@ impl Answering<'_, '_, '_> {
             return Err(Rejection::WrongTask(self.task()));
         }
         match output {
-            TextOutput::TokenEmbeddings if !self.model.gives_tokens() => Err(Rejection::Inference(
-                "this model pools inside its graph and has no token embeddings".into(),
-            )),
+            TextOutput::TokenEmbeddings if !self.model.has_token_vectors() => {
+                Err(Rejection::Inference(
+                    "this model pools inside its graph and has no token embeddings".into(),
+                ))
+            }
             TextOutput::Embedding { dimensions: Some(requested), .. } => {
                 let max = number(self.model.dimension());
                 match requested == 0 || requested > max {
@@ -281,14 +283,14 @@ fn finish<'v>(
     ready: &Ready,
     model: &TextModel,
 ) -> Result<Cow<'v, [u8]>, &'static str> {
-    let mut given = values.len();
+    let mut length = values.len();
     if let TextOutput::Embedding { normalize, dimensions } = ready.output {
-        given = dimensions.map_or(given, |dimensions| given.min(dimensions as usize));
+        length = dimensions.map_or(length, |dimensions| length.min(dimensions as usize));
         if normalize.unwrap_or(model.normalizes(ready.prepared.route)) {
-            pooling::normalize(&mut values[..given]);
+            pooling::normalize(&mut values[..length]);
         }
     }
-    let values = &values[..given];
+    let values = &values[..length];
     if !values.iter().all(|value| value.is_finite()) {
         return Err("the model's output is not finite");
     }

@@ -84,13 +84,13 @@ pub(super) fn build(opening: &Opening<'_>) -> Result<Parts, Refusal> {
 
 /// Opens the tokenizer of each route. A table may have one in its own folder.
 fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, Refusal> {
-    let of = |route: &Route| {
-        let is_alone = settings.plan.routes.len() == 1;
+    let open = |route: &Route| {
+        let is_only_route = settings.plan.routes.len() == 1;
         let (folder, max_tokens) = match &route.source {
             Source::Graph => {
                 return Tokenizer::open(files, settings.max_tokens, settings.lowercase);
             }
-            Source::Table(folder) if is_alone => (folder, settings.max_tokens),
+            Source::Table(folder) if is_only_route => (folder, settings.max_tokens),
             Source::Table(folder) => (folder, TABLE_TOKENS),
             Source::Weights(folder) => {
                 (folder, files.tokenizer_limit(folder)?.unwrap_or(TABLE_TOKENS))
@@ -105,7 +105,7 @@ fn tokenizers(files: &Files<'_>, settings: &Settings) -> Result<Vec<Tokenizer>, 
         }
         Ok(tokenizer)
     };
-    settings.plan.routes.iter().map(of).collect()
+    settings.plan.routes.iter().map(open).collect()
 }
 
 /// Returns whether a reranker answers with a token rather than a score.

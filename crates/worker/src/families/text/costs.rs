@@ -108,11 +108,11 @@ fn is_batch_invariant(version: &mut TextModel, texts: &[Prepared]) -> Result<boo
     }
     let (mut same, mut start) = (true, 0);
     for (text, length) in texts.iter().zip(&together.lengths) {
-        let mut alone = Numbers::default();
+        let mut single = Numbers::default();
         version
-            .run(&[text], Rows::Pooled, &mut alone)
+            .run(&[text], Rows::Pooled, &mut single)
             .map_err(|error| error.refuse(version.model_file()))?;
-        same &= probes::is_same(&alone.values, &together.values[start..start + length]);
+        same &= probes::is_same(&single.values, &together.values[start..start + length]);
         start += length;
     }
     Ok(same)

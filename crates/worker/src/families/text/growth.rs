@@ -35,14 +35,14 @@ impl Growth {
     /// Predicts the need of a text of `tokens` tokens.
     pub(super) fn predict(&self, tokens: u32) -> Need {
         let Some((length, last)) = self.last else { return Need::default() };
-        let of = |value: fn(&Need) -> f64| {
+        let predict = |value: fn(&Need) -> f64| {
             let earlier = self.earlier.map(|(length, need)| (f64::from(length), value(&need)));
             extrapolate(earlier, (f64::from(length), value(&last)), f64::from(tokens))
         };
         Need {
-            bytes: of(|need| need.bytes),
-            cpu_seconds: of(|need| need.cpu_seconds),
-            seconds: of(|need| need.seconds),
+            bytes: predict(|need| need.bytes),
+            cpu_seconds: predict(|need| need.cpu_seconds),
+            seconds: predict(|need| need.seconds),
         }
     }
 }

@@ -114,18 +114,19 @@ pub(super) fn fit(version: &mut TextModel, budget: &Budget) -> Result<Fit, Refus
 fn limits(budget: &Budget, loaded: u64) -> Limits {
     let margins = if budget.is_explicit { CONFIGURED } else { SEARCHED };
     let check = budget.check_bytes.map_or(f64::INFINITY, |all| {
-        real(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * margins.memory_part
+        to_f64(all.saturating_sub(MEMORY_MARGIN).saturating_sub(loaded)) * margins.memory_part
     });
-    let worker = budget.worker_bytes.map_or(f64::INFINITY, |bytes| real(bytes) * WORKER_PART);
+    let worker = budget.worker_bytes.map_or(f64::INFINITY, |bytes| to_f64(bytes) * WORKER_PART);
     let memory =
         if worker < check { (worker, Cause::WorkerMemory) } else { (check, Cause::CheckMemory) };
-    let left = budget.deadline.map(|at| at.saturating_duration_since(Instant::now()));
+    let remaining = budget.deadline.map(|at| at.saturating_duration_since(Instant::now()));
     Limits {
         memory,
         text_seconds: budget
             .text_time
             .map_or(f64::INFINITY, |time| time.as_secs_f64() * margins.text_time_factor),
-        all_seconds: left.map_or(f64::INFINITY, |left| left.as_secs_f64() * margins.time_part),
+        all_seconds: remaining
+            .map_or(f64::INFINITY, |remaining| remaining.as_secs_f64() * margins.time_part),
         caution: margins.caution,
     }
 }
@@ -148,7 +149,7 @@ fn run(version: &mut TextModel, tokens: u32, loaded: Option<u64>) -> Result<Opti
             let used = used.map_or(0, |(now, before)| now.saturating_sub(before));
             let (cpu, all) = (cpu.elapsed().as_secs_f64(), started.elapsed().as_secs_f64());
             tracing::debug!(tokens, used, cpu, all, "tried a text length");
-            Ok(Some(Need { bytes: real(used), cpu_seconds: cpu, seconds: all }))
+            Ok(Some(Need { bytes: to_f64(used), cpu_seconds: cpu, seconds: all }))
         }
         Err(refusal) if refusal.kind == RefusalKind::Memory => Ok(None),
         Err(mut refusal) => {
@@ -175,7 +176,7 @@ pub(super) fn search<E>(
             Some(run) => {
                 growth.add(next, run);
                 spent += run.seconds;
-                over(&run, limits, f64::INFINITY)
+                exceeded_limit(&run, limits, f64::INFINITY)
             }
             None => Some(limits.memory.1),
         };
@@ -191,17 +192,18 @@ pub(super) fn search<E>(
         if fits == wanted {
             return Ok(Longest { tokens: wanted, shortfall: None });
         }
-        let fitting = |tokens| {
+        let predicted_limit = |tokens| {
             let need = growth.predict(tokens).slower(limits.caution);
-            over(&need, limits, limits.all_seconds - spent)
+            exceeded_limit(&need, limits, limits.all_seconds - spent)
         };
         let longest = ceiling.min(fits.saturating_mul(2));
-        let candidate = longest_below(longest, wanted, fits, |tokens| fitting(tokens).is_none());
+        let candidate =
+            longest_below(longest, wanted, fits, |tokens| predicted_limit(tokens).is_none());
         // The cause is whatever limits the first step.
-        cause = cause.or_else(|| fitting((candidate + STEP).min(longest)));
-        let is_worth = u64::from(candidate) * 100 >= u64::from(fits) * GAIN_PERCENT_MIN;
-        if fits == 0 || misses >= MISSES_MAX || !(is_worth || candidate == wanted) {
-            let cause = cause.or_else(|| fitting(wanted)).unwrap_or(limits.memory.1);
+        cause = cause.or_else(|| predicted_limit((candidate + STEP).min(longest)));
+        let is_worthwhile = u64::from(candidate) * 100 >= u64::from(fits) * GAIN_PERCENT_MIN;
+        if fits == 0 || misses >= MISSES_MAX || !(is_worthwhile || candidate == wanted) {
+            let cause = cause.or_else(|| predicted_limit(wanted)).unwrap_or(limits.memory.1);
             return Ok(Longest { tokens: fits, shortfall: Some((cause, growth.predict(wanted))) });
         }
         next = candidate;
@@ -217,14 +219,14 @@ fn longest_below(longest: u32, wanted: u32, fits: u32, is_fine: impl Fn(u32) -> 
     steps.find(|&tokens| is_fine(tokens)).unwrap_or(fits)
 }
 
-/// Returns the first limit that this need exceeds. `left` is the number of seconds left for a run.
-fn over(need: &Need, limits: &Limits, left: f64) -> Option<Cause> {
+/// Returns the first limit that this need exceeds. `remaining` is the number of seconds left for a run.
+fn exceeded_limit(need: &Need, limits: &Limits, remaining: f64) -> Option<Cause> {
     if need.bytes > limits.memory.0 {
         Some(limits.memory.1)
     } else if need.cpu_seconds > limits.text_seconds {
         Some(Cause::TextTime)
     } else {
-        (need.seconds > left).then_some(Cause::CheckTime)
+        (need.seconds > remaining).then_some(Cause::CheckTime)
     }
 }
 
@@ -260,7 +262,7 @@ fn explain(cause: Cause, declared: u32, (need, fits): (Need, u32), budget: &Budg
 }
 
 #[expect(clippy::cast_precision_loss, reason = "bytes of a process are compared roughly")]
-fn real(bytes: u64) -> f64 {
+fn to_f64(bytes: u64) -> f64 {
     bytes as f64
 }
 

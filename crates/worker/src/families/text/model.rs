@@ -148,12 +148,12 @@ impl TextModel {
     /// # Errors
     /// The model fails.
     pub(super) fn release_memory(&mut self) -> Result<(), Refusal> {
-        let how = |error: SessionError| error.refuse("memory");
+        let refuse = |error: SessionError| error.refuse("memory");
         let Some(session) = &mut self.session else { return Ok(()) };
-        session.release_memory(true).map_err(how)?;
+        session.release_memory(true).map_err(refuse)?;
         let ran = self.try_shape(1, 1, 0);
         let Some(session) = &mut self.session else { return Ok(()) };
-        session.release_memory(false).map_err(how)?;
+        session.release_memory(false).map_err(refuse)?;
         ran.map(drop)
     }
 
@@ -293,7 +293,7 @@ impl TextModel {
     }
 
     /// Returns whether the model has token vectors.
-    pub(crate) fn gives_tokens(&self) -> bool {
+    pub(crate) fn has_token_vectors(&self) -> bool {
         matches!(&self.routes[self.settings.plan.default].source, LoadedSource::Graph(readout) if readout.reads_tokens())
     }
 

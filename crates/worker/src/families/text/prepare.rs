@@ -204,7 +204,7 @@ impl Preparation {
             Content::Pair(first, second, cut) => match &self.template {
                 Some(template) => filled(template, tokenizer, (first, second), request.truncate)?,
                 None => {
-                    // As cross-encoders expect it.
+                    // Cross-encoders expect the prompt before the first text.
                     let first: Cow<'_, str> = match self.default_of_pairs() {
                         Some(prompt) => format!("{prompt}{first}").into(),
                         None => (*first).into(),
@@ -218,12 +218,12 @@ impl Preparation {
                     "the model needs a query and a document: provide both".into(),
                 ));
             }
-            Content::Text(given) => {
-                let given: Cow<'_, str> = match text {
-                    Some(prompt) => format!("{prompt}{given}").into(),
-                    None => (*given).into(),
+            Content::Text(content) => {
+                let content: Cow<'_, str> = match text {
+                    Some(prompt) => format!("{prompt}{content}").into(),
+                    None => (*content).into(),
                 };
-                self.text(route, &given, (text, side), request.truncate)?
+                self.text(route, &content, (text, side), request.truncate)?
             }
         };
         let mut prepared = Prepared { route, switches, ..prepared };
@@ -242,23 +242,23 @@ impl Preparation {
     fn text(
         &self,
         route: usize,
-        given: &str,
+        content: &str,
         (prompt, role): (Option<&str>, Role),
         truncate: Option<Side>,
     ) -> Result<Prepared, Rejection> {
         let tokenizer = &self.tokenizers[route];
         if self.task == Task::TokenClassify {
-            let (tokens, pieces) = tokenizer.encode_pieces(given, truncate)?;
+            let (tokens, pieces) = tokenizer.encode_pieces(content, truncate)?;
             return Ok(Prepared { tokens, pieces, ..Prepared::default() });
         }
         if let Some(late) = &self.late {
-            return late.prepare(tokenizer, given, role, truncate);
+            return late.prepare(tokenizer, content, role, truncate);
         }
         let source = &self.plan.routes[route];
         if source.source != Source::Graph {
-            return self.bare(tokenizer, given, truncate);
+            return self.bare(tokenizer, content, truncate);
         }
-        let mut prepared = self.plain(tokenizer, &Text::One(given), truncate)?;
+        let mut prepared = self.plain(tokenizer, &Text::One(content), truncate)?;
         if let (true, Some(prompt)) = (source.without_prompt, prompt) {
             let prompt_tokens = tokenizer.prompt_tokens(prompt)?;
             prepared.unpooled = prompt_tokens.min(prepared.tokens.ids.len());

@@ -22,13 +22,13 @@ use crate::pool::process_exit::ProcessExit;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Progress {
-    /// The process or its socket has not ended yet.
+    /// The process has not exited yet, or its socket has not closed.
     Pending,
-    /// Both have ended, and all messages have been read. Call [`Session::finish`].
+    /// The process has exited, and all messages have been read. Call [`Session::finish`].
     Done,
 }
 
-/// How far the models are to blame for the end of a process.
+/// How far the models are to blame for the exit of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Blame {
     /// Nothing: it was stopped from outside, recycled, or short of resources.
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    /// Returns how far the models are to blame for the end of the process, and the load during
+    /// Returns how far the models are to blame for the exit of the process, and the load during
     /// which it ended. That is a load at its start, or one triggered by a ping while it was idle.
     /// Groups are not covered: see [`Session::take_unanswered`].
     pub(crate) fn blame(
@@ -198,7 +198,7 @@ impl Session {
         (blame, load)
     }
 
-    /// Returns whether it ended, or will end, because it was stopped from outside. Its groups are
+    /// Returns whether it exited, or will exit, because it was stopped from outside. Its groups are
     /// not to blame then.
     fn was_stopped(&self) -> bool {
         self.process().and_then(Process::killed) == Some(KillReason::Stopped)

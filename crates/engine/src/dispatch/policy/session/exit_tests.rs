@@ -1,4 +1,5 @@
-//! When a process is finished: different threads report the end of the process and of its socket.
+//! When a process is finished: different threads report the exit of the process and the closing of
+//! its socket.
 
 use std::time::{Duration, Instant};
 

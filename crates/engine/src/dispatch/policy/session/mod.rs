@@ -12,8 +12,8 @@
 //!   ready or busy ──► draining ──► backoff  (recycled: restarted immediately, not a failure)
 //! ```
 //!
-//! A process is finished when it *and* its socket have ended, in either order: messages written
-//! before a crash are valid answers. Until then its items stay with it, unless it broke the
+//! A process is finished when it has exited *and* its socket has closed, in either order: messages
+//! written before a crash are valid answers. Until then its items stay with it, unless it broke the
 //! protocol. When no worker serves, [`shorten_wait`] shortens the wait of one.
 //!
 //! - [`process`]: the states of one process; [`loads`]: its loads.
@@ -63,7 +63,7 @@ enum Phase {
     Backoff(RestartTimes),
     /// Has a process.
     Alive(Process),
-    /// Ended on request.
+    /// Exited on request.
     Stopped,
     /// Given up, with the reason if a restart cannot succeed.
     Failed(Option<String>),

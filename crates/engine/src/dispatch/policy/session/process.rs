@@ -1,6 +1,6 @@
-//! One process of a worker, from the request to start it until both the process and its socket have
-//! ended. Each state carries its own data. Only the [session](crate::dispatch::policy::session)
-//! modifies it.
+//! One process of a worker, from the request to start it until the process has exited and its
+//! socket has closed. Each state carries its own data. Only the
+//! [session](crate::dispatch::policy::session) modifies it.
 
 use std::time::Instant;
 
@@ -127,7 +127,7 @@ impl Process {
         matches!(self.socket, Socket::Open | Socket::HungUp)
     }
 
-    /// Returns whether both the process and its socket have ended.
+    /// Returns whether the process has exited and its socket has closed.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state, ProcessState::Exited { .. }) && !self.listens()
     }

@@ -78,8 +78,8 @@ impl World {
             let soon = SCARCE_WAIT.max(BACKOFF_MIN * 10);
             assert!(first <= self.now + soon, "no worker serves for {:?}", first - self.now);
         }
-        let waits = |worker: &&Session| worker.state() == State::Backoff;
-        assert!(self.workers.iter().filter(waits).all(|worker| worker.start_at().is_some()));
+        let is_waiting = |worker: &&Session| worker.state() == State::Backoff;
+        assert!(self.workers.iter().filter(is_waiting).all(|worker| worker.start_at().is_some()));
     }
 
     fn end(&mut self, id: usize, kind: End) {
@@ -145,8 +145,8 @@ impl World {
 #[test]
 fn any_sequence_of_events_restarts_some_worker_soon() {
     let mut reached = [false; State::ALL.len()];
-    let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
+    let replayed = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in replayed.map_or(0..SEEDS, |seed| seed..seed + 1) {
         println!("seed {seed}");
         let mut world = World::new(seed);
         for _ in 0..STEPS {
@@ -157,7 +157,7 @@ fn any_sequence_of_events_restarts_some_worker_soon() {
         }
     }
     assert!(
-        given.is_some() || reached == [true; State::ALL.len()],
+        replayed.is_some() || reached == [true; State::ALL.len()],
         "some states were never reached"
     );
 }

@@ -15,7 +15,7 @@ use crate::dispatch::{
 };
 use crate::pool::process_exit::ProcessExit;
 
-/// Returns an end of this kind, as the process monitor reports it.
+/// Returns an exit of this kind, as the process monitor reports it.
 pub(crate) fn exit(end: End) -> ProcessExit {
     let unknown = || ProcessExit::unknown("test".into());
     match end {

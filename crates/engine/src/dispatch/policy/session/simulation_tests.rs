@@ -59,13 +59,13 @@ impl World {
             0 => Priority::Background,
             _ => Priority::Interactive,
         };
-        let may = self.session.is_idle() || self.session.is_nearly_idle();
+        let can_receive = self.session.is_idle() || self.session.is_nearly_idle();
         assert!(
-            !may || self.session.serves(),
+            !can_receive || self.session.serves(),
             "seed {}: work for a worker that does not serve",
             self.seed
         );
-        let Some(process) = self.process.as_mut().filter(|_| may) else { return };
+        let Some(process) = self.process.as_mut().filter(|_| can_receive) else { return };
         assert!(!process.killed, "seed {}: work for a killed worker", self.seed);
         assert!(process.groups.len() < 2 || process.ended.is_some());
         let items: Vec<ItemId> = (self.last + 2..).take(usize::try_from(count).unwrap()).collect();
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// The process monitor reports how the process ended.
-    fn report_end(&mut self) {
+    fn report_exit(&mut self) {
         let Some(process) = &mut self.process else { return };
         let Some(end) = process.ended.filter(|_| process.is_reported) else { return };
         if self.session.exit().is_none() {
@@ -194,8 +194,12 @@ impl World {
             self.reached.insert("owed ping");
             self.send_ping();
         } else {
-            let can = self.session.is_idle() || self.session.is_nearly_idle();
-            assert!(!can || !self.is_ping_owed, "seed {}: an owed ping is never sent", self.seed);
+            let can_receive = self.session.is_idle() || self.session.is_nearly_idle();
+            assert!(
+                !can_receive || !self.is_ping_owed,
+                "seed {}: an owed ping is never sent",
+                self.seed
+            );
         }
         assert!(!self.session.message_received(), "a ping is owed only once");
     }
@@ -286,7 +290,7 @@ impl World {
             86..88 => self.signal(),
             88 | 89 => self.die(End::Accident),
             90 if self.below(8) == 0 => self.die(End::Permanent),
-            91..95 => self.report_end(),
+            91..95 => self.report_exit(),
             95 => self.committed[0] += 1,
             96 => self.committed[1] += 1,
             97 if self.below(3) == 0 && self.session.recycle() => {
@@ -343,7 +347,7 @@ impl World {
             }
             (0..20).for_each(|_| self.act());
             (0..40).for_each(|_| self.read());
-            self.report_end();
+            self.report_exit();
             self.check();
         }
         let state = self.session.state();
@@ -358,8 +362,8 @@ impl World {
 #[test]
 fn session_invariants_hold_in_any_event_order() {
     let mut reached = BTreeSet::new();
-    let given = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
-    for seed in given.map_or(0..SEEDS, |seed| seed..seed + 1) {
+    let replayed = std::env::var("ONNXD_SIMULATION_SEED").ok().and_then(|seed| seed.parse().ok());
+    for seed in replayed.map_or(0..SEEDS, |seed| seed..seed + 1) {
         let mut world = World::new(seed);
         (0..STEPS).for_each(|_| world.step());
         world.settle();
@@ -367,5 +371,5 @@ fn session_invariants_hold_in_any_event_order() {
     }
     let all = "ended, given up, group, hung, owed ping, recycled, serves, stopped";
     let reached: Vec<&str> = reached.into_iter().collect();
-    assert!(given.is_some() || reached.join(", ") == all, "{reached:?}");
+    assert!(replayed.is_some() || reached.join(", ") == all, "{reached:?}");
 }

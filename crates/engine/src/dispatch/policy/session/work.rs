@@ -26,7 +26,7 @@ impl Session {
         self.process().and_then(Process::service).map_or(&NO_GROUPS, |service| &service.groups)
     }
 
-    /// Returns the worker's service if it can be sent a group: it serves, is not about to end, and
+    /// Returns the worker's service if it can be sent a group: it serves, is not about to exit, and
     /// its socket is open.
     fn ready_service(&self) -> Option<&Service> {
         let process = self.process()?;

@@ -184,8 +184,10 @@ fn tensor(input: InputJson, raw: &mut Bytes) -> Result<Tensor, Fault> {
     let data = match (parameters.binary_data_size, data) {
         (Some(size), None) if size <= raw.len() => raw.split_to(size),
         (Some(size), None) => {
-            let left = raw.len();
-            return Err(invalid(format!("input `{name}` claims {size} bytes, but {left} remain")));
+            let remaining = raw.len();
+            return Err(invalid(format!(
+                "input `{name}` claims {size} bytes, but {remaining} remain"
+            )));
         }
         (None, Some(json)) => {
             let bytes_max = elements(&shape).zip(datatype.element_bytes());

@@ -243,8 +243,8 @@ pub(crate) struct StatisticsJson {
     responses((status = 200, description = "Statistics of all models", body = StatisticsJson), OipErrors)
 )]
 pub(crate) async fn all_statistics(State(app): State<App>) -> Response<Body> {
-    let of = |model: &std::sync::Arc<Model>| ModelStatistics::collect(&app.engine, model);
-    let model_stats = app.engine.models().iter().map(of).collect();
+    let collect = |model: &std::sync::Arc<Model>| ModelStatistics::collect(&app.engine, model);
+    let model_stats = app.engine.models().iter().map(collect).collect();
     axum_json(&json!(StatisticsJson { model_stats })).into_response()
 }
 

@@ -174,17 +174,17 @@ mod tests {
     fn positions_up_to_the_padding_id_are_unusable() {
         let roberta =
             r#"{"model_type": "roberta", "max_position_embeddings": 66, "pad_token_id": 1}"#;
-        let of = |kind: &str| roberta.replace("\"roberta\"", &format!("\"{kind}\""));
+        let config_of = |kind: &str| roberta.replace("\"roberta\"", &format!("\"{kind}\""));
         for kind in OFFSET_BY_PADDING.iter().chain([&"mpnet"]) {
-            assert_eq!(found(&[("config.json", &of(kind))], None).unwrap(), 64, "{kind}");
+            assert_eq!(found(&[("config.json", &config_of(kind))], None).unwrap(), 64, "{kind}");
         }
         for kind in ["bert", "distilbert", "xlm-roberta-unknown"] {
-            assert_eq!(found(&[("config.json", &of(kind))], None).unwrap(), 66, "{kind}");
+            assert_eq!(found(&[("config.json", &config_of(kind))], None).unwrap(), 66, "{kind}");
         }
         let zero = roberta.replace("_id\": 1", "_id\": 0");
         assert_eq!(found(&[("config.json", &zero)], None).unwrap(), 65);
-        let unsaid = roberta.replace(r#", "pad_token_id": 1"#, "");
-        assert_eq!(found(&[("config.json", &unsaid)], None).unwrap(), 64);
+        let without_pad_id = roberta.replace(r#", "pad_token_id": 1"#, "");
+        assert_eq!(found(&[("config.json", &without_pad_id)], None).unwrap(), 64);
         let null = roberta.replace("_id\": 1", "_id\": null");
         assert_eq!(found(&[("config.json", &null)], None).unwrap(), 64);
         let relative = roberta.replace("66,", r#"66, "position_embedding_type": "relative_key","#);

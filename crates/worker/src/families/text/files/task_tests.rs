@@ -113,7 +113,7 @@ fn labels_are_ordered_by_number_or_refused() {
 
 #[test]
 fn activation_follows_the_training() {
-    let of = |files: &[(&str, &str)], task: Task, labels: usize| {
+    let activation_of = |files: &[(&str, &str)], task: Task, labels: usize| {
         let dir = dir_with(files);
         let model_config = ModelConfig::read(dir.path()).unwrap();
         activation(&Files::read(dir.path(), &model_config).unwrap(), task, labels).unwrap()
@@ -121,18 +121,21 @@ fn activation_follows_the_training() {
     let problem = |word: &str| format!(r#"{{"problem_type": "{word}"}}"#);
     let identity = r#"{"activation_fn": "torch.nn.modules.linear.Identity"}"#;
     let old = format!(r#"{{"sentence_transformers": {identity}}}"#);
-    assert_eq!(of(&[], Task::Classify, 3), Activation::Softmax);
-    assert_eq!(of(&[], Task::Classify, 1), Activation::Sigmoid);
-    assert_eq!(of(&[], Task::Rerank, 1), Activation::Sigmoid);
-    assert_eq!(of(&[(SENTENCE, identity)], Task::Rerank, 1), Activation::Identity);
-    assert_eq!(of(&[("config.json", &old)], Task::Rerank, 1), Activation::Identity);
+    assert_eq!(activation_of(&[], Task::Classify, 3), Activation::Softmax);
+    assert_eq!(activation_of(&[], Task::Classify, 1), Activation::Sigmoid);
+    assert_eq!(activation_of(&[], Task::Rerank, 1), Activation::Sigmoid);
+    assert_eq!(activation_of(&[(SENTENCE, identity)], Task::Rerank, 1), Activation::Identity);
+    assert_eq!(activation_of(&[("config.json", &old)], Task::Rerank, 1), Activation::Identity);
     let regression = problem("regression");
-    assert_eq!(of(&[("config.json", &regression)], Task::Classify, 1), Activation::Identity);
+    assert_eq!(
+        activation_of(&[("config.json", &regression)], Task::Classify, 1),
+        Activation::Identity
+    );
     let each = problem("multi_label_classification");
-    assert_eq!(of(&[("config.json", &each)], Task::Classify, 3), Activation::Sigmoid);
+    assert_eq!(activation_of(&[("config.json", &each)], Task::Classify, 3), Activation::Sigmoid);
     let onnxd_toml = (ONNXD_TOML, "activation = \"softmax\"");
     assert_eq!(
-        of(&[("config.json", &regression), onnxd_toml], Task::Classify, 1),
+        activation_of(&[("config.json", &regression), onnxd_toml], Task::Classify, 1),
         Activation::Softmax
     );
 }
