@@ -4,6 +4,7 @@
 //! ```text
 //! lock                       held with flock by the supervisor that owns the directory
 //! staging/<random>/          a version being copied; emptied at every start
+//! snapshots/<source>         what a remote source held last, as JSON
 //! downloads/<source>/        files of a remote source, kept until its version is staged
 //! versions/<sha256>/         a version: immutable, complete, named by its manifest's digest
 //! compiled/<version>/        derived from a version by the checker; may be deleted at any time
@@ -49,6 +50,11 @@ impl Layout {
     /// Returns the directory for versions that are still being copied.
     pub fn staging(&self) -> PathBuf {
         self.root.join("staging")
+    }
+
+    /// Returns the directory of what remote sources held last, by source.
+    pub fn snapshots(&self) -> PathBuf {
+        self.root.join("snapshots")
     }
 
     /// Returns the directory of unfinished downloads, by source.

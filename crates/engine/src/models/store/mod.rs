@@ -104,13 +104,14 @@ impl Store {
         let staging = layout.staging();
         // Keep the directory itself: the predecessor needs it if the succession fails.
         empty(&staging).map_err(|error| invalid(&staging, &error))?;
+        let staged = StagedCache::new(layout.clone());
         let store = Self {
             layout,
             retention,
             pins: Pins::default(),
             retiring: Mutex::default(),
             sources,
-            staged: StagedCache::default(),
+            staged,
             lock,
         };
         // No version is in use yet, so this also removes what a crash left unfinished.
