@@ -13,6 +13,7 @@
 //!   every recorded history.
 //! - [`expected`]: model directories of every kind, with the results of the reference libraries.
 //! - [`exposition`]: a parser for `/metrics`.
+//! - [`web`]: a web server with model files.
 //! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
 //! - [`tracer`]: system calls that fail.
@@ -42,5 +43,6 @@ pub mod random;
 pub mod server;
 pub mod tracer;
 mod wait;
+pub mod web;
 
 pub use crate::wait::{eventually, soon};

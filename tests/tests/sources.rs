@@ -1,0 +1,186 @@
+//! Models from another server: served from the first start on, replaced when the source changes, and
+//! never disturbed by an upload in progress or a source that is away.
+
+use std::{
+    fs,
+    path::Path,
+    process::Command,
+    time::{Duration, SystemTime},
+};
+
+use e2e::{
+    corpus::Corpus,
+    eventually,
+    fixtures::model,
+    home::Home,
+    load::Load,
+    server::Server,
+    web::{Served, Web},
+};
+
+const SOON: Duration = Duration::from_secs(60);
+const CHECKSUMS: &str = "SHA256SUMS";
+
+/// Uploads a model file by file, the checksums last, as an uploader must.
+fn upload(from: &Path, to: &Path) {
+    for path in files(from) {
+        let target = to.join(&path);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(from.join(&path), target).unwrap();
+    }
+    let command = "find . -type f ! -name 'SHA256SUMS*' -exec sha256sum {} + > SHA256SUMS.new && \
+                   mv SHA256SUMS.new SHA256SUMS";
+    let status = Command::new("sh").args(["-c", command]).current_dir(to).status().unwrap();
+    assert!(status.success());
+}
+
+fn files(directory: &Path) -> Vec<String> {
+    let mut find = Command::new("find");
+    find.args([".", "-type", "f", "-printf", "%P\\n"]).current_dir(directory);
+    let output = find.output().unwrap();
+    let names = String::from_utf8(output.stdout).unwrap();
+    names.lines().filter(|name| *name != CHECKSUMS).map(str::to_owned).collect()
+}
+
+/// A web server with the model `tiny/a` in its folder `m`, and an onnxd that serves it.
+async fn served() -> (Web, Server, std::path::PathBuf) {
+    let builder = Server::builder();
+    let folder = builder.directories().root().join("web/m");
+    upload(&model("tiny/a"), &folder);
+    let web = Web::start(folder.parent().unwrap());
+    let spec = format!("m={}", web.uri("m"));
+    let builder = builder.argument("--model").argument(&spec).argument("--poll=1");
+    (web, builder.start().await, folder)
+}
+
+/// Waits until a check of the source has failed, and returns why.
+async fn failure(server: &Server) -> String {
+    eventually("a failed check", SOON, async || {
+        let status = server.status().await;
+        status.model("m").watch.clone().and_then(|watch| watch.last_error)
+    })
+    .await
+}
+
+/// Waits for `count` more checks of the source.
+async fn checks(server: &Server, count: u64) {
+    let seen = async || server.status().await.model("m").watch.clone().unwrap().checks;
+    let before = seen().await;
+    eventually("checks", SOON, async || (seen().await >= before + count).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_replaces_the_model_once_it_is_complete() {
+    let (_web, server, folder) = served().await;
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 8).await;
+    for (before, content) in [(1, "b"), (2, "a"), (3, "b")] {
+        // The worst order: the model first, and its checksums much later.
+        fs::copy(model("tiny").join(content).join("model.onnx"), folder.join("model.onnx"))
+            .unwrap();
+        checks(&server, 2).await;
+        assert_eq!(server.status().await.model("m").generation, before, "an unfinished upload");
+        let start = load.now();
+        upload(&model("tiny").join(content), &folder);
+        load.follow(&server, start, before, content).await;
+        load.more(20).await;
+    }
+    let summary = load.finish().await;
+    assert_eq!(summary.generations, 4, "{summary:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unchanged_content_costs_one_request_without_a_body() {
+    let (web, server, _folder) = served().await;
+    // The first check after a start has no validator yet.
+    checks(&server, 2).await;
+    web.take_served();
+    checks(&server, 3).await;
+    let served = web.take_served();
+    let expected = Served { method: "GET".into(), path: "/m/SHA256SUMS".into(), status: 304 };
+    assert!(served.len() >= 2 && served.iter().all(|one| *one == expected), "{served:?}");
+    let watch = server.status().await.model("m").watch.clone().unwrap();
+    assert!(watch.snapshot.unwrap().starts_with("sha256:"));
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    assert!(now - watch.last_checked.unwrap() < 60, "{now}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_away_disturbs_nothing_and_is_used_when_it_is_back() {
+    let (web, server, folder) = served().await;
+    let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
+    web.take_away(true);
+    let reason = failure(&server).await;
+    assert!(reason.contains(&web.uri("m")), "{reason}");
+    load.more(20).await;
+    let start = load.now();
+    upload(&model("tiny/b"), &folder);
+    web.take_away(false);
+    load.follow(&server, start, 1, "b").await;
+    eventually("no error", SOON, async || {
+        let status = server.status().await;
+        status.model("m").watch.clone().unwrap().last_error.is_none().then_some(())
+    })
+    .await;
+    let summary = load.finish().await;
+    assert_eq!(summary.generations, 2, "{summary:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_snapshot_is_not_fetched_again_until_it_changes() {
+    let (web, server, folder) = served().await;
+    upload(&model("tiny/nan"), &folder);
+    let reason = failure(&server).await.to_lowercase();
+    assert!(reason.contains("nan") || reason.contains("finite"), "{reason}");
+    checks(&server, 1).await;
+    web.take_served();
+    checks(&server, 3).await;
+    let served = web.take_served();
+    assert!(served.iter().all(|one| one.path == "/m/SHA256SUMS"), "{served:?}");
+    assert_eq!(server.status().await.model("m").generation, 1);
+    upload(&model("tiny/b"), &folder);
+    let after = server.generation_above("m", 1).await;
+    assert_eq!(after.generation, 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_without_the_source_serves_and_keeps_a_rollback() {
+    let builder = Server::builder();
+    let folder = builder.directories().root().join("web/m");
+    upload(&model("tiny/a"), &folder);
+    let web = Web::start(folder.parent().unwrap());
+    let spec = format!("m={}", web.uri("m"));
+    let builder = builder.argument("--model").argument(&spec).argument("--poll=1");
+    let mut server = builder.clone().start().await;
+    upload(&model("tiny/b"), &folder);
+    let before = server.generation_above("m", 1).await;
+    let committed = server.rollback("m", None).await.unwrap();
+    assert!(committed.generation > before.generation && committed.version != before.version);
+    server.terminate().await;
+
+    web.take_away(true);
+    let server = builder.start().await;
+    failure(&server).await;
+    assert_eq!(server.status().await.model("m").version, committed.version);
+    web.take_away(false);
+    checks(&server, 3).await;
+    let after = server.status().await.model("m").clone();
+    assert_eq!(after.version, committed.version, "an unchanged source undoes no rollback");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_without_checksums_is_refused_with_the_remedy() {
+    let home = std::sync::Arc::new(Home::new());
+    let folder = home.root().join("web/m");
+    upload(&model("tiny/a"), &folder);
+    fs::remove_file(folder.join(CHECKSUMS)).unwrap();
+    let web = Web::start(folder.parent().unwrap());
+    let spec = format!("m={}", web.uri("m"));
+    let builder = Server::builder().home(&home).argument("--model").argument(&spec);
+    let exited = builder.try_start().await.expect_err("no model can be served");
+    assert!(exited.stderr.contains("sha256sum"), "{}", exited.stderr);
+}
