@@ -66,9 +66,10 @@ pub(crate) struct ServeArguments {
     )]
     pub preload: Vec<String>,
 
-    /// Seconds between two checks of a model's source [default: 60 for other servers, 0 for directories]
+    /// Seconds between checks of a source [default: 60 or 0]
     ///
-    /// A source whose content has changed updates its model; 0 turns this off. Without NAME=, the value is for all
+    /// A source whose content has changed updates its model. The default is 60 for sources on other servers and 0, which
+    /// turns this off, for directories. Without NAME=, the value is for all
     /// models. A check of unchanged content is one request. After failures the pauses grow up to 15 minutes.
     ///
     /// Example: --poll minilm=300
@@ -299,7 +300,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
     pub worker_binary: Option<PathBuf>,
 
-    /// Executable that downloads from other servers [default: onnxd-fetch]
+    /// Executable that downloads models [default: onnxd-fetch]
     ///
     /// Must be from the same build as onnxd. The default is onnxd-fetch in the directory of the onnxd executable. Only
     /// sources on other servers need it.
