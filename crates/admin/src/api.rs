@@ -101,7 +101,8 @@ pub fn http_status(kind: RefusalKind) -> StatusCode {
         | RefusalKind::Memory
         | RefusalKind::Canary
         | RefusalKind::Drift
-        | RefusalKind::Checksum => StatusCode::UNPROCESSABLE_ENTITY,
+        | RefusalKind::Checksum
+        | RefusalKind::Signature => StatusCode::UNPROCESSABLE_ENTITY,
         // The source's server is at fault.
         RefusalKind::Unreachable | RefusalKind::Unauthorized => StatusCode::BAD_GATEWAY,
         RefusalKind::Forbidden => StatusCode::FORBIDDEN,

@@ -136,7 +136,8 @@ async fn update(
     let malformed = |refusal: Refusal| RefusalKind::Malformed.because(refusal.message);
     let from = from.map(|from| source(&from)).transpose().map_err(malformed)?;
     let target = Target::Source(from);
-    run(&admin, &model, Job { target, load, force, allow_dimension_change }).await
+    let job = Job { force, allow_dimension_change, ..Job::from_source(None, load) };
+    run(&admin, &model, Job { target, ..job }).await
 }
 
 async fn rollback(

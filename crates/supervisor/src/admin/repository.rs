@@ -209,7 +209,8 @@ mod tests {
         let all =
             json!({"source": "/d", "load": "lazy", "force": true, "allow_dimension_change": true});
         let target = Target::Source(Some("file:///d".parse().unwrap()));
-        let expected = Job { target, load: Load::Lazy, force: true, allow_dimension_change: true };
+        let lazy = Job::from_source(None, Load::Lazy);
+        let expected = Job { target, force: true, allow_dimension_change: true, ..lazy };
         assert_eq!(job_of(all), Ok(expected));
     }
 
@@ -220,7 +221,7 @@ mod tests {
             (json!({"file:1/model.onnx": "AAAA"}), "`file:1/model.onnx`"),
             (json!({"warmup": 1}), "`warmup`"),
             (json!({"source": "relative"}), "absolute"),
-            (json!({"source": "s3://bucket/m"}), "file:///DIR"),
+            (json!({"source": "ftp://host/m"}), "file:///DIR"),
             (json!({"source": 1}), "`source`"),
             (json!({"load": "soon"}), "`load`"),
             (json!({"force": "yes"}), "`force`"),

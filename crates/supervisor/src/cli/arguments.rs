@@ -70,7 +70,7 @@ pub(crate) struct CheckArguments {
     /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
     pub worker_binary: Option<PathBuf>,
-    /// Executable that downloads from other servers [default: onnxd-fetch]
+    /// Executable that asks other servers [default: onnxd-fetch]
     ///
     /// Only sources on other servers need it. The default is onnxd-fetch in the directory of the onnxd executable.
     ///

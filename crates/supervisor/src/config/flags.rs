@@ -66,10 +66,11 @@ pub(crate) struct ServeArguments {
     )]
     pub preload: Vec<String>,
 
-    /// Seconds between two checks of a model's source [default: 60 for other servers, 0 for directories]
+    /// Seconds between checks of a source [default: 60, directories 0]
     ///
-    /// A source whose content has changed updates its model; 0 turns this off. Without NAME=, the value is for all
-    /// models. A check of unchanged content is one request. After failures the pauses grow up to 15 minutes.
+    /// A source whose content has changed updates its model; 0 turns this off, the default for directories. Without
+    /// NAME=, the value is for all models. A check of unchanged content is one request. After failures the pauses grow
+    /// up to 15 minutes.
     ///
     /// Example: --poll minilm=300
     #[arg(
@@ -166,6 +167,22 @@ pub(crate) struct ServeArguments {
     /// Example: --admin-token-file /etc/onnxd/admin-token
     #[arg(long, value_name = "FILE", env = "ONNXD_ADMIN_TOKEN_FILE", help_heading = "Security")]
     pub admin_token_file: Option<PathBuf>,
+
+    /// Public key that must have signed a model [default: none]
+    ///
+    /// FILE is a public key of minisign, which signs SHA256SUMS, or a P-256 key as PEM, which signs model.sig of OpenSSF
+    /// Model Signing. Each file of a version must be signed. Repeat the flag for several models, or for several keys of
+    /// a model, of which one is enough.
+    ///
+    /// Example: --source-key minilm=/etc/onnxd/minilm.pub
+    #[arg(
+        long,
+        value_name = "NAME=FILE",
+        env = "ONNXD_SOURCE_KEY",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub source_key: Vec<String>,
 
     /// Run workers and checkers without a sandbox [default: false]
     ///
@@ -299,7 +316,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
     pub worker_binary: Option<PathBuf>,
 
-    /// Executable that downloads from other servers [default: onnxd-fetch]
+    /// Executable that asks other servers [default: onnxd-fetch]
     ///
     /// Must be from the same build as onnxd. The default is onnxd-fetch in the directory of the onnxd executable. Only
     /// sources on other servers need it.
@@ -593,7 +610,7 @@ impl ServeArguments {
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format
+            no_sandbox log_format source_key
         )
     }
 }

@@ -1,12 +1,18 @@
 //! Selects the files of a version other than the model's own, by name: everything a model may need,
 //! and nothing large that it does not need. Pure.
 
+use onnxd_proto::domain::Checksums;
+
 /// Suffixes of files taken from every folder down to [`DEPTH_MAX`].
 const ENDINGS: [&str; 4] = [".json", ".txt", ".jinja", ".model"];
 /// Files taken at the top level only.
 const TOP: [&str; 2] = ["canary.jsonl", "onnxd.toml"];
 /// The weights of a module or of static embeddings.
 const WEIGHTS: &str = "model.safetensors";
+/// The bundle of OpenSSF Model Signing.
+pub(super) const BUNDLE: &str = "model.sig";
+/// Files that prove others unchanged.
+pub(super) const PROOFS: [&str; 3] = [Checksums::FILE, Checksums::SIGNATURE, BUNDLE];
 /// Maximum folder depth, reached by the modules of a router.
 const DEPTH_MAX: usize = 2;
 /// Ignored folders: other formats of the model, and a file system's own folder.
@@ -27,6 +33,12 @@ pub(super) fn includes(path: &str, has_graph: bool) -> bool {
         return if folder.is_empty() { !has_graph } else { is_module(folder) };
     }
     ENDINGS.iter().any(|ending| name.ends_with(ending)) || folder.is_empty() && TOP.contains(&name)
+}
+
+/// Returns whether the file proves that others are unchanged. It is read with them, but is not part of
+/// a version.
+pub(super) fn is_proof(path: &str) -> bool {
+    PROOFS.contains(&path)
 }
 
 /// Returns whether a model file of this name is chosen by default.

@@ -86,7 +86,8 @@ pub(super) fn resolve(
     // Also set after an unload: vectors from before must stay comparable with the next generation.
     let serving = model.last().map(|(_, record)| record);
     let stage = |from: &SourceUri| {
-        let staged = store.stage(from, progress)?;
+        let conditions = model.rules.conditions(job.requester, *from == model.source);
+        let staged = store.stage(from, &conditions, progress)?;
         let bytes = staged.bytes;
         Ok((staged, bytes))
     };
