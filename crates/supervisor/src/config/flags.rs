@@ -82,6 +82,21 @@ pub(crate) struct ServeArguments {
     )]
     pub poll: Vec<String>,
 
+    /// Seconds a directory must be unchanged [default: 5 if polled, 0]
+    ///
+    /// An update from a directory that changed later is refused as `incomplete`; a polled directory is checked again.
+    /// Does not apply to a directory with a SHA256SUMS, nor at start. Raise it if copies into directories pause.
+    ///
+    /// Example: --settle 30
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_SETTLE",
+        help_heading = "Models"
+    )]
+    pub settle: Option<u64>,
+
     /// Address for HTTP [default: 127.0.0.1:8080]
     ///
     /// Takes an IP address or a host name, and a port; port 0 picks a free one. A name is resolved once, at start,
@@ -610,7 +625,7 @@ impl ServeArguments {
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format source_key
+            no_sandbox log_format settle source_key
         )
     }
 }

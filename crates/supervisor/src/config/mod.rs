@@ -116,7 +116,7 @@ impl Config {
     pub(crate) fn load(settings: ServeArguments) -> Result<Self, Failure> {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
         let models = models::parse(&settings.model, &settings.model_alias)?;
-        let models = sources::with_rules(models, &settings.source_key, None)?;
+        let models = sources::with_rules(models, &settings.source_key, settings.settle)?;
         Ok(Self {
             poll: sources::intervals(&models, &settings.poll)?,
             fetch_binary: sources::fetcher(settings.fetch_binary, &models)?,

@@ -1,4 +1,4 @@
-//! Applies `--poll`, `--source-key` and `--fetch-binary`: how sources are watched and verified, and the
+//! Applies `--poll`, `--settle`, `--source-key` and `--fetch-binary`: how sources are watched and verified, and the
 //! program that reads those on other servers.
 
 use std::{

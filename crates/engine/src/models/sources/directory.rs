@@ -73,6 +73,7 @@ impl Source for Directory {
         match known {
             Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
             _ => {
+                self.require_settled(&snapshot)?;
                 snapshot.log_choice();
                 Ok(Resolved::Changed(Box::new(snapshot)))
             }
@@ -84,6 +85,7 @@ impl Source for Directory {
         if known == Some(&snapshot.id) {
             return Ok(None);
         }
+        self.require_settled(&snapshot)?;
         Ok(Some(snapshot.id))
     }
 }
@@ -111,6 +113,25 @@ impl Directory {
             "{path}: the model kept changing while it was read; retry once the upload is complete"
         );
         Err(RefusalKind::Contract.because(message))
+    }
+
+    /// Refuses a directory that has just changed, unless a `SHA256SUMS` tells when it is complete.
+    fn require_settled(&self, snapshot: &DirectorySnapshot) -> Result<(), Refusal> {
+        let settle = self.conditions.settle;
+        if settle.is_zero() || snapshot.tree.open_file(checksums::FILE)?.is_some() {
+            return Ok(());
+        }
+        let files = snapshot.files.iter().zip(&snapshot.handles);
+        let is_fresh = |identity: &Identity| !identity.is_unchanged_for(settle);
+        let mut fresh = files.filter(|(_, (_, identity))| is_fresh(identity));
+        fresh.next().map_or(Ok(()), |(file, _)| {
+            let (path, seconds) = (self.path.display(), settle.as_secs());
+            Err(RefusalKind::Incomplete.because(format!(
+                "{path}: {} changed less than {seconds} s ago, so a copy may be running; retry later, or upload {} last",
+                file.path,
+                checksums::FILE
+            )))
+        })
     }
 }
 

@@ -80,6 +80,27 @@ fn file_changed_during_the_fetch_is_not_pinned() {
 }
 
 #[test]
+fn directory_that_has_just_changed_waits_unless_it_has_checksums() {
+    let source = source_with(&["model.onnx"]);
+    let conditions = |seconds| Conditions {
+        settle: std::time::Duration::from_secs(seconds),
+        ..Conditions::default()
+    };
+    let resolved = |seconds| resolve(&source_under(source.path(), conditions(seconds)));
+    assert!(resolved(0).is_ok());
+    let refusal = resolved(1).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Incomplete);
+    assert!(refusal.message.contains("model.onnx changed less than 1 s ago"), "{refusal}");
+    let peeked = source_under(source.path(), conditions(60)).peek(None);
+    assert_eq!(peeked.unwrap_err().kind, RefusalKind::Incomplete);
+    wait_until_settled();
+    assert!(resolved(1).is_ok());
+    assert!(resolved(60).is_err());
+    fs::write(source.path().join(checksums::FILE), "").unwrap();
+    assert!(resolved(60).is_ok(), "the checksums tell when it is complete");
+}
+
+#[test]
 fn signature_is_required_of_a_model_with_keys() {
     let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/models/sources/testdata"));
     let verify = |key: &str| {
