@@ -65,7 +65,7 @@ pub struct UpdateCall {
     pub from: Option<String>,
     /// When workers load the version.
     pub load: Load,
-    /// Accept a version that failed an earlier probation.
+    /// Accept a version that failed an earlier probation, or lacks files of the serving version.
     pub force: bool,
     /// Accept embeddings with a different dimension.
     pub allow_dimension_change: bool,

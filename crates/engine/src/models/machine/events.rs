@@ -33,7 +33,7 @@ pub struct Job {
     pub target: Target,
     /// When workers load it.
     pub load: Load,
-    /// Accepts a version that failed its probation before.
+    /// Accepts a version that failed its probation before, or lacks files of the serving version.
     pub force: bool,
     /// Accepts a version whose embeddings have another dimension.
     pub allow_dimension_change: bool,

@@ -18,7 +18,7 @@ pub(crate) mod fake;
 pub mod fetcher;
 mod lister;
 mod remote;
-mod selection;
+pub(super) mod selection;
 pub mod signature;
 mod transfer;
 mod tree;

@@ -24,7 +24,7 @@ pub(super) const NAMED_BYTES_MAX: u64 = 256 << 20;
 
 /// Returns whether the name of the file at `path` selects it. `has_graph` means that the version has a
 /// model file, which holds the weights of a transformer.
-pub(super) fn includes(path: &str, has_graph: bool) -> bool {
+pub(in crate::models) fn includes(path: &str, has_graph: bool) -> bool {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     if !is_in_reach(path) {
         return false;
@@ -39,6 +39,17 @@ pub(super) fn includes(path: &str, has_graph: bool) -> bool {
 /// a version.
 pub(super) fn is_proof(path: &str) -> bool {
     PROOFS.contains(&path)
+}
+
+/// Returns whether a version without this file runs, but with other output: modules, their weights and
+/// prompts.
+pub(in crate::models) fn changes_output(path: &str) -> bool {
+    match path.rsplit_once('/') {
+        None => ["modules.json", "config_sentence_transformers.json"].contains(&path),
+        Some((folder, name)) => {
+            ["config.json", WEIGHTS].contains(&name) && is_module(folder) && includes(path, true)
+        }
+    }
 }
 
 /// Returns whether a model file of this name is chosen by default.

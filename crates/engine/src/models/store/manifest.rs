@@ -1,5 +1,8 @@
 //! The manifest of a version: the list of its files, whose digest names it. Called by the store.
 
+use std::{fs, path::Path};
+
+use onnxd_proto::layout::MANIFEST;
 use sha2::{Digest, Sha256};
 
 use crate::models::{
@@ -23,4 +26,11 @@ pub(super) fn identify(files: &[FetchedFile]) -> (String, String, u64) {
     let manifest: String = std::iter::once("onnxd manifest 1\n".to_owned()).chain(lines).collect();
     let version = hex(&Sha256::digest(&manifest));
     (manifest, version, files.iter().map(|file| file.bytes).sum())
+}
+
+/// Returns the paths in a version's manifest; empty if it cannot be read.
+pub(super) fn paths(folder: &Path) -> Vec<String> {
+    let manifest = fs::read_to_string(folder.join(MANIFEST)).unwrap_or_default();
+    let path = |line: &str| line.splitn(3, "  ").nth(2).map(str::to_owned);
+    manifest.lines().filter_map(path).collect()
 }

@@ -29,7 +29,7 @@ use crate::models::{
     disk::io_refusal,
     sources::{Conditions, Fetched, Resolved, Snapshot, SnapshotId, Sources},
     store::{
-        manifest::{identify, known_files},
+        manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
         staged_cache::{Entry, StagedCache},
     },
@@ -240,6 +240,17 @@ impl Store {
         fs::write(&path, manifest).map_err(|error| io_refusal(&path, &error))?;
         crash::point(3);
         Ok((Staged { version, folder: Some(folder), bytes }, is_pinned))
+    }
+
+    /// Returns the paths of a staged version's files.
+    pub fn files(&self, staged: &Staged) -> Vec<String> {
+        let kept = || self.layout.version(&staged.version);
+        paths(&staged.folder().map_or_else(kept, Path::to_owned))
+    }
+
+    /// Returns the paths of the files of a record's version.
+    pub fn files_of(&self, record: &Record) -> Vec<String> {
+        paths(&self.layout.version(&record.version))
     }
 
     /// Returns whether a version is kept.
