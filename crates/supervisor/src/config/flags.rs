@@ -199,6 +199,22 @@ pub(crate) struct ServeArguments {
     )]
     pub source_key: Vec<String>,
 
+    /// Remote sources that admin calls may name [default: all]
+    ///
+    /// Limits sources on other servers in `onnxd update --from` and in `source` of Triton's repository API. --model and
+    /// directories are not limited. A * stands for any text; before the first slash of the path it matches no slash.
+    /// Repeat the flag for several patterns, or separate them with commas in the variable.
+    ///
+    /// Example: --allow-source 'hf://my-org/*'
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "ONNXD_ALLOW_SOURCE",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub allow_source: Vec<String>,
+
     /// Run workers and checkers without a sandbox [default: false]
     ///
     /// A model that takes over such a process can then do whatever onnxd can. Use it only on kernels that cannot
@@ -625,7 +641,7 @@ impl ServeArguments {
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format settle source_key
+            no_sandbox log_format settle source_key allow_source
         )
     }
 }
