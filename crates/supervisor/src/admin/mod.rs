@@ -6,6 +6,7 @@
 //! - [`calls`]: parses calls.
 //! - [`responses`]: documents, refusals with their HTTP status, and streams of steps.
 //! - [`status`]: the document behind `onnxd status`.
+//! - [`webhook`]: notifications that a source changed.
 //! - [`repository`]: Triton's repository API, on the same listeners.
 
 mod calls;
@@ -14,6 +15,7 @@ pub(crate) mod repository;
 mod responses;
 mod socket;
 mod status;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 

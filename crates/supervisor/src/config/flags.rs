@@ -215,6 +215,15 @@ pub(crate) struct ServeArguments {
     )]
     pub allow_source: Vec<String>,
 
+    /// File with the secret of notifications [default: none, off]
+    ///
+    /// Then POST /admin/webhook on --admin-listen checks the sources that a signed notification names at once. MLflow,
+    /// a Hugging Face hub or a script may send it. The first line is the secret, as for --admin-token-file.
+    ///
+    /// Example: --webhook-secret-file /etc/onnxd/webhook-secret
+    #[arg(long, value_name = "FILE", env = "ONNXD_WEBHOOK_SECRET_FILE", help_heading = "Security")]
+    pub webhook_secret_file: Option<PathBuf>,
+
     /// Run workers and checkers without a sandbox [default: false]
     ///
     /// A model that takes over such a process can then do whatever onnxd can. Use it only on kernels that cannot
@@ -641,7 +650,7 @@ impl ServeArguments {
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format settle source_key allow_source
+            no_sandbox log_format settle source_key allow_source webhook_secret_file
         )
     }
 }

@@ -142,7 +142,11 @@ impl Config {
                 Some(path) => absolute(&path)?,
                 None => default_admin_socket()?,
             },
-            admin_listen: AdminListen::load(settings.admin_listen, settings.admin_token_file)?,
+            admin_listen: AdminListen::load(
+                settings.admin_listen,
+                settings.admin_token_file,
+                settings.webhook_secret_file,
+            )?,
             allowed_sources: AllowedSources::parse(&settings.allow_source)?,
             state_dir: match settings.state_dir {
                 Some(path) => absolute(&path)?,

@@ -193,10 +193,13 @@ impl Server {
         }
 
         let admin_router = admin::router(admin.clone());
-        if let Some((socket, token)) = admin_tcp {
+        if let Some((socket, listen)) = admin_tcp {
             let health = router::health(app.clone());
             let admin = Admin { requester: Requester::Network, ..admin };
-            let router = admin::guarded(admin::router(admin), token, health);
+            let mut router = admin::guarded(admin::router(admin.clone()), listen.token, health);
+            if let Some(secret) = listen.webhook_secret {
+                router = router.merge(admin::webhook::routes(admin, secret));
+            }
             let limits = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
             let routes = Routes { router, shapes: router::shapes() };
             // The drain does not wait for this one: its calls end with the updates, when the drain begins.
