@@ -65,7 +65,7 @@ pub struct UpdateCall {
     pub from: Option<String>,
     /// When workers load the version.
     pub load: Load,
-    /// Accept a version that failed an earlier probation.
+    /// Accept a version that failed an earlier probation, or lacks files of the serving version.
     pub force: bool,
     /// Accept embeddings with a different dimension.
     pub allow_dimension_change: bool,
@@ -101,7 +101,8 @@ pub fn http_status(kind: RefusalKind) -> StatusCode {
         | RefusalKind::Memory
         | RefusalKind::Canary
         | RefusalKind::Drift
-        | RefusalKind::Checksum => StatusCode::UNPROCESSABLE_ENTITY,
+        | RefusalKind::Checksum
+        | RefusalKind::Signature => StatusCode::UNPROCESSABLE_ENTITY,
         // The source's server is at fault.
         RefusalKind::Unreachable | RefusalKind::Unauthorized => StatusCode::BAD_GATEWAY,
         RefusalKind::Forbidden => StatusCode::FORBIDDEN,

@@ -84,6 +84,7 @@ fn every_refusal_kind_has_the_documented_status() {
         (RefusalKind::Canary, 422),
         (RefusalKind::Drift, 422),
         (RefusalKind::Checksum, 422),
+        (RefusalKind::Signature, 422),
         (RefusalKind::Internal, 500),
         (RefusalKind::Busy, 503),
         (RefusalKind::HandingOver, 503),

@@ -46,7 +46,8 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
     let metrics = Arc::new(Metrics::new(&[]));
     let directory = || "/".parse().expect("a valid source");
     let name = "m".parse().expect("a valid name");
-    let source = ModelSource { name, aliases: Vec::new(), uri: directory(), preload: true };
+    let (uri, rules) = (directory(), Default::default());
+    let source = ModelSource { name, aliases: Vec::new(), uri, preload: true, rules };
     let page = ControlPage::create().expect("enough memory");
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
     let facts = Facts { dimension: DIMENSION, ..Facts::new(Task::Embed) };

@@ -118,6 +118,9 @@ impl Conversation {
             let place = Place { folder: &self.folder, bytes_max: self.about.bytes_max, files_max };
             snapshot = self.source.unpack(snapshot, &place).await?;
         }
+        if self.about.wants_signature {
+            snapshot.files.extend(self.source.signature(&snapshot).await?);
+        }
         self.check(&mut snapshot)?;
         let event = FetchEvent::Snapshot(RemoteSnapshot {
             id: snapshot.id.clone(),

@@ -18,7 +18,8 @@ fn input() -> Input {
 fn model() -> Model {
     let name = "m".parse().unwrap();
     let uri = "/".parse().unwrap();
-    Model::new(0, ModelSource { name, aliases: Vec::new(), uri, preload: true })
+    let rules = Default::default();
+    Model::new(0, ModelSource { name, aliases: Vec::new(), uri, preload: true, rules })
 }
 
 fn answered(index: usize, generation: Generation) -> ItemAnswer {

@@ -41,6 +41,7 @@ pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
         aliases: Vec::new(),
         uri: "/".parse().expect("a valid source"),
         preload: true,
+        rules: Default::default(),
     };
     let page = ControlPage::create().unwrap();
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));

@@ -9,12 +9,13 @@
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
-//! [`disk`] turns disk errors into refusals.
+//! [`requester`] says who asks for an update. [`disk`] turns disk errors into refusals.
 
 mod disk;
 pub mod gate;
 pub mod machine;
 pub mod registry;
+pub mod requester;
 pub mod sources;
 pub mod store;
 pub mod update;

@@ -14,7 +14,10 @@ use onnxd_proto::{
     wire::message::ModelSlot,
 };
 
-use crate::models::gate::{Gate, Presence};
+use crate::models::{
+    gate::{Gate, Presence},
+    sources::SourceRules,
+};
 use onnxd_telemetry::metrics::Metrics;
 
 /// How long a replaced version may stay in use. No request takes this long, so every worker has
@@ -38,6 +41,8 @@ pub struct ModelSource {
     pub uri: SourceUri,
     /// Whether the model is loaded at start rather than on first use.
     pub preload: bool,
+    /// What its sources must satisfy.
+    pub rules: SourceRules,
 }
 
 /// All served models.
@@ -61,6 +66,8 @@ pub struct Model {
     pub source: SourceUri,
     /// Whether the model is loaded at start rather than on first use.
     pub preload: bool,
+    /// What its sources must satisfy.
+    pub rules: SourceRules,
     /// Admits the requests for this model.
     pub gate: Arc<Gate>,
     issued: RwLock<VecDeque<CommittedGeneration>>,
@@ -87,9 +94,9 @@ struct CommittedGeneration {
 impl Model {
     /// Returns a model that serves nothing yet.
     pub fn new(slot: Slot, source: ModelSource) -> Self {
-        let ModelSource { name, aliases, uri, preload } = source;
+        let ModelSource { name, aliases, uri, preload, rules } = source;
         let (gate, issued, commit_blocks) = (Arc::default(), RwLock::default(), Arc::default());
-        Self { name, aliases, slot, source: uri, preload, gate, issued, commit_blocks }
+        Self { name, aliases, slot, source: uri, preload, rules, gate, issued, commit_blocks }
     }
 
     /// Returns the serving generation and its record, or `None` before the first commit and after

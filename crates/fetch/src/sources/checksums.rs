@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// What precedes the digest in the id of a snapshot.
+const ID_PREFIX: &str = "sha256:";
+
 /// Returns the snapshot that a `SHA256SUMS` from `from` describes. Its id is the digest of its bytes.
 pub(super) fn snapshot(
     bytes: &[u8],
@@ -28,13 +31,26 @@ pub(super) fn snapshot(
         ..File::default()
     });
     Ok(Snapshot {
-        id: format!("sha256:{}", digest::sha256(bytes)),
+        id: format!("{ID_PREFIX}{}", digest::sha256(bytes)),
         pin: Pin::Checksums,
         files: files.collect(),
         archives: Vec::new(),
         notes: Vec::new(),
         validators,
     })
+}
+
+/// Returns what the `SHA256SUMS` of a snapshot cannot list: itself, and its signature with the length
+/// and identity that the server states.
+pub(super) fn signature(
+    snapshot: &Snapshot,
+    bytes: Option<u64>,
+    identity: Option<String>,
+) -> Vec<File> {
+    let digest = snapshot.id.strip_prefix(ID_PREFIX).map(str::to_owned).map(Digest::Sha256);
+    let sums = File { path: Checksums::FILE.to_owned(), digest, ..File::default() };
+    let path = Checksums::SIGNATURE.to_owned();
+    vec![sums, File { path, bytes, digest: None, identity }]
 }
 
 /// Returns the error for a source without a `SHA256SUMS`.
@@ -51,4 +67,20 @@ pub(super) fn listed_but_missing(path: &str) -> FetchError {
     let message =
         format!("{path} is listed in {} but missing; is an upload running?", Checksums::FILE);
     FetchErrorKind::Incomplete.because(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signature_comes_with_the_file_that_it_signs() {
+        let sums = format!("{}  model.onnx\n", "a".repeat(64));
+        let found = snapshot(sums.as_bytes(), "x", Validators::default()).unwrap();
+        let files = signature(&found, Some(300), Some("etag".to_owned()));
+        let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        assert_eq!(paths, ["SHA256SUMS", "SHA256SUMS.minisig"]);
+        assert_eq!(files[0].digest, Some(Digest::Sha256(digest::sha256(sums.as_bytes()))));
+        assert_eq!(files[1].identity.as_deref(), Some("etag"));
+    }
 }

@@ -17,6 +17,11 @@ pub(crate) trait Source {
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError>;
 
+    /// Returns the files that the snapshot's signature needs and that the snapshot does not list.
+    async fn signature(&self, _: &Snapshot) -> Result<Vec<File>, FetchError> {
+        Ok(Vec::new())
+    }
+
     /// Lists the files in the snapshot's archives, which were downloaded, and unpacks them into
     /// parts.
     async fn unpack(&self, snapshot: Snapshot, _: &Place<'_>) -> Result<Snapshot, FetchError> {

@@ -2,7 +2,10 @@
 //! last, is the snapshot.
 
 use async_trait::async_trait;
-use http::{HeaderValue, StatusCode, header::CONTENT_LENGTH};
+use http::{
+    HeaderValue, StatusCode,
+    header::{CONTENT_LENGTH, ETAG},
+};
 use onnxd_proto::domain::{
     Checksums, RemoteUri,
     fetch::{FetchError, FetchErrorKind},
@@ -72,6 +75,24 @@ impl Source for Web {
         let from = response.url;
         let bytes = response.body.all(Checksums::BYTES_MAX).await?;
         checksums::snapshot(&bytes, &from, validators).map(Some)
+    }
+
+    async fn signature(&self, snapshot: &Snapshot) -> Result<Vec<File>, FetchError> {
+        let request = self.request(Checksums::SIGNATURE, Request::head)?;
+        let response = self.client.send(request).await?;
+        let length = match response.status {
+            // Some servers answer 403 for files that do not exist.
+            StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => return Ok(Vec::new()),
+            // The download shows whether it exists.
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => None,
+            status if status.is_success() => {
+                response.header(CONTENT_LENGTH).and_then(|text| text.parse().ok())
+            }
+            _ => return response.success(REMEDY).await.map(|_| Vec::new()),
+        };
+        let etag = response.header(ETAG).map(str::to_owned);
+        let identity = etag.or_else(|| Some(snapshot.id.clone()));
+        Ok(checksums::signature(snapshot, length, identity))
     }
 
     async fn stat(&self, file: &mut File) -> Result<(), FetchError> {

@@ -24,6 +24,7 @@ impl Fetch {
             source: source.into(),
             known: None,
             allows_private: true,
+            wants_signature: false,
             bytes_max: 64 << 20,
             files_max: 100,
         };

@@ -93,6 +93,31 @@ fn files_that_are_no_longer_listed_are_removed() {
 }
 
 #[test]
+fn a_signature_is_downloaded_with_what_it_signs() {
+    for (status, expected) in
+        [(200, &["SHA256SUMS", "SHA256SUMS.minisig", "a"][..]), (404, &["a"]), (403, &["a"])]
+    {
+        let server = Double::start(move |asked| match asked.path.as_str() {
+            "/m/SHA256SUMS" => Reply::ok(checksums(&[("a", b"x")])),
+            "/m/SHA256SUMS.minisig" => Reply::status(status).body("signature"),
+            _ => Reply::ok("x"),
+        });
+        let mut fetch = Fetch::of(server.url("/m"));
+        fetch.about.wants_signature = true;
+        fetch.all().unwrap();
+        assert_eq!(fetch.files(), expected, "{status}");
+    }
+    let server = Double::start(move |asked| match asked.path.as_str() {
+        "/m/SHA256SUMS" => Reply::ok(checksums(&[("a", b"x")])),
+        _ => Reply::status(503),
+    });
+    let mut fetch = Fetch::of(server.url("/m"));
+    fetch.about.wants_signature = true;
+    let error = fetch.fails();
+    assert_eq!(error.kind, FetchErrorKind::Unreachable, "a signature may exist: {error}");
+}
+
+#[test]
 fn a_redirect_to_another_server_carries_no_credentials() {
     let content = b"content".to_vec();
     let other = Double::start(|_| Reply::ok("content"));

@@ -32,6 +32,8 @@ pub enum ChecksumsError {
 impl Checksums {
     /// The file's name.
     pub const FILE: &str = "SHA256SUMS";
+    /// The file with minisign's signature of it.
+    pub const SIGNATURE: &str = "SHA256SUMS.minisig";
     /// Maximum length of the file in bytes; a longer one is refused.
     pub const BYTES_MAX: u64 = 1 << 20;
 
@@ -43,8 +45,9 @@ impl Checksums {
         let mut entries = BTreeMap::new();
         for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
             let (digest, path) = entry(line).ok_or(ChecksumsError::Line(number))?;
-            // `sha256sum * > SHA256SUMS` lists the file itself, with the digest of an empty one.
-            if path == Self::FILE {
+            // `sha256sum * > SHA256SUMS` lists the file itself, with the digest of an empty one, and
+            // the signature of an earlier one.
+            if [Self::FILE, Self::SIGNATURE].contains(&path) {
                 continue;
             }
             if !is_inside(path) {
@@ -81,7 +84,8 @@ mod tests {
     #[test]
     fn sha256sum_output_is_parsed_and_malformed_lines_are_named() {
         let (a, b) = ("a".repeat(64), "B".repeat(64));
-        let text = format!("{b} *./onnx/x.data\n{a}  model.onnx\n{a}  SHA256SUMS\n\n");
+        let own = format!("{a}  SHA256SUMS\n{a}  SHA256SUMS.minisig\n");
+        let text = format!("{b} *./onnx/x.data\n{a}  model.onnx\n{own}\n");
         let checksums = Checksums::parse(&text).unwrap();
         let entries: Vec<_> = checksums.iter().collect();
         assert_eq!(entries, [("model.onnx", &*a), ("onnx/x.data", &*"b".repeat(64))]);

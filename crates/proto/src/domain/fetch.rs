@@ -29,6 +29,9 @@ pub struct Resolve {
     pub known: Option<String>,
     /// Whether addresses of private networks and of this machine are allowed.
     pub allows_private: bool,
+    /// Whether to offer the signature of `SHA256SUMS` as well, which that cannot list.
+    #[serde(default)]
+    pub wants_signature: bool,
     /// Maximum bytes to download.
     pub bytes_max: u64,
     /// Maximum files of a snapshot.

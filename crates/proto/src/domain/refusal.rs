@@ -33,6 +33,8 @@ pub enum RefusalKind {
     Drift,
     /// A file does not match its digest.
     Checksum,
+    /// No configured key has signed the files.
+    Signature,
     /// The source's server does not answer, or has a fault. A later attempt may succeed.
     Unreachable,
     /// The source's server refuses the credentials, or asks for some.

@@ -19,7 +19,8 @@ use crate::{
     transport::bodies::read_body_within,
 };
 
-/// Combines the routes of `admin`, which need the token, with those of `open`, which do not.
+/// Combines the routes of `admin`, which need the token, with those of `open`, which do not. Those that
+/// verify signatures need neither the token nor a loopback name; merge them into the result.
 pub(crate) fn guarded(admin: Router, token: Token, open: Router) -> Router {
     let admin = admin.layer(middleware::from_fn_with_state(token, require_token));
     admin.merge(open).layer(middleware::from_fn(require_loopback))

@@ -6,6 +6,7 @@
 //! - [`calls`]: parses calls.
 //! - [`responses`]: documents, refusals with their HTTP status, and streams of steps.
 //! - [`status`]: the document behind `onnxd status`.
+//! - [`webhook`]: notifications that a source changed.
 //! - [`repository`]: Triton's repository API, on the same listeners.
 
 mod calls;
@@ -14,6 +15,7 @@ pub(crate) mod repository;
 mod responses;
 mod socket;
 mod status;
+pub(crate) mod webhook;
 
 use std::sync::Arc;
 
@@ -36,16 +38,19 @@ pub(crate) use crate::admin::{
     guard::guarded,
     socket::{AdminSocket, CONNECTIONS_MAX, remove_successor_socket, take_over_name},
 };
+use crate::config::AllowedSources;
 use onnxd_engine::{
     dispatch::Event,
     models::{
         machine::events::{Job, Target},
         registry::{Model, Registry},
+        requester::Requester,
         store::Store,
         update::{Updater, source},
         watch::Watches,
     },
 };
+use onnxd_proto::domain::SourceUri;
 use onnxd_telemetry::metrics::Metrics;
 
 /// Maximum concurrent updates, rollbacks and unloads, over all models. Further ones are refused.
@@ -63,6 +68,10 @@ pub(crate) struct Admin {
     pub calls: Arc<Semaphore>,
     /// The watched sources.
     pub watches: Arc<Watches>,
+    /// Sources on other servers that callers may name.
+    pub allowed_sources: AllowedSources,
+    /// Who calls: somebody on this machine, or over TCP.
+    pub requester: Requester,
 }
 
 impl Admin {
@@ -79,6 +88,19 @@ impl Admin {
         self.registry.find(Some(model)).cloned().ok_or_else(|| {
             RefusalKind::NotFound.because(format!("the model {model:?} is not served"))
         })
+    }
+
+    /// Parses the source that a call names.
+    ///
+    /// # Errors
+    /// It is no source, or `--allow-source` does not allow it.
+    pub(super) fn source(&self, uri: &str) -> Result<SourceUri, Refusal> {
+        let uri = source(uri)?;
+        if !self.allowed_sources.allow(&uri) {
+            let message = format!("{uri}: no pattern of --allow-source allows this source");
+            return Err(RefusalKind::Forbidden.because(message));
+        }
+        Ok(uri)
     }
 
     /// Returns a permit for one call.
@@ -133,10 +155,13 @@ async fn update(
 ) -> Result<Response<Body>, Refused> {
     let model = model_of(path)?;
     let UpdateCall { from, load, force, allow_dimension_change } = read(request).await?;
-    let malformed = |refusal: Refusal| RefusalKind::Malformed.because(refusal.message);
-    let from = from.map(|from| source(&from)).transpose().map_err(malformed)?;
-    let target = Target::Source(from);
-    run(&admin, &model, Job { target, load, force, allow_dimension_change }).await
+    let malformed = |refusal: Refusal| match refusal.kind {
+        RefusalKind::Forbidden => refusal,
+        _ => RefusalKind::Malformed.because(refusal.message),
+    };
+    let from = from.map(|from| admin.source(&from)).transpose().map_err(malformed)?;
+    let (target, requester) = (Target::Source(from), admin.requester);
+    run(&admin, &model, Job { target, load, force, allow_dimension_change, requester }).await
 }
 
 async fn rollback(

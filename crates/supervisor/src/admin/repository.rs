@@ -11,7 +11,7 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
-use onnxd_proto::domain::{Load, Refusal, RefusalKind};
+use onnxd_proto::domain::{Load, Refusal, RefusalKind, SourceUri};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
@@ -21,7 +21,6 @@ use onnxd_engine::models::{
     gate::Presence,
     machine::events::{Job, Target},
     registry::Model,
-    update::source,
 };
 
 /// Prefix of Triton's paths, including those without a route.
@@ -99,7 +98,8 @@ async fn load(
     body: Bytes,
 ) -> Response<Body> {
     let loaded = async {
-        let job = job(parse::<Call>(&body)?.parameters)?;
+        let job = job(parse::<Call>(&body)?.parameters, |uri| admin.source(uri))?;
+        let job = Job { requester: admin.requester, ..job };
         let model = admin.find(&model)?;
         let _permit = admin.permit()?;
         let (progress, _) = mpsc::channel(1);
@@ -128,8 +128,11 @@ async fn unload(
     respond(unloaded.await)
 }
 
-/// Converts the parameters of a load.
-fn job(parameters: Map<String, Value>) -> Result<Job, Refusal> {
+/// Converts the parameters of a load. `source` parses a source.
+fn job(
+    parameters: Map<String, Value>,
+    source: impl Fn(&str) -> Result<SourceUri, Refusal>,
+) -> Result<Job, Refusal> {
     let mut job = Job::from_source(None, Load::default());
     for (name, value) in parameters {
         match name.as_str() {
@@ -192,11 +195,13 @@ pub(super) fn failed(status: StatusCode, message: &str) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use onnxd_engine::models::update::source;
+
     use super::*;
 
     fn job_of(parameters: Value) -> Result<Job, String> {
         let call = parse::<Call>(json!({ "parameters": parameters }).to_string().as_bytes());
-        job(call.unwrap().parameters).map_err(|refusal| refusal.message)
+        job(call.unwrap().parameters, source).map_err(|refusal| refusal.message)
     }
 
     #[test]
@@ -204,12 +209,16 @@ mod tests {
         let plain = Job::from_source(None, Load::Ahead);
         assert_eq!(job_of(json!({})), Ok(plain.clone()));
         for body in ["", "  ", "{}"] {
-            assert_eq!(job(parse::<Call>(body.as_bytes()).unwrap().parameters), Ok(plain.clone()));
+            assert_eq!(
+                job(parse::<Call>(body.as_bytes()).unwrap().parameters, source),
+                Ok(plain.clone())
+            );
         }
         let all =
             json!({"source": "/d", "load": "lazy", "force": true, "allow_dimension_change": true});
         let target = Target::Source(Some("file:///d".parse().unwrap()));
-        let expected = Job { target, load: Load::Lazy, force: true, allow_dimension_change: true };
+        let lazy = Job::from_source(None, Load::Lazy);
+        let expected = Job { target, force: true, allow_dimension_change: true, ..lazy };
         assert_eq!(job_of(all), Ok(expected));
     }
 

@@ -70,7 +70,7 @@ pub(crate) struct CheckArguments {
     /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
     pub worker_binary: Option<PathBuf>,
-    /// Executable that downloads models [default: onnxd-fetch]
+    /// Executable that asks other servers [default: onnxd-fetch]
     ///
     /// Only sources on other servers need it. The default is onnxd-fetch in the directory of the onnxd executable.
     ///
@@ -145,9 +145,10 @@ pub(crate) struct UpdateArguments {
     /// Example: --load lazy
     #[arg(long, value_enum, default_value_t)]
     pub load: LoadArgument,
-    /// Accept a version that failed its probation
+    /// Accept a version that failed its probation or lacks files
     ///
-    /// Such a version is quarantined. Updates refuse it without this flag.
+    /// A version that failed is quarantined. One that lacks files of the serving version, such as the pooling, may be
+    /// half copied. Updates refuse both without this flag.
     ///
     /// Example: --force
     #[arg(long)]

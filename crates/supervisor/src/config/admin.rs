@@ -1,4 +1,4 @@
-//! Checks `--admin-listen` and `--admin-token-file`. A caller of the admin interface can make this server read any
+//! Checks `--admin-listen`, `--admin-token-file` and `--webhook-secret-file`. A caller of the admin interface can make this server read any
 //! directory. Over TCP it therefore requires a loopback address and a token.
 
 use std::{
@@ -29,6 +29,8 @@ pub(crate) struct AdminListen {
     pub address: SocketAddr,
     /// The token that callers must present.
     pub token: Token,
+    /// The secret of notifications, if they are accepted.
+    pub webhook_secret: Option<Token>,
 }
 
 /// A secret that is compared in constant time and never printed.
@@ -42,6 +44,11 @@ impl fmt::Debug for Token {
 }
 
 impl Token {
+    /// Returns the secret itself, to verify signatures.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Returns whether a caller presented this token.
     pub(crate) fn matches(&self, presented: &[u8]) -> bool {
         self.0.ct_eq(presented).into()
@@ -54,16 +61,22 @@ impl Token {
 }
 
 impl AdminListen {
-    /// Checks both settings and reads the token.
+    /// Checks the settings and reads the token and the secret of notifications.
     ///
     /// # Errors
-    /// One is missing, the address is not a loopback address, or the file is not private to its owner.
+    /// The address or the token is missing, the address is not a loopback address, or the file is not private to its owner.
     pub(super) fn load(
         address: Option<ListenAddress>,
         file: Option<PathBuf>,
+        secret_file: Option<PathBuf>,
     ) -> Result<Option<Self>, Failure> {
         let invalid = |message: String| Err(Failure::configuration(message));
         let (address, file) = match (address, file) {
+            (None, None) if secret_file.is_some() => {
+                return invalid(
+                    "--webhook-secret-file: has no effect without --admin-listen ADDRESS and --admin-token-file FILE".into(),
+                );
+            }
             (None, None) => return Ok(None),
             (Some(address), Some(file)) => (address, file),
             (Some(_), None) => {
@@ -85,10 +98,14 @@ impl AdminListen {
                 "--admin-listen: expected a loopback address, for example 127.0.0.1:8081, got \"{configured}\""
             ));
         }
-        match read_token(&file) {
-            Ok(token) => Ok(Some(Self { address, token })),
-            Err(reason) => invalid(format!("--admin-token-file: {}: {reason}", file.display())),
-        }
+        let read = |flag: &str, file: &Path| {
+            read_token(file).map_err(|reason| {
+                Failure::configuration(format!("{flag}: {}: {reason}", file.display()))
+            })
+        };
+        let secret = secret_file.map(|file| read("--webhook-secret-file", &file)).transpose()?;
+        let token = read("--admin-token-file", &file)?;
+        Ok(Some(Self { address, token, webhook_secret: secret }))
     }
 }
 
@@ -146,7 +163,7 @@ mod tests {
         });
         let path = file.as_ref().map(|file| file.path().to_owned());
         let address = address.map(|address| address.parse().unwrap());
-        AdminListen::load(address, path).map_err(|failure| failure.message)
+        AdminListen::load(address, path, None).map_err(|failure| failure.message)
     }
 
     const GOOD: &str = "0123456789abcdef\nand a comment\n";
@@ -179,7 +196,10 @@ mod tests {
             let message = load(address, token).unwrap_err();
             assert!(message.contains(reason), "{address:?} {token:?}: {message}");
         }
-        let missing = AdminListen::load(here.map(|a| a.parse().unwrap()), Some("/nowhere".into()));
+        let here = || here.map(|address| address.parse().unwrap());
+        let missing = AdminListen::load(here(), Some("/nowhere".into()), None);
         assert!(missing.unwrap_err().message.contains("/nowhere"));
+        let secret = AdminListen::load(None, None, Some("/nowhere".into()));
+        assert!(secret.unwrap_err().message.contains("--webhook-secret-file"));
     }
 }

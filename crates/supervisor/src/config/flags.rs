@@ -66,11 +66,11 @@ pub(crate) struct ServeArguments {
     )]
     pub preload: Vec<String>,
 
-    /// Seconds between checks of a source [default: 60 or 0]
+    /// Seconds between checks of a source [default: 60, directories 0]
     ///
-    /// A source whose content has changed updates its model. The default is 60 for sources on other servers and 0, which
-    /// turns this off, for directories. Without NAME=, the value is for all
-    /// models. A check of unchanged content is one request. After failures the pauses grow up to 15 minutes.
+    /// A source whose content has changed updates its model; 0 turns this off, the default for directories. Without
+    /// NAME=, the value is for all models. A check of unchanged content is one request. After failures the pauses grow
+    /// up to 15 minutes.
     ///
     /// Example: --poll minilm=300
     #[arg(
@@ -81,6 +81,21 @@ pub(crate) struct ServeArguments {
         help_heading = "Models"
     )]
     pub poll: Vec<String>,
+
+    /// Seconds a directory must be unchanged [default: 5 if polled, 0]
+    ///
+    /// An update from a directory that changed later is refused as `incomplete`; a polled directory is checked again.
+    /// Does not apply to a directory with a SHA256SUMS, nor at start. Raise it if copies into directories pause.
+    ///
+    /// Example: --settle 30
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_SETTLE",
+        help_heading = "Models"
+    )]
+    pub settle: Option<u64>,
 
     /// Address for HTTP [default: 127.0.0.1:8080]
     ///
@@ -167,6 +182,47 @@ pub(crate) struct ServeArguments {
     /// Example: --admin-token-file /etc/onnxd/admin-token
     #[arg(long, value_name = "FILE", env = "ONNXD_ADMIN_TOKEN_FILE", help_heading = "Security")]
     pub admin_token_file: Option<PathBuf>,
+
+    /// Public key that must have signed a model [default: none]
+    ///
+    /// FILE is a public key of minisign, which signs SHA256SUMS, or a P-256 key as PEM, which signs model.sig of OpenSSF
+    /// Model Signing. Each file of a version must be signed. Repeat the flag for several models, or for several keys of
+    /// a model, of which one is enough.
+    ///
+    /// Example: --source-key minilm=/etc/onnxd/minilm.pub
+    #[arg(
+        long,
+        value_name = "NAME=FILE",
+        env = "ONNXD_SOURCE_KEY",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub source_key: Vec<String>,
+
+    /// Remote sources that admin calls may name [default: all]
+    ///
+    /// Limits sources on other servers in `onnxd update --from` and in `source` of Triton's repository API. --model and
+    /// directories are not limited. A * stands for any text; before the first slash of the path it matches no slash.
+    /// Repeat the flag for several patterns, or separate them with commas in the variable.
+    ///
+    /// Example: --allow-source 'hf://my-org/*'
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        env = "ONNXD_ALLOW_SOURCE",
+        value_delimiter = ',',
+        help_heading = "Security"
+    )]
+    pub allow_source: Vec<String>,
+
+    /// File with the secret of notifications [default: none, off]
+    ///
+    /// Then POST /admin/webhook on --admin-listen checks the sources that a signed notification names at once. MLflow,
+    /// a Hugging Face hub or a script may send it. The first line is the secret, as for --admin-token-file.
+    ///
+    /// Example: --webhook-secret-file /etc/onnxd/webhook-secret
+    #[arg(long, value_name = "FILE", env = "ONNXD_WEBHOOK_SECRET_FILE", help_heading = "Security")]
+    pub webhook_secret_file: Option<PathBuf>,
 
     /// Run workers and checkers without a sandbox [default: false]
     ///
@@ -300,7 +356,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
     pub worker_binary: Option<PathBuf>,
 
-    /// Executable that downloads models [default: onnxd-fetch]
+    /// Executable that asks other servers [default: onnxd-fetch]
     ///
     /// Must be from the same build as onnxd. The default is onnxd-fetch in the directory of the onnxd executable. Only
     /// sources on other servers need it.
@@ -594,7 +650,7 @@ impl ServeArguments {
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format
+            no_sandbox log_format settle source_key allow_source webhook_secret_file
         )
     }
 }

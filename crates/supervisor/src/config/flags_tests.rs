@@ -5,10 +5,14 @@ use clap::{Args, Command, FromArgMatches};
 use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 38] = [
+const SETTINGS: [(&str, &str, &str); 42] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("poll", "['m=1']", "2"),
+    ("settle", "1", "2"),
+    ("source-key", "['m=/k']", "m=/l"),
+    ("allow-source", "['hf://*']", "s3://*"),
+    ("webhook-secret-file", "'/h'", "/i"),
     ("model-alias", "['x=m']", "y=m"),
     ("listen", "'localhost:1'", "127.0.0.1:2"),
     ("grpc-listen", "'[::1]:3'", "localhost:4"),

@@ -3,6 +3,7 @@
 
 mod address;
 mod admin;
+mod allowed_sources;
 mod file;
 mod flags;
 pub(crate) mod models;
@@ -26,6 +27,7 @@ use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
+    allowed_sources::AllowedSources,
     file::flag_example,
     flags::ServeArguments,
     origins::Origins,
@@ -67,6 +69,8 @@ pub(crate) struct Config {
     pub admin_socket: PathBuf,
     /// The admin interface over TCP, if it is on.
     pub admin_listen: Option<AdminListen>,
+    /// Sources on other servers that admin calls may name.
+    pub allowed_sources: AllowedSources,
     /// Absolute.
     pub state_dir: PathBuf,
     /// `None`: one per usable CPU.
@@ -116,6 +120,7 @@ impl Config {
     pub(crate) fn load(settings: ServeArguments) -> Result<Self, Failure> {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
         let models = models::parse(&settings.model, &settings.model_alias)?;
+        let models = sources::with_rules(models, &settings.source_key, settings.settle)?;
         Ok(Self {
             poll: sources::intervals(&models, &settings.poll)?,
             fetch_binary: sources::fetcher(settings.fetch_binary, &models)?,
@@ -137,7 +142,12 @@ impl Config {
                 Some(path) => absolute(&path)?,
                 None => default_admin_socket()?,
             },
-            admin_listen: AdminListen::load(settings.admin_listen, settings.admin_token_file)?,
+            admin_listen: AdminListen::load(
+                settings.admin_listen,
+                settings.admin_token_file,
+                settings.webhook_secret_file,
+            )?,
+            allowed_sources: AllowedSources::parse(&settings.allow_source)?,
             state_dir: match settings.state_dir {
                 Some(path) => absolute(&path)?,
                 None => default_state_dir()?,

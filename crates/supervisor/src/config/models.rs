@@ -4,7 +4,7 @@ use std::path::Path;
 
 use onnxd_proto::{domain::SourceUri, limits::MODELS_MAX};
 
-use onnxd_engine::models::registry::ModelSource;
+use onnxd_engine::models::{registry::ModelSource, sources::SourceRules};
 
 use super::absolute;
 use onnxd_proto::exit::Failure;
@@ -93,7 +93,8 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
     }
     let name = name.map_or_else(|| uri.last_name().to_ascii_lowercase(), str::to_owned);
     let name = name.parse().map_err(|error| invalid(&error))?;
-    Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true })
+    let rules = SourceRules::default();
+    Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true, rules })
 }
 
 #[cfg(test)]

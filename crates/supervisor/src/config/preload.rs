@@ -46,6 +46,7 @@ mod tests {
             aliases: Vec::new(),
             uri: "/x".parse().unwrap(),
             preload: true,
+            rules: Default::default(),
         };
         let given: Vec<String> = given.iter().map(ToString::to_string).collect();
         mark(["a", "b"].map(model).into(), &given)

@@ -1,16 +1,27 @@
-//! Applies `--poll` and `--fetch-binary`: how sources are watched, and the program that reads those on other servers.
+//! Applies `--poll`, `--settle`, `--source-key` and `--fetch-binary`: how sources are watched and verified, and the
+//! program that reads those on other servers.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use onnxd_engine::models::registry::ModelSource;
+use onnxd_engine::models::{
+    registry::ModelSource,
+    sources::{SourceRules, signature::SourceKey},
+};
 use onnxd_proto::{domain::SourceUri, exit::Failure};
 
-use super::{duration, paths::executable_file, values::seconds};
+use super::{SECONDS_MAX, duration, paths::executable_file, values::seconds};
+use crate::transport::secret_file;
 
 /// Default of `--poll` for sources on other servers, in seconds.
 const POLL_REMOTE: u64 = 60;
 /// The program that reads sources on other servers.
 const FETCHER: &str = "onnxd-fetch";
+/// Maximum size of a file with a public key in bytes.
+const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Returns the interval of each watched model, by name. `given` are the values of `--poll`.
 ///
@@ -55,6 +66,39 @@ pub(super) fn intervals(
         .collect())
 }
 
+/// Adds to each model what its sources must satisfy. `keys` are the values of `--source-key`.
+///
+/// # Errors
+/// A key names an unknown model or a file without a key.
+pub(super) fn with_rules(
+    mut models: Vec<ModelSource>,
+    keys: &[String],
+    settle: Option<u64>,
+) -> Result<Vec<ModelSource>, Failure> {
+    let mut of_model: HashMap<&str, Vec<SourceKey>> = HashMap::new();
+    for value in keys {
+        let invalid =
+            |reason: &str| Failure::configuration(format!("--source-key {value}: {reason}"));
+        let (name, file) = value
+            .split_once('=')
+            .ok_or_else(|| invalid("expected NAME=FILE, for example minilm=/etc/onnxd/key.pub"))?;
+        if !models.iter().any(|model| model.name.as_str() == name) {
+            let names = super::models::names(&models);
+            return Err(invalid(&format!("no model is named {name:?}; the models are: {names}")));
+        }
+        let bytes = secret_file::read(Path::new(file), KEY_FILE_BYTES_MAX)
+            .map_err(|error| invalid(&error.to_string()))?;
+        let key = SourceKey::parse(&String::from_utf8_lossy(&bytes)).map_err(invalid)?;
+        of_model.entry(name).or_default().push(key);
+    }
+    let settle = settle.map(|seconds| Duration::from_secs(seconds.min(SECONDS_MAX)));
+    for model in &mut models {
+        let keys = of_model.remove(model.name.as_str()).unwrap_or_default().into();
+        model.rules = SourceRules { keys, settle };
+    }
+    Ok(models)
+}
+
 /// Returns the program that reads sources on other servers, if it is installed.
 ///
 /// # Errors
@@ -75,14 +119,44 @@ pub(super) fn fetcher(
 mod tests {
     use super::*;
 
-    fn of(given: &[&str]) -> Result<Vec<(String, u64)>, String> {
+    fn models() -> [ModelSource; 2] {
         let model = |name: &str, uri: &str| ModelSource {
             name: name.parse().unwrap(),
             aliases: Vec::new(),
             uri: uri.parse().unwrap(),
             preload: true,
+            rules: Default::default(),
         };
-        let models = [model("local", "/x"), model("remote", "hf://org/name")];
+        [model("local", "/x"), model("remote", "hf://org/name")]
+    }
+
+    #[test]
+    fn keys_belong_to_their_model() {
+        const KEY: &str = "untrusted comment: minisign public key CF76DF6C8C3DD691\nRWSR1j2MbN92z4+vOIYadAYscDut/s3PdF6Wq/Y7yPKQ+8w6BrJsU9w1\n";
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key.pub");
+        std::fs::write(&file, KEY).unwrap();
+        let with = |value: String| {
+            with_rules(models().into(), &[value], Some(3)).map_err(|failure| failure.message)
+        };
+        let found = with(format!("remote={}", file.display())).unwrap();
+        assert_eq!(found[0].rules.keys, Default::default());
+        assert_eq!(found[1].rules.keys, vec![SourceKey::parse(KEY).unwrap()].into());
+        assert!(found.iter().all(|model| model.rules.settle == Some(Duration::from_secs(3))));
+        std::fs::write(&file, "no key").unwrap();
+        for (value, reason) in [
+            (format!("local={}", file.display()), "public key of minisign"),
+            (format!("other={}", file.display()), "the models are: local, remote"),
+            ("local=/nowhere".to_owned(), "No such file"),
+            ("/nowhere".to_owned(), "expected NAME=FILE"),
+        ] {
+            let message = with(value.clone()).unwrap_err();
+            assert!(message.contains(reason) && message.contains(&value), "{message}");
+        }
+    }
+
+    fn of(given: &[&str]) -> Result<Vec<(String, u64)>, String> {
+        let models = models();
         let given: Vec<String> = given.iter().map(ToString::to_string).collect();
         let found = intervals(&models, &given).map_err(|failure| failure.message)?;
         let mut found: Vec<_> =

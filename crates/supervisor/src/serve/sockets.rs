@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 
 use crate::admin::AdminSocket;
 use crate::{
-    config::{Config, Token},
+    config::{AdminListen, Config},
     process::inherited::{self, Inherited},
 };
 use onnxd_proto::exit::Failure;
@@ -27,8 +27,8 @@ pub(crate) struct Sockets {
     pub listen: SocketAddr,
     /// The socket for gRPC and its address, if configured.
     pub grpc: Option<(TcpListener, SocketAddr)>,
-    /// The socket of the admin interface over TCP and its token, if configured.
-    pub admin_tcp: Option<(TcpListener, Token)>,
+    /// The socket of the admin interface over TCP and its settings, if configured.
+    pub admin_tcp: Option<(TcpListener, AdminListen)>,
     /// The admin socket.
     pub admin: AdminSocket,
 }
@@ -58,7 +58,7 @@ impl Sockets {
             Some(wanted) => {
                 let socket = take(inherited::ADMIN_TCP, wanted.address);
                 let (socket, _) = take_or_bind("--admin-listen", wanted.address, socket).await?;
-                Some((socket, wanted.token.clone()))
+                Some((socket, wanted.clone()))
             }
             None => None,
         };

@@ -40,6 +40,7 @@ use onnxd_engine::{
     models::{
         machine::Times,
         registry::Registry,
+        requester::Requester,
         sources::{Sources, fetcher::Fetcher},
         store::Store,
         update::{
@@ -137,7 +138,18 @@ impl Server {
         };
         let watches =
             Watches::start(&watched, |model| config.poll.get(model.name.as_str()).copied());
-        let admin = Admin { registry, updater, store, events, metrics, calls, watches };
+        let (allowed_sources, requester) = (config.allowed_sources.clone(), Requester::Operator);
+        let admin = Admin {
+            registry,
+            updater,
+            store,
+            events,
+            metrics,
+            calls,
+            watches,
+            allowed_sources,
+            requester,
+        };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
         // Requests wait until workers are ready. A successor does not accept yet: its predecessor still does.
@@ -180,10 +192,14 @@ impl Server {
             listeners.push(lifecycle.spawn("gRPC listener", listener));
         }
 
-        let admin_router = admin::router(admin);
-        if let Some((socket, token)) = admin_tcp {
+        let admin_router = admin::router(admin.clone());
+        if let Some((socket, listen)) = admin_tcp {
             let health = router::health(app.clone());
-            let router = admin::guarded(admin_router.clone(), token, health);
+            let admin = Admin { requester: Requester::Network, ..admin };
+            let mut router = admin::guarded(admin::router(admin.clone()), listen.token, health);
+            if let Some(secret) = listen.webhook_secret {
+                router = router.merge(admin::webhook::routes(admin, secret));
+            }
             let limits = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
             let routes = Routes { router, shapes: router::shapes() };
             // The drain does not wait for this one: its calls end with the updates, when the drain begins.

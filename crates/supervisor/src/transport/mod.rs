@@ -18,7 +18,7 @@ mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;
 pub(crate) mod panics;
-mod secret_file;
+pub(crate) mod secret_file;
 pub(crate) mod slots;
 pub(crate) mod tls;
 pub(crate) mod unpack;

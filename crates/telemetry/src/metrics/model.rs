@@ -25,6 +25,7 @@ const REFUSALS: [&str; RefusalKind::Internal as usize + 1] = [
     "canary",
     "drift",
     "checksum",
+    "signature",
     "unreachable",
     "unauthorized",
     "incomplete",

@@ -8,7 +8,7 @@ use onnxd_proto::{
     generation::Generation,
 };
 
-use crate::pool::WorkerId;
+use crate::{models::requester::Requester, pool::WorkerId};
 
 /// Identifies a caller waiting for an answer.
 pub type CallId = u64;
@@ -33,10 +33,12 @@ pub struct Job {
     pub target: Target,
     /// When workers load it.
     pub load: Load,
-    /// Accepts a version that failed its probation before.
+    /// Accepts a version that failed its probation before, or lacks files of the serving version.
     pub force: bool,
     /// Accepts a version whose embeddings have another dimension.
     pub allow_dimension_change: bool,
+    /// Who wants it.
+    pub requester: Requester,
 }
 
 /// The content a job asks for.
@@ -59,19 +61,22 @@ impl Job {
     /// Returns a job for the content of a source, or of the model's configured source.
     pub fn from_source(source: Option<SourceUri>, load: Load) -> Self {
         let target = Target::Source(source);
-        Self { target, load, force: false, allow_dimension_change: false }
+        let requester = Requester::default();
+        Self { target, load, force: false, allow_dimension_change: false, requester }
     }
 
     /// Returns a job that skips the quarantine and dimension checks: the content served before, or
     /// was requested by name.
     pub fn unconditional(target: Target, load: Load) -> Self {
-        Self { target, load, force: true, allow_dimension_change: true }
+        let requester = Requester::Server;
+        Self { target, load, force: true, allow_dimension_change: true, requester }
     }
 
     /// Returns a job that unloads the model.
     pub fn unload() -> Self {
         let (target, load) = (Target::Nothing, Load::Lazy);
-        Self { target, load, force: false, allow_dimension_change: false }
+        let requester = Requester::default();
+        Self { target, load, force: false, allow_dimension_change: false, requester }
     }
 
     /// Returns whether the job unloads the model.

@@ -22,7 +22,7 @@ pub(super) type Machine = UpdateMachine<Text>;
 
 pub(super) fn job(version: &str, load: Load) -> Job {
     let target = Target::Version(version.to_owned());
-    Job { target, load, force: false, allow_dimension_change: false }
+    Job { target, ..Job::from_source(None, load) }
 }
 
 pub(super) fn candidate(version: &str) -> Candidate<Text> {

@@ -9,6 +9,15 @@ pub(super) const FILE: &str = Checksums::FILE;
 /// Maximum length of the file in bytes; a longer one is refused.
 pub(super) const BYTES_MAX: u64 = Checksums::BYTES_MAX;
 
+/// Parses the file.
+///
+/// # Errors
+/// Returns the first problem.
+pub(super) fn parse(bytes: &[u8]) -> Result<Checksums, String> {
+    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
+    Checksums::parse(text).map_err(|error| error.to_string())
+}
+
 /// Returns a message about the first file that differs from its entry, or whose entry `is_missing`.
 pub(super) fn fault(
     checksums: &Checksums,

@@ -45,16 +45,26 @@ impl Identity {
         self.0.bytes
     }
 
+    /// Returns whether nothing has changed the file for so long. Uses the time that a copy cannot set.
+    pub(in crate::models) fn is_unchanged_for(&self, settle: Duration) -> bool {
+        Duration::from_secs(seconds(self.0.changed.0)).saturating_add(settle) < now()
+    }
+
     /// Returns whether the file was unmodified long enough for any further change to show in its times.
     pub(in crate::models) fn is_settled(&self) -> bool {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "compared with file times, which use the same clock"
-        )]
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let changed = u64::try_from(self.0.changed.0.max(self.0.modified.0)).unwrap_or(u64::MAX);
-        Duration::from_secs(changed).saturating_add(TIME_RESOLUTION_MAX) < now
+        let changed = seconds(self.0.changed.0.max(self.0.modified.0));
+        Duration::from_secs(changed).saturating_add(TIME_RESOLUTION_MAX) < now()
     }
+}
+
+/// Returns the time since the epoch.
+#[expect(clippy::disallowed_methods, reason = "compared with file times, which use the same clock")]
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn seconds(time: i64) -> u64 {
+    u64::try_from(time).unwrap_or(u64::MAX)
 }
 
 impl fmt::Display for Identity {
@@ -96,6 +106,24 @@ mod tests {
         let file = File::open(path).unwrap();
         let identity = Identity::read(&file).unwrap();
         (file, identity)
+    }
+
+    #[test]
+    fn times_that_a_copy_sets_do_not_make_a_file_look_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.onnx");
+        fs::write(&path, "a").unwrap();
+        File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(SystemTime::UNIX_EPOCH)
+            .unwrap();
+        let (_, identity) = opened(&path);
+        assert!(!identity.is_unchanged_for(Duration::from_secs(60)));
+        std::thread::sleep(Duration::from_secs(1));
+        let (_, identity) = opened(&path);
+        assert!(identity.is_unchanged_for(Duration::ZERO));
     }
 
     #[test]

@@ -2,9 +2,8 @@
 //! [`Tree`] opens files below it, so a version never mixes two directories.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read, Seek, Write},
-    os::unix::fs::MetadataExt,
+    fs::File,
+    io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -13,7 +12,7 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{Checksums, Listing, ModelChoice, Refusal, RefusalKind},
+    domain::{Listing, ModelChoice, Refusal, RefusalKind},
     layout::MANIFEST,
 };
 use sha2::{Digest, Sha256};
@@ -21,11 +20,13 @@ use sha2::{Digest, Sha256};
 use crate::models::{
     disk::{hex, io_refusal},
     sources::{
-        Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
-        checksums,
+        Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
+        Source, checksums,
         digests::{Digests, Identity},
         lister::Lister,
         selection,
+        signature::{self, SourceKeys},
+        transfer::{copy, free_bytes, rename, transfer},
         tree::Tree,
     },
 };
@@ -42,6 +43,7 @@ const LISTINGS_MAX: usize = 3;
 pub(super) struct Directory {
     path: PathBuf,
     choice: ModelChoice,
+    conditions: Conditions,
     digests: Arc<Digests>,
     lister: Arc<dyn Lister>,
 }
@@ -51,10 +53,11 @@ impl Directory {
     pub(super) fn new(
         path: PathBuf,
         choice: ModelChoice,
+        conditions: Conditions,
         digests: Arc<Digests>,
         lister: Arc<dyn Lister>,
     ) -> Self {
-        Self { path, choice, digests, lister }
+        Self { path, choice, conditions, digests, lister }
     }
 }
 
@@ -70,6 +73,7 @@ impl Source for Directory {
         match known {
             Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
             _ => {
+                self.require_settled(&snapshot)?;
                 snapshot.log_choice();
                 Ok(Resolved::Changed(Box::new(snapshot)))
             }
@@ -77,8 +81,12 @@ impl Source for Directory {
     }
 
     fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
-        let DirectorySnapshot { id, .. } = self.snapshot()?;
-        Ok((known != Some(&id)).then_some(id))
+        let snapshot = self.snapshot()?;
+        if known == Some(&snapshot.id) {
+            return Ok(None);
+        }
+        self.require_settled(&snapshot)?;
+        Ok(Some(snapshot.id))
     }
 }
 
@@ -97,7 +105,7 @@ impl Directory {
                 kind.because(format!("{}: {message}", tree.path().display()))
             })?;
             if let Some(snapshot) = snapshot_of(tree, listing, &self.digests)? {
-                return Ok(snapshot);
+                return Ok(DirectorySnapshot { keys: self.conditions.keys.clone(), ..snapshot });
             }
         }
         let path = self.path.display();
@@ -105,6 +113,25 @@ impl Directory {
             "{path}: the model kept changing while it was read; retry once the upload is complete"
         );
         Err(RefusalKind::Contract.because(message))
+    }
+
+    /// Refuses a directory that has just changed, unless a `SHA256SUMS` tells when it is complete.
+    fn require_settled(&self, snapshot: &DirectorySnapshot) -> Result<(), Refusal> {
+        let settle = self.conditions.settle;
+        if settle.is_zero() || snapshot.tree.open_file(checksums::FILE)?.is_some() {
+            return Ok(());
+        }
+        let files = snapshot.files.iter().zip(&snapshot.handles);
+        let is_fresh = |identity: &Identity| !identity.is_unchanged_for(settle);
+        let mut fresh = files.filter(|(_, (_, identity))| is_fresh(identity));
+        fresh.next().map_or(Ok(()), |(file, _)| {
+            let (path, seconds) = (self.path.display(), settle.as_secs());
+            Err(RefusalKind::Incomplete.because(format!(
+                "{path}: {} changed less than {seconds} s ago, so a copy may be running; retry later, or upload {} last",
+                file.path,
+                checksums::FILE
+            )))
+        })
     }
 }
 
@@ -191,9 +218,11 @@ impl OpenFiles {
             files.push(SnapshotFile { path, bytes, sha256 });
             handles.push((file, identity));
         }
-        // Corrected checksums change the snapshot's id.
-        if let Some((_, identity)) = open_identified(&tree, checksums::FILE)? {
-            id.add(checksums::FILE, &identity);
+        // Corrected checksums and signatures change the snapshot's id.
+        for proof in selection::PROOFS {
+            if let Some((_, identity)) = open_identified(&tree, proof)? {
+                id.add(proof, &identity);
+            }
         }
         let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
         if all > most {
@@ -201,7 +230,8 @@ impl OpenFiles {
                 .refuse(format!("the model has {all} bytes; a version may have at most {most}")));
         }
         let (id, digests) = (id.finish(), Arc::clone(digests));
-        Ok(DirectorySnapshot { tree, listing, id, files, handles, digests })
+        let keys = SourceKeys::default();
+        Ok(DirectorySnapshot { tree, listing, id, files, handles, digests, keys })
     }
 }
 
@@ -215,6 +245,8 @@ pub(super) struct DirectorySnapshot {
     /// The open files, with their identities at opening.
     handles: Vec<(File, Identity)>,
     digests: Arc<Digests>,
+    /// One of these must have signed the files, if there are any.
+    keys: SourceKeys,
 }
 
 impl Snapshot for DirectorySnapshot {
@@ -227,25 +259,15 @@ impl Snapshot for DirectorySnapshot {
     }
 
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        let Some(file) = self.tree.open_file(checksums::FILE)? else { return Ok(()) };
-        let path = self.tree.path().join(checksums::FILE);
-        let mut text = String::new();
-        file.take(checksums::BYTES_MAX + 1)
-            .read_to_string(&mut text)
-            .map_err(|error| io_refusal(&path, &error))?;
-        let refuse = |what: String| {
-            Err(RefusalKind::Checksum.because(format!("{}: {what}", self.tree.path().display())))
+        let read = |path: &str| self.tree.read_small(path, signature::BYTES_MAX);
+        self.keys.verify(files, &read).map_err(|refusal| self.name(refusal))?;
+        let Some(text) = self.tree.read_small(checksums::FILE, checksums::BYTES_MAX)? else {
+            return Ok(());
         };
-        if text.len() as u64 > checksums::BYTES_MAX {
-            return refuse(format!(
-                "{} is longer than {} bytes",
-                checksums::FILE,
-                checksums::BYTES_MAX
-            ));
-        }
-        let checksums = match Checksums::parse(&text) {
+        let refuse = |what: String| Err(self.name(RefusalKind::Checksum.because(what)));
+        let checksums = match checksums::parse(&text) {
             Ok(checksums) => checksums,
-            Err(error) => return refuse(format!("{}: {error}", checksums::FILE)),
+            Err(reason) => return refuse(format!("{}: {reason}", checksums::FILE)),
         };
         // Downloads may leave out other listed variants of the model. A variant with the usual name
         // counts: once it arrives, it would be chosen instead.
@@ -313,6 +335,11 @@ impl DirectorySnapshot {
         Ok(Fetched { files, is_pinned: true })
     }
 
+    /// Adds the directory to a refusal.
+    fn name(&self, refusal: Refusal) -> Refusal {
+        refusal.kind.because(format!("{}: {}", self.tree.path().display(), refusal.message))
+    }
+
     /// Logs which files were chosen and why.
     pub(super) fn log_choice(&self) {
         let source = self.tree.path().display();
@@ -352,59 +379,6 @@ impl Identifier {
             self.digest.update(format!("unsettled {number}\n"));
         }
         SnapshotId::new(hex(&self.digest.finalize()))
-    }
-}
-
-/// Returns the bytes this process may still write to the file system of `path`; see statvfs(3).
-fn free_bytes(path: &Path) -> io::Result<u64> {
-    let found = rustix::fs::statvfs(path)?;
-    Ok(found.f_bavail.saturating_mul(found.f_frsize))
-}
-
-/// Copies one file and returns its length and SHA-256. `count` is called for each part and returns
-/// whether the version may still grow.
-fn copy(from: &File, to: &Path, count: &mut dyn FnMut(u64) -> bool) -> io::Result<(u64, String)> {
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    transfer(from, &mut File::create_new(to)?, count)
-}
-
-/// Moves the file opened as `handle` from one path to another.
-fn rename(handle: &File, from: &Path, to: &Path) -> io::Result<()> {
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::rename(from, to)?;
-    let (moved, expected) = (fs::symlink_metadata(to)?, handle.metadata()?);
-    // A link would lead out of the version, and a second name could be used to change it.
-    match moved.ino() == expected.ino() && moved.dev() == expected.dev() && moved.nlink() == 1 {
-        true => Ok(()),
-        false => Err(io::Error::other("the name leads to another file")),
-    }
-}
-
-/// Writes the content of one file to `to`, and returns its length and SHA-256.
-fn transfer(
-    mut from: &File,
-    to: &mut dyn Write,
-    count: &mut dyn FnMut(u64) -> bool,
-) -> io::Result<(u64, String)> {
-    from.rewind()?;
-    let mut digest = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    let mut bytes = 0;
-    loop {
-        let length = from.read(&mut buffer)?;
-        if length == 0 {
-            return Ok((bytes, hex(&digest.finalize())));
-        }
-        bytes += length as u64;
-        if !count(length as u64) {
-            return Err(io::Error::other("the model exceeds the size limit of a version"));
-        }
-        digest.update(&buffer[..length]);
-        to.write_all(&buffer[..length])?;
     }
 }
 

@@ -1,12 +1,16 @@
 //! Tests of directories as sources.
 
-use std::os::unix::fs::symlink;
+use std::{fs, os::unix::fs::symlink};
 
 use crate::models::sources::{directory::*, fake::ByName};
 
 fn source_at(path: &Path) -> Directory {
-    let lister = Arc::new(ByName);
-    Directory::new(path.to_owned(), ModelChoice::default(), Arc::default(), lister)
+    source_under(path, Conditions::default())
+}
+
+fn source_under(path: &Path, conditions: Conditions) -> Directory {
+    let (path, choice) = (path.to_owned(), ModelChoice::default());
+    Directory::new(path, choice, conditions, Arc::default(), Arc::new(ByName))
 }
 
 fn resolve(source: &Directory) -> Result<Box<dyn Snapshot>, Refusal> {
@@ -44,7 +48,12 @@ fn snapshot_is_unchanged_until_a_file_or_the_checksums_change() {
     assert!(settled.fetch(target.path(), &|_, _| {}).unwrap().is_pinned);
     assert!(matches!(source.resolve(Some(settled.id()), &|_, _| {}).unwrap(), Resolved::Unchanged));
     assert!(resolve(&source).unwrap().files()[0].sha256.is_some(), "the digest is cached now");
-    for (name, text) in [("model.onnx", "b"), ("config.json", "{}"), (checksums::FILE, "")] {
+    for (name, text) in [
+        ("model.onnx", "b"),
+        ("config.json", "{}"),
+        (checksums::FILE, ""),
+        (selection::BUNDLE, "{}"),
+    ] {
         let known = resolve(&source).unwrap();
         write(name, text);
         let changed = source.resolve(Some(known.id()), &|_, _| {}).unwrap();
@@ -68,6 +77,46 @@ fn file_changed_during_the_fetch_is_not_pinned() {
     let target = tempfile::tempdir().unwrap();
     let fetched = snapshot.fetch(target.path(), &|_, _| fs::write(&model, "b").unwrap());
     assert!(!fetched.unwrap().is_pinned);
+}
+
+#[test]
+fn directory_that_has_just_changed_waits_unless_it_has_checksums() {
+    let source = source_with(&["model.onnx"]);
+    let conditions = |seconds| Conditions {
+        settle: std::time::Duration::from_secs(seconds),
+        ..Conditions::default()
+    };
+    let resolved = |seconds| resolve(&source_under(source.path(), conditions(seconds)));
+    assert!(resolved(0).is_ok());
+    let refusal = resolved(1).unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Incomplete);
+    assert!(refusal.message.contains("model.onnx changed less than 1 s ago"), "{refusal}");
+    let peeked = source_under(source.path(), conditions(60)).peek(None);
+    assert_eq!(peeked.unwrap_err().kind, RefusalKind::Incomplete);
+    wait_until_settled();
+    assert!(resolved(1).is_ok());
+    assert!(resolved(60).is_err());
+    fs::write(source.path().join(checksums::FILE), "").unwrap();
+    assert!(resolved(60).is_ok(), "the checksums tell when it is complete");
+}
+
+#[test]
+fn signature_is_required_of_a_model_with_keys() {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src/models/sources/testdata"));
+    let verify = |key: &str| {
+        let key = fs::read_to_string(folder.join(key)).unwrap();
+        let keys = vec![signature::SourceKey::parse(&key).unwrap()].into();
+        let conditions = Conditions { keys, ..Conditions::default() };
+        let snapshot = resolve(&source_under(&folder.join("signed"), conditions)).unwrap();
+        let target = tempfile::tempdir().unwrap();
+        snapshot.verify(&snapshot.fetch(target.path(), &|_, _| {}).unwrap().files)
+    };
+    for key in ["minisign.pub", "model-signing.pub"] {
+        assert_eq!(verify(key), Ok(()), "{key}");
+    }
+    let refusal = verify("other.pub").unwrap_err();
+    assert_eq!(refusal.kind, RefusalKind::Signature);
+    assert!(refusal.message.contains("testdata/signed: model.sig"), "{refusal}");
 }
 
 fn source_with(files: &[&str]) -> tempfile::TempDir {

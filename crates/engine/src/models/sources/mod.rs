@@ -3,9 +3,11 @@
 //! not of those offered. [`Sources`] opens the source of a URI. Called by `update`, through the store.
 //!
 //! - [`directory`]: a directory laid out as on the Hugging Face hub. [`tree`] opens its files,
-//!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names.
+//!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names,
+//!   and [`transfer`] copies them.
 //! - [`remote`]: a source on another server, downloaded by a [`fetcher`] and then read as a directory.
 //! - [`checksums`]: a source's optional `SHA256SUMS`.
+//! - [`signature`]: signatures of a source, by the keys of a model.
 //! - [`digests`]: the digests of files that need not be read again.
 
 mod checksums;
@@ -16,13 +18,16 @@ pub(crate) mod fake;
 pub mod fetcher;
 mod lister;
 mod remote;
-mod selection;
+pub(super) mod selection;
+pub mod signature;
+mod transfer;
 mod tree;
 
 use std::{
     fmt::Debug,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use onnxd_proto::{
@@ -31,15 +36,74 @@ use onnxd_proto::{
 };
 
 use crate::{
-    models::sources::{
-        digests::Digests,
-        directory::Directory,
-        fetcher::Fetcher,
-        lister::{Lister, Process},
-        remote::Remote,
+    models::{
+        requester::Requester,
+        sources::{
+            digests::Digests,
+            directory::Directory,
+            fetcher::Fetcher,
+            lister::{Lister, Process},
+            remote::Remote,
+            signature::SourceKeys,
+        },
     },
     pool::executable::WorkerExecutable,
 };
+
+/// How long a directory without `SHA256SUMS` that is polled must be unchanged by default. A copy that
+/// takes longer between two writes is rare.
+const POLL_SETTLE: Duration = Duration::from_secs(5);
+
+/// What a model requires of its sources.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceRules {
+    /// One of these keys must have signed a version, if there are any.
+    pub keys: SourceKeys,
+    /// How long a directory without `SHA256SUMS` must be unchanged; `None` for the default.
+    pub settle: Option<Duration>,
+}
+
+impl SourceRules {
+    /// Returns the conditions for a requester, which names the source if `is_configured` is false.
+    pub(in crate::models) fn conditions(
+        &self,
+        requester: Requester,
+        is_configured: bool,
+    ) -> Conditions {
+        let settle = match requester {
+            // What was served before is gone: better a version now than none.
+            Requester::Server => Duration::ZERO,
+            Requester::Poll => self.settle.unwrap_or(POLL_SETTLE),
+            Requester::Operator | Requester::Network => self.settle.unwrap_or_default(),
+        };
+        let allows_private = is_configured || requester != Requester::Network;
+        Conditions { keys: self.keys.clone(), settle, allows_private }
+    }
+}
+
+/// What a source must satisfy before its content becomes a version.
+#[derive(Clone, Debug)]
+pub struct Conditions {
+    /// One of these keys must have signed the content, if there are any.
+    pub(super) keys: SourceKeys,
+    /// How long a directory without `SHA256SUMS` must be unchanged.
+    pub(super) settle: Duration,
+    /// Whether servers with private addresses may be asked.
+    pub(super) allows_private: bool,
+}
+
+impl Conditions {
+    /// Identifies the keys; see [`SourceKeys::id`].
+    pub(super) fn keys_id(&self) -> String {
+        self.keys.id()
+    }
+}
+
+impl Default for Conditions {
+    fn default() -> Self {
+        SourceRules::default().conditions(Requester::Operator, true)
+    }
+}
 
 /// Called with the bytes copied or downloaded, and the total.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);
@@ -163,18 +227,61 @@ impl Sources {
     }
 
     /// Opens the source that a URI names. Downloads go to `layout`'s state directory.
-    pub fn open(&self, uri: &SourceUri, layout: &Layout) -> Box<dyn Source> {
+    pub fn open(
+        &self,
+        uri: &SourceUri,
+        layout: &Layout,
+        conditions: &Conditions,
+    ) -> Box<dyn Source> {
+        let conditions = conditions.clone();
         match uri {
             SourceUri::Directory { path, choice } => {
-                Box::new(self.directory(path.clone(), choice.clone()))
+                Box::new(self.directory(path.clone(), choice.clone(), conditions))
             }
             SourceUri::Remote(remote) => {
-                Box::new(Remote::new(self.clone(), remote.clone(), layout.clone()))
+                Box::new(Remote::new(self.clone(), remote.clone(), layout.clone(), conditions))
             }
         }
     }
 
-    fn directory(&self, path: PathBuf, choice: ModelChoice) -> Directory {
-        Directory::new(path, choice, Arc::clone(&self.digests), Arc::clone(&self.lister))
+    fn directory(&self, path: PathBuf, choice: ModelChoice, conditions: Conditions) -> Directory {
+        let (digests, lister) = (Arc::clone(&self.digests), Arc::clone(&self.lister));
+        Directory::new(path, choice, conditions, digests, lister)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_callers_over_tcp_are_kept_from_private_addresses() {
+        let rules = SourceRules::default();
+        for (requester, is_configured, expected) in [
+            (Requester::Network, false, false),
+            (Requester::Network, true, true),
+            (Requester::Operator, false, true),
+            (Requester::Poll, true, true),
+            (Requester::Server, true, true),
+        ] {
+            let conditions = rules.conditions(requester, is_configured);
+            assert_eq!(conditions.allows_private, expected, "{requester:?} {is_configured}");
+        }
+    }
+
+    #[test]
+    fn polls_wait_by_default_and_starts_never() {
+        let settle = |settle: Option<u64>, requester| {
+            let rules =
+                SourceRules { settle: settle.map(Duration::from_secs), ..SourceRules::default() };
+            rules.conditions(requester, true).settle.as_secs()
+        };
+        assert_eq!(settle(None, Requester::Poll), 5);
+        assert_eq!(settle(None, Requester::Operator), 0);
+        for requester in [Requester::Poll, Requester::Operator, Requester::Network] {
+            assert_eq!(settle(Some(7), requester), 7, "{requester:?}");
+        }
+        assert_eq!(settle(Some(0), Requester::Poll), 0);
+        assert_eq!(settle(Some(7), Requester::Server), 0);
     }
 }

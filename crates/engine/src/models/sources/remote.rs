@@ -8,6 +8,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use onnxd_proto::{
@@ -22,8 +23,8 @@ use sha2::{Digest, Sha256};
 use crate::models::{
     disk::{hex, io_refusal},
     sources::{
-        Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
-        Sources, checksums,
+        Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
+        Source, Sources,
         directory::{DirectorySnapshot, VERSION_BYTES_MAX},
         fetcher::Conversation,
         selection,
@@ -42,12 +43,18 @@ pub(super) struct Remote {
     sources: Sources,
     uri: RemoteUri,
     layout: Layout,
+    conditions: Conditions,
 }
 
 impl Remote {
     /// Returns the source without connecting to it.
-    pub(super) fn new(sources: Sources, uri: RemoteUri, layout: Layout) -> Self {
-        Self { sources, uri, layout }
+    pub(super) fn new(
+        sources: Sources,
+        uri: RemoteUri,
+        layout: Layout,
+        conditions: Conditions,
+    ) -> Self {
+        Self { sources, uri, layout, conditions }
     }
 
     /// Starts a fetcher in the source's download directory and identifies the source's content.
@@ -66,7 +73,8 @@ impl Remote {
         let request = Resolve {
             source: self.name(),
             known: known.map(|known| known.as_str().to_owned()),
-            allows_private: true,
+            allows_private: self.conditions.allows_private,
+            wants_signature: !self.conditions.keys.is_empty(),
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
         };
@@ -109,7 +117,10 @@ impl Source for Remote {
             if !download.add(needed, &mut conversation, progress)? {
                 // Its end means that nobody writes into the directory any more.
                 drop(conversation);
-                let files = self.sources.directory(folder.clone(), self.uri.choice().clone());
+                let choice = self.uri.choice().clone();
+                // The files have just been written.
+                let conditions = Conditions { settle: Duration::ZERO, ..self.conditions.clone() };
+                let files = self.sources.directory(folder.clone(), choice, conditions);
                 let files = files.snapshot().map_err(|refusal| self.rename(&folder, refusal))?;
                 files.log_choice();
                 let (id, pin) = (SnapshotId::new(offer.id), offer.pin);
@@ -147,12 +158,14 @@ impl Remote {
     }
 }
 
-/// Returns the files selected by name. Includes the checksums, which the snapshot verifies.
+/// Returns the files selected by name. Includes checksums and signatures, which the snapshot verifies.
 fn named(offer: &Offer, has_graph: bool) -> BTreeSet<String> {
     let is_named = |file: &&RemoteFile| {
         let is_fitting = !selection::is_small(&file.path)
             || file.bytes.is_none_or(|bytes| bytes <= selection::NAMED_BYTES_MAX);
-        file.path == checksums::FILE || selection::includes(&file.path, has_graph) && is_fitting
+        let is_selected =
+            selection::is_proof(&file.path) || selection::includes(&file.path, has_graph);
+        is_selected && is_fitting
     };
     offer.files.iter().filter(is_named).map(|file| file.path.clone()).collect()
 }

@@ -1,12 +1,18 @@
 //! Selects the files of a version other than the model's own, by name: everything a model may need,
 //! and nothing large that it does not need. Pure.
 
+use onnxd_proto::domain::Checksums;
+
 /// Suffixes of files taken from every folder down to [`DEPTH_MAX`].
 const ENDINGS: [&str; 4] = [".json", ".txt", ".jinja", ".model"];
 /// Files taken at the top level only.
 const TOP: [&str; 2] = ["canary.jsonl", "onnxd.toml"];
 /// The weights of a module or of static embeddings.
 const WEIGHTS: &str = "model.safetensors";
+/// The bundle of OpenSSF Model Signing.
+pub(super) const BUNDLE: &str = "model.sig";
+/// Files that prove others unchanged.
+pub(super) const PROOFS: [&str; 3] = [Checksums::FILE, Checksums::SIGNATURE, BUNDLE];
 /// Maximum folder depth, reached by the modules of a router.
 const DEPTH_MAX: usize = 2;
 /// Ignored folders: other formats of the model, and a file system's own folder.
@@ -18,7 +24,7 @@ pub(super) const NAMED_BYTES_MAX: u64 = 256 << 20;
 
 /// Returns whether the name of the file at `path` selects it. `has_graph` means that the version has a
 /// model file, which holds the weights of a transformer.
-pub(super) fn includes(path: &str, has_graph: bool) -> bool {
+pub(in crate::models) fn includes(path: &str, has_graph: bool) -> bool {
     let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (folder, name));
     if !is_in_reach(path) {
         return false;
@@ -27,6 +33,23 @@ pub(super) fn includes(path: &str, has_graph: bool) -> bool {
         return if folder.is_empty() { !has_graph } else { is_module(folder) };
     }
     ENDINGS.iter().any(|ending| name.ends_with(ending)) || folder.is_empty() && TOP.contains(&name)
+}
+
+/// Returns whether the file proves that others are unchanged. It is read with them, but is not part of
+/// a version.
+pub(super) fn is_proof(path: &str) -> bool {
+    PROOFS.contains(&path)
+}
+
+/// Returns whether a version without this file runs, but with other output: modules, their weights and
+/// prompts.
+pub(in crate::models) fn changes_output(path: &str) -> bool {
+    match path.rsplit_once('/') {
+        None => ["modules.json", "config_sentence_transformers.json"].contains(&path),
+        Some((folder, name)) => {
+            ["config.json", WEIGHTS].contains(&name) && is_module(folder) && includes(path, true)
+        }
+    }
 }
 
 /// Returns whether a model file of this name is chosen by default.

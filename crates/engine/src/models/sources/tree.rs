@@ -172,6 +172,25 @@ impl Tree {
         }
     }
 
+    /// Reads a file of at most `bytes_max` bytes, if it exists.
+    ///
+    /// # Errors
+    /// It is longer, cannot be read, or leads outside.
+    pub(super) fn read_small(
+        &self,
+        path: &str,
+        bytes_max: u64,
+    ) -> Result<Option<Vec<u8>>, Refusal> {
+        let Some(file) = self.open_file(path)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let read = file.take(bytes_max + 1).read_to_end(&mut bytes);
+        read.map_err(|error| self.refusal(path, &error))?;
+        match bytes.len() as u64 > bytes_max {
+            true => Err(self.refuse(format!("{path} is longer than {bytes_max} bytes"))),
+            false => Ok(Some(bytes)),
+        }
+    }
+
     /// Opens a path below the directory. Follows links that stay below it.
     fn open_beneath(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;

@@ -5,6 +5,7 @@
 
 mod crash;
 mod lock;
+mod manifest;
 pub mod pins;
 mod retention;
 mod staged_cache;
@@ -23,14 +24,14 @@ use onnxd_proto::{
     generation::Generation,
     layout::{Layout, MANIFEST},
 };
-use sha2::{Digest, Sha256};
 
 use crate::models::{
-    disk::{hex, io_refusal},
-    sources::{Fetched, FetchedFile, Resolved, Snapshot, SnapshotFile, SnapshotId, Sources},
+    disk::io_refusal,
+    sources::{Conditions, Fetched, Resolved, Snapshot, SnapshotId, Sources},
     store::{
+        manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
-        staged_cache::StagedCache,
+        staged_cache::{Entry, StagedCache},
     },
 };
 use onnxd_proto::exit::Failure;
@@ -161,9 +162,14 @@ impl Store {
     /// # Errors
     /// Those of the source, see [`sources`](crate::models::sources), or a disk error. Leaves nothing
     /// behind.
-    pub fn stage(&self, uri: &SourceUri, progress: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
-        let source = self.sources.open(uri, &self.layout);
-        let known = self.staged.get(uri).filter(|known| self.has(&known.version));
+    pub fn stage(
+        &self,
+        uri: &SourceUri,
+        conditions: &Conditions,
+        progress: &dyn Fn(u64, u64),
+    ) -> Result<Staged, Refusal> {
+        let source = self.sources.open(uri, &self.layout, conditions);
+        let known = self.known(uri, conditions);
         let snapshot =
             match source.resolve(known.as_ref().map(|known| &known.snapshot), progress)? {
                 Resolved::Changed(snapshot) => snapshot,
@@ -177,15 +183,19 @@ impl Store {
             };
         let (staged, is_pinned) = self.stage_snapshot(&*snapshot, progress)?;
         if is_pinned {
-            self.staged.insert(uri, snapshot.id(), &staged);
+            self.staged.insert(uri, snapshot.id(), &conditions.keys_id(), &staged);
         }
         Ok(staged)
     }
 
-    /// Returns the snapshot of a source that was staged last, if its version is kept.
-    pub fn known_snapshot(&self, uri: &SourceUri) -> Option<SnapshotId> {
-        let known = self.staged.get(uri).filter(|known| self.has(&known.version));
-        known.map(|known| known.snapshot)
+    /// Returns the snapshot of a source that was staged last, if its version is kept and satisfied
+    /// the same conditions.
+    pub fn known_snapshot(&self, uri: &SourceUri, conditions: &Conditions) -> Option<SnapshotId> {
+        self.known(uri, conditions).map(|known| known.snapshot)
+    }
+
+    fn known(&self, uri: &SourceUri, conditions: &Conditions) -> Option<Entry> {
+        self.staged.get(uri, &conditions.keys_id()).filter(|known| self.has(&known.version))
     }
 
     /// Returns the id of a source's current content, or `None` if it is `known`. Blocking.
@@ -195,9 +205,10 @@ impl Store {
     pub fn peek(
         &self,
         uri: &SourceUri,
+        conditions: &Conditions,
         known: Option<&SnapshotId>,
     ) -> Result<Option<SnapshotId>, Refusal> {
-        self.sources.open(uri, &self.layout).peek(known)
+        self.sources.open(uri, &self.layout, conditions).peek(known)
     }
 
     /// Fetches a snapshot unless its version is kept. Also returns whether the snapshot's id certainly
@@ -229,6 +240,17 @@ impl Store {
         fs::write(&path, manifest).map_err(|error| io_refusal(&path, &error))?;
         crash::point(3);
         Ok((Staged { version, folder: Some(folder), bytes }, is_pinned))
+    }
+
+    /// Returns the paths of a staged version's files.
+    pub fn files(&self, staged: &Staged) -> Vec<String> {
+        let kept = || self.layout.version(&staged.version);
+        paths(&staged.folder().map_or_else(kept, Path::to_owned))
+    }
+
+    /// Returns the paths of the files of a record's version.
+    pub fn files_of(&self, record: &Record) -> Vec<String> {
+        paths(&self.layout.version(&record.version))
     }
 
     /// Returns whether a version is kept.
@@ -337,24 +359,6 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     };
     let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
     Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
-}
-
-/// Returns the files of a snapshot if the source knows every digest without reading.
-fn known_files(snapshot: &dyn Snapshot) -> Option<Vec<FetchedFile>> {
-    let file = |SnapshotFile { path, bytes, sha256 }: &SnapshotFile| {
-        Some(FetchedFile { path: path.clone(), bytes: *bytes, sha256: sha256.clone()? })
-    };
-    snapshot.files().iter().map(file).collect()
-}
-
-/// Returns the manifest of these files, its version, and the total bytes. A manifest has one line that
-/// names the format, then lines of `<sha256>  <bytes>  <path>` sorted by path.
-fn identify(files: &[FetchedFile]) -> (String, String, u64) {
-    let lines =
-        files.iter().map(|file| format!("{}  {}  {}\n", file.sha256, file.bytes, file.path));
-    let manifest: String = std::iter::once("onnxd manifest 1\n".to_owned()).chain(lines).collect();
-    let version = hex(&Sha256::digest(&manifest));
-    (manifest, version, files.iter().map(|file| file.bytes).sum())
 }
 
 /// Makes every file durable and read-only, then every directory.

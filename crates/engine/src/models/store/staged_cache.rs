@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub snapshot: SnapshotId,
     pub version: String,
     pub bytes: u64,
+    /// Identifies the keys that the version's signature was verified with.
+    pub keys: String,
 }
 
 /// An entry on disk.
@@ -40,6 +42,8 @@ struct StoredEntry {
     snapshot: String,
     version: String,
     bytes: u64,
+    #[serde(default)]
+    keys: String,
 }
 
 impl StagedCache {
@@ -48,14 +52,21 @@ impl StagedCache {
         Self { layout, sources: Mutex::default() }
     }
 
-    pub(super) fn get(&self, uri: &SourceUri) -> Option<Entry> {
+    /// Returns the entry of a source that was verified with these keys.
+    pub(super) fn get(&self, uri: &SourceUri, keys: &str) -> Option<Entry> {
         let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get(uri).cloned();
-        known.or_else(|| self.read(uri))
+        known.or_else(|| self.read(uri)).filter(|entry| entry.keys == keys)
     }
 
-    pub(super) fn insert(&self, uri: &SourceUri, snapshot: &SnapshotId, staged: &Staged) {
+    pub(super) fn insert(
+        &self,
+        uri: &SourceUri,
+        snapshot: &SnapshotId,
+        keys: &str,
+        staged: &Staged,
+    ) {
         let (snapshot, version, bytes) = (snapshot.clone(), staged.version.clone(), staged.bytes);
-        let entry = Entry { snapshot, version, bytes };
+        let entry = Entry { snapshot, version, bytes, keys: keys.to_owned() };
         // Without the file, the source is read once more after a restart.
         if let Err(error) = self.write(uri, &entry) {
             tracing::warn!(source = %uri, %error, "failed to store the snapshot of a source");
@@ -80,16 +91,17 @@ impl StagedCache {
 
     fn read(&self, uri: &SourceUri) -> Option<Entry> {
         let text = fs::read(self.path(uri)?).ok()?;
-        let StoredEntry { source, snapshot, version, bytes } =
+        let StoredEntry { source, snapshot, version, bytes, keys } =
             serde_json::from_slice(&text).ok()?;
-        (source == *uri).then(|| Entry { snapshot: SnapshotId::new(snapshot), version, bytes })
+        let snapshot = SnapshotId::new(snapshot);
+        (source == *uri).then_some(Entry { snapshot, version, bytes, keys })
     }
 
     fn write(&self, uri: &SourceUri, entry: &Entry) -> io::Result<()> {
         let Some(path) = self.path(uri) else { return Ok(()) };
-        let Entry { snapshot, version, bytes } = entry.clone();
+        let Entry { snapshot, version, bytes, keys } = entry.clone();
         let (source, snapshot) = (uri.clone(), snapshot.as_str().to_owned());
-        let text = serde_json::to_vec(&StoredEntry { source, snapshot, version, bytes })?;
+        let text = serde_json::to_vec(&StoredEntry { source, snapshot, version, bytes, keys })?;
         fs::create_dir_all(self.layout.snapshots())?;
         // A reader finds the old or the new file.
         let unfinished = path.with_extension("new");
@@ -111,15 +123,16 @@ mod tests {
         let id = SnapshotId::new("hf:0123".to_owned());
         let before = StagedCache::new(layout.clone());
         for uri in [&remote, &directory] {
-            before.insert(uri, &id, &Staged::kept("v"));
-            assert_eq!(before.get(uri).unwrap().snapshot, id);
+            before.insert(uri, &id, "", &Staged::kept("v"));
+            assert_eq!(before.get(uri, "").unwrap().snapshot, id);
+            assert_eq!(before.get(uri, "key"), None, "its signature was not verified");
         }
         let after = StagedCache::new(layout.clone());
-        assert_eq!(after.get(&remote), before.get(&remote));
-        assert_eq!(after.get(&directory), None);
-        assert_eq!(after.get(&"hf://org/name".parse().unwrap()), None);
+        assert_eq!(after.get(&remote, ""), before.get(&remote, ""));
+        assert_eq!(after.get(&directory, ""), None);
+        assert_eq!(after.get(&"hf://org/name".parse().unwrap(), ""), None);
         let file = fs::read_dir(layout.snapshots()).unwrap().next().unwrap().unwrap().path();
         fs::write(file, "{").unwrap();
-        assert_eq!(StagedCache::new(layout).get(&remote), None, "a damaged file is ignored");
+        assert_eq!(StagedCache::new(layout).get(&remote, ""), None, "a damaged file is ignored");
     }
 }

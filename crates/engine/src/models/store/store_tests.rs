@@ -24,7 +24,9 @@ fn record_of(version: &str) -> Record {
 
 fn stage(store: &Store, content: &str) -> Staged {
     let source = source_with(content);
-    store.stage(&SourceUri::from_directory(source.path()), &|_, _| {}).unwrap()
+    store
+        .stage(&SourceUri::from_directory(source.path()), &Conditions::default(), &|_, _| {})
+        .unwrap()
 }
 
 fn is_empty(folder: &Path) -> bool {
@@ -41,6 +43,7 @@ fn equal_content_is_one_version() {
     store.keep(first).unwrap();
     let again = stage(&store, "a");
     assert_eq!((again.version.as_str(), again.folder()), (version.as_str(), None));
+    assert_eq!(store.files(&again), ["model.onnx"]);
     assert_ne!(stage(&store, "b").version, version);
     let model = store.layout().version(&version).join("model.onnx");
     assert_eq!(fs::metadata(model).unwrap().permissions().mode() & 0o777, 0o444);

@@ -11,6 +11,7 @@ use onnxd_proto::{
 use crate::models::{
     machine::events::{Candidate, Content, Job, Target},
     registry::Model,
+    sources::selection,
     store::{Staged, Store},
     update::{
         checker::Requirements,
@@ -75,6 +76,30 @@ pub(super) fn require_compatible(
     Ok(())
 }
 
+/// Checks that a candidate has the files that the serving version has and that change its output if
+/// they are missing, as during an upload. `files` and `serving` are paths; `model_file` is the model
+/// file of the serving version.
+///
+/// # Errors
+/// `Contract` if some are missing.
+fn require_complete(files: &[String], serving: &[String], model_file: &str) -> Result<(), Refusal> {
+    // A model file of another name may have other weights, or none outside of it.
+    let keeps_model_file = files.iter().any(|path| path == model_file);
+    let is_needed = |path: &&String| {
+        selection::changes_output(path)
+            || keeps_model_file && *path != model_file && !selection::includes(path, true)
+    };
+    let missing = |path: &&String| is_needed(path) && !files.contains(path);
+    let missing: Vec<&str> = serving.iter().filter(missing).map(String::as_str).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(RefusalKind::Contract.because(format!(
+        "the candidate lacks files of the serving version: {}; is an upload running? Pass --force if they are not needed any more",
+        missing.join(", ")
+    )))
+}
+
 /// Stages or finds the content of a job. Blocking.
 pub(super) fn resolve(
     store: &Store,
@@ -86,7 +111,8 @@ pub(super) fn resolve(
     // Also set after an unload: vectors from before must stay comparable with the next generation.
     let serving = model.last().map(|(_, record)| record);
     let stage = |from: &SourceUri| {
-        let staged = store.stage(from, progress)?;
+        let conditions = model.rules.conditions(job.requester, *from == model.source);
+        let staged = store.stage(from, &conditions, progress)?;
         let bytes = staged.bytes;
         Ok((staged, bytes))
     };
@@ -121,6 +147,9 @@ pub(super) fn resolve(
     if let (Target::Source(_), Some(facts), Some(serving)) = (&job.target, &facts, &serving) {
         require_compatible(facts, &serving.facts, job.allow_dimension_change)?;
     }
+    if let (Target::Source(_), Some(serving), false) = (&job.target, &serving, job.force) {
+        require_complete(&store.files(&staged), &store.files_of(serving), &serving.facts.file)?;
+    }
     // A version that served once may be far from the one serving now.
     let needs_drift = requirements.min_cosine && changes && matches!(job.target, Target::Source(_));
     let quarantined = store.is_quarantined(&model.name, &staged.version);
@@ -154,4 +183,50 @@ fn durable(store: &Store, generation: Generation, record: Record) -> ResolvedCon
     let version = store.pin(&record.version);
     let content = Content::Durable(generation, Arc::new(record));
     ResolvedContent { candidate: Candidate { version, quarantined: false, content }, bytes: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(files: &[&str], serving: &[&str]) -> Option<String> {
+        let owned = |paths: &[&str]| paths.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let result = require_complete(&owned(files), &owned(serving), "onnx/model.onnx");
+        result.err().map(|refusal| refusal.message)
+    }
+
+    #[test]
+    fn candidate_must_have_the_files_that_change_the_output() {
+        let serving = [
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "config.json",
+            "config_sentence_transformers.json",
+            "modules.json",
+            "onnx/model.onnx",
+            "onnx/model.onnx_data",
+            "tokenizer.json",
+            "vocab.txt",
+        ];
+        let without = |path: &str| -> Vec<&str> {
+            serving.into_iter().filter(|other| *other != path).collect()
+        };
+        assert_eq!(missing(&serving, &serving), None);
+        assert_eq!(missing(&[&serving[..], &["extra.json"]].concat(), &serving), None);
+        for path in [
+            "1_Pooling/config.json",
+            "2_Dense/model.safetensors",
+            "config_sentence_transformers.json",
+            "modules.json",
+            "onnx/model.onnx_data",
+        ] {
+            let message = missing(&without(path), &serving).expect(path);
+            assert!(message.contains(&format!("version: {path};")), "{message}");
+        }
+        assert_eq!(missing(&without("vocab.txt"), &serving), None, "other files may replace it");
+        let other_file = ["onnx/model_int8.onnx", "modules.json"];
+        let served = ["modules.json", "onnx/model.onnx", "onnx/model.onnx_data"];
+        assert_eq!(missing(&other_file, &served), None, "another file has other weights");
+    }
 }

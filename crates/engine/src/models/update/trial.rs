@@ -6,6 +6,7 @@ use std::{path::PathBuf, sync::Arc};
 use onnxd_proto::domain::{Checked, Output, Refusal, RefusalKind, SourceUri};
 
 use crate::models::{
+    sources::Conditions,
     store::{Staged, Store},
     update::{background::Background, checker::Checker, resolve::require_compatible},
 };
@@ -58,7 +59,8 @@ impl Trials {
         mut done: impl FnMut(Part),
     ) -> Result<TrialResult, Refusal> {
         let (store, from) = (Arc::clone(&self.store), uri.clone());
-        let staged = self.background.run(move || store.stage(&from, &|_, _| {})).await?;
+        let stage = move || store.stage(&from, &Conditions::default(), &|_, _| {});
+        let staged = self.background.run(stage).await?;
         let (version, bytes) = (staged.version.clone(), staged.bytes);
         done(Part::Staged { version: version.clone(), bytes });
         let folder = self.folder(&staged);

@@ -18,6 +18,7 @@ use crate::{
         gate::Presence,
         machine::events::Job,
         registry::{Model, Registry},
+        requester::Requester,
         sources::SnapshotId,
         store::Store,
         update::{Updater, background::Background},
@@ -154,9 +155,11 @@ impl Watcher {
     async fn check(&mut self) -> Result<(), Refusal> {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
         let refused = self.refused.clone();
-        let known = refused.or_else(|| store.known_snapshot(&uri));
+        let conditions = self.model.rules.conditions(Requester::Poll, true);
+        let known = refused.or_else(|| store.known_snapshot(&uri, &conditions));
         let looked = known.clone();
-        let peeked = self.deps.background.run(move || store.peek(&uri, looked.as_ref())).await;
+        let peek = move || store.peek(&uri, &conditions, looked.as_ref());
+        let peeked = self.deps.background.run(peek).await;
         {
             let mut state = self.watches.of(&self.model).state();
             state.checks += 1;
@@ -178,6 +181,7 @@ impl Watcher {
         let (progress, steps) = mpsc::channel::<Step>(1);
         drop(steps);
         let job = Job::from_source(None, onnxd_proto::domain::Load::default());
+        let job = Job { requester: Requester::Poll, ..job };
         match self.deps.updater.update(&self.model, job, progress).await {
             Ok(_) => self.refused = None,
             Err(refusal) if refusal.kind.is_transient() => return Err(refusal),

@@ -178,6 +178,24 @@ impl Source for Bucket {
         checksums::snapshot(&bytes, &from, validators).map(Some)
     }
 
+    async fn signature(&self, snapshot: &Snapshot) -> Result<Vec<File>, FetchError> {
+        // A listing has it already.
+        if snapshot.pin != Pin::Checksums {
+            return Ok(Vec::new());
+        }
+        let options = GetOptions { head: true, ..GetOptions::default() };
+        match self.store.get_opts(&self.path(Checksums::SIGNATURE)?, options).await {
+            Ok(found) => {
+                Ok(checksums::signature(snapshot, Some(found.meta.size), found.meta.e_tag))
+            }
+            // S3 answers 403 for missing objects to those who may not list.
+            Err(
+                object_store::Error::NotFound { .. } | object_store::Error::PermissionDenied { .. },
+            ) => Ok(Vec::new()),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
     async fn stat(&self, file: &mut File) -> Result<(), FetchError> {
         if file.bytes.is_some() {
             return Ok(());
