@@ -93,8 +93,9 @@ impl Directory {
         for _ in 0..LISTINGS_MAX {
             let tree = Tree::open(&self.path)?;
             let listed = self.lister.list(&tree, &self.choice);
-            let listing = listed.map_err(|Refusal { kind, message }| {
-                kind.because(format!("{}: {message}", tree.path().display()))
+            let listing = listed.map_err(|refusal| {
+                let message = format!("{}: {}", tree.path().display(), refusal.message);
+                refusal.with_message(message)
             })?;
             if let Some(snapshot) = snapshot_of(tree, listing, &self.digests)? {
                 return Ok(snapshot);

@@ -136,7 +136,8 @@ impl Remote {
             fs::remove_file(&path).map_err(|error| io_refusal(&path, &error))?;
         }
         listing.map_err(|refusal| {
-            refusal.kind.because(format!("{}: {}", self.name(), refusal.message))
+            let message = format!("{}: {}", self.name(), refusal.message);
+            refusal.with_message(message)
         })
     }
 

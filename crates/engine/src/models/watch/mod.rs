@@ -141,7 +141,7 @@ impl Watcher {
                 Ok(()) => schedule.succeeded(Instant::now()),
                 Err(refusal) => {
                     self.failed(&refusal);
-                    schedule.failed(Instant::now(), None);
+                    schedule.failed(Instant::now(), refusal.retry_after);
                 }
             }
         }

@@ -92,8 +92,9 @@ async fn run(
         None => None,
         Some(uri) => {
             let tried = trials.run(uri, None, |part| report_part(uri, &part)).await;
-            Some(tried.map_err(|Refusal { kind, message }| {
-                kind.because(format!("--against {uri}: {message}"))
+            Some(tried.map_err(|refusal| {
+                let message = format!("--against {uri}: {}", refusal.message);
+                refusal.with_message(message)
             })?)
         }
     };
