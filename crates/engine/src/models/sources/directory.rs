@@ -2,6 +2,7 @@
 //! [`Tree`] opens files below it, so a version never mixes two directories.
 
 use std::{
+    fmt::Display,
     fs::{self, File},
     io::{self, Read, Seek, Write},
     os::unix::fs::MetadataExt,
@@ -70,7 +71,7 @@ impl Source for Directory {
         match known {
             Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
             _ => {
-                snapshot.log_choice();
+                snapshot.log_choice(&snapshot.tree.path().display());
                 Ok(Resolved::Changed(Box::new(snapshot)))
             }
         }
@@ -314,9 +315,8 @@ impl DirectorySnapshot {
         Ok(Fetched { files, is_pinned: true })
     }
 
-    /// Logs which files were chosen and why.
-    pub(super) fn log_choice(&self) {
-        let source = self.tree.path().display();
+    /// Logs which files of `source` were chosen and why.
+    pub(super) fn log_choice(&self, source: &dyn Display) {
         if let Some(model) = &self.listing.model {
             let (file, reason) = (&model.file, &model.reason);
             tracing::info!(%source, file, reason, "model file chosen");

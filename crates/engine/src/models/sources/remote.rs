@@ -110,10 +110,11 @@ impl Source for Remote {
                 // Its end means that nobody writes into the directory any more.
                 drop(conversation);
                 let files = self.sources.directory(folder.clone(), self.uri.choice().clone());
-                let files = files.snapshot().map_err(|refusal| self.rename(&folder, refusal))?;
-                files.log_choice();
+                let files = files.snapshot().map_err(|refusal| rename(&folder, &source, refusal))?;
+                files.log_choice(&source);
                 let (id, pin) = (SnapshotId::new(offer.id), offer.pin);
-                return Ok(Resolved::Changed(Box::new(Downloaded { files, id, pin, folder })));
+                let downloaded = Downloaded { files, id, pin, source, folder };
+                return Ok(Resolved::Changed(Box::new(downloaded)));
             }
         }
         let message = format!("{source}: the files of the model could not be found out");
@@ -130,7 +131,8 @@ impl Remote {
     /// Lists the model's files, as if all files had been downloaded.
     fn list(&self, download: &Download<'_>) -> Result<Listing, Refusal> {
         let placeholders = download.placeholders()?;
-        let tree = Tree::open(download.folder)?;
+        let tree = Tree::open(download.folder)
+            .map_err(|refusal| rename(download.folder, &self.name(), refusal))?;
         let listing = self.sources.lister.list(&tree, self.uri.choice());
         for path in placeholders {
             fs::remove_file(&path).map_err(|error| io_refusal(&path, &error))?;
@@ -140,12 +142,12 @@ impl Remote {
             refusal.with_message(message)
         })
     }
+}
 
-    /// Shows the source rather than the download directory in a message.
-    fn rename(&self, folder: &Path, refusal: Refusal) -> Refusal {
-        let message = refusal.message.replace(&folder.display().to_string(), &self.name());
-        refusal.kind.because(message)
-    }
+/// Names the source rather than the download directory in a message.
+fn rename(folder: &Path, source: &str, refusal: Refusal) -> Refusal {
+    let message = refusal.message.replace(&folder.display().to_string(), source);
+    refusal.with_message(message)
 }
 
 /// Returns the files selected by name. Includes the checksums, which the snapshot verifies.
@@ -277,6 +279,7 @@ struct Downloaded {
     files: DirectorySnapshot,
     id: SnapshotId,
     pin: Pin,
+    source: String,
     folder: PathBuf,
 }
 
@@ -290,12 +293,13 @@ impl Snapshot for Downloaded {
     }
 
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        self.files.verify(files)
+        self.files.verify(files).map_err(|refusal| rename(&self.folder, &self.source, refusal))
     }
 
     fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
-        let fetched = self.files.move_to(target, progress)?;
-        tracing::debug!(snapshot = self.id.as_str(), pinned_by = ?self.pin, "download staged");
+        let fetched = self.files.move_to(target, progress);
+        let fetched = fetched.map_err(|refusal| rename(&self.folder, &self.source, refusal))?;
+        tracing::debug!(source = self.source, snapshot = self.id.as_str(), pinned_by = ?self.pin, "download staged");
         Ok(fetched)
     }
 }
@@ -305,5 +309,33 @@ impl Drop for Downloaded {
         // Either its files were staged, or they are refused; in both cases the next snapshot has
         // others. What stays only takes space until then.
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use onnxd_proto::domain::ModelChoice;
+
+    use super::*;
+    use crate::models::sources::fake::ByName;
+
+    #[test]
+    fn faults_of_downloaded_files_name_the_source() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("download");
+        fs::create_dir(&folder).unwrap();
+        for (path, content) in [("model.onnx", "x"), (checksums::FILE, "not a checksum")] {
+            fs::write(folder.join(path), content).unwrap();
+        }
+        let files = ByName::sources().directory(folder.clone(), ModelChoice::Unstated);
+        let files = files.snapshot().unwrap();
+        let (id, source) = (SnapshotId::new("sha256:0".to_owned()), "https://host/m/".to_owned());
+        let pin = Pin::Checksums;
+        let downloaded = Downloaded { files, id, pin, source, folder: folder.clone() };
+        let refusal = downloaded.verify(&[]).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Checksum);
+        assert!(refusal.message.starts_with("https://host/m/: SHA256SUMS"), "{}", refusal.message);
+        drop(downloaded);
+        assert!(!folder.exists(), "what was not staged is removed");
     }
 }
