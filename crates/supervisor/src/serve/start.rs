@@ -132,6 +132,7 @@ impl Server {
             registry: Arc::clone(&registry),
             updater: Arc::clone(&updater),
             store: Arc::clone(&store),
+            metrics: Arc::clone(&metrics),
             background: background.clone(),
             tasks: tasks.clone(),
         };

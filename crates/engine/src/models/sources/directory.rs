@@ -23,7 +23,7 @@ use crate::models::{
     disk::{hex, io_refusal},
     sources::{
         Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
-        checksums,
+        Transfer, checksums,
         digests::{Digests, Identity},
         lister::Lister,
         selection,
@@ -77,7 +77,11 @@ impl Source for Directory {
         }
     }
 
-    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
+    fn peek(
+        &self,
+        known: Option<&SnapshotId>,
+        _progress: Progress<'_>,
+    ) -> Result<Option<SnapshotId>, Refusal> {
         let DirectorySnapshot { id, .. } = self.snapshot()?;
         Ok((known != Some(&id)).then_some(id))
     }
@@ -276,7 +280,7 @@ impl Snapshot for DirectorySnapshot {
         for (SnapshotFile { path, .. }, (file, identity)) in self.files.iter().zip(&self.handles) {
             let mut count = |bytes| {
                 done += bytes;
-                progress(done, all);
+                progress(Transfer { bytes: done, total: all, downloaded: 0 });
                 done <= VERSION_BYTES_MAX
             };
             let (bytes, sha256) = copy(file, &target.join(path), &mut count)
@@ -304,7 +308,7 @@ impl DirectorySnapshot {
             let to = target.join(path);
             let mut count = |bytes| {
                 done += bytes;
-                progress(done, all);
+                progress(Transfer { bytes: done, total: all, downloaded: 0 });
                 done <= VERSION_BYTES_MAX
             };
             let moved = rename(file, &self.tree.path().join(path), &to)

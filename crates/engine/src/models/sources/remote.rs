@@ -4,6 +4,7 @@
 //! names.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap},
     fs::{self, File},
     io,
@@ -23,7 +24,7 @@ use crate::models::{
     disk::{hex, io_refusal},
     sources::{
         Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
-        Sources, checksums,
+        Sources, Transfer, checksums,
         directory::{DirectorySnapshot, VERSION_BYTES_MAX},
         fetcher::Conversation,
         selection,
@@ -70,7 +71,7 @@ impl Remote {
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
         };
-        let offer = conversation.resolve(request, progress);
+        let offer = conversation.resolve(request, &transfer(progress, 0));
         Ok((conversation, offer?, folder))
     }
 
@@ -110,7 +111,8 @@ impl Source for Remote {
                 // Its end means that nobody writes into the directory any more.
                 drop(conversation);
                 let files = self.sources.directory(folder.clone(), self.uri.choice().clone());
-                let files = files.snapshot().map_err(|refusal| rename(&folder, &source, refusal))?;
+                let files =
+                    files.snapshot().map_err(|refusal| rename(&folder, &source, refusal))?;
                 files.log_choice(&source);
                 let (id, pin) = (SnapshotId::new(offer.id), offer.pin);
                 let downloaded = Downloaded { files, id, pin, source, folder };
@@ -121,8 +123,12 @@ impl Source for Remote {
         Err(RefusalKind::Contract.because(message))
     }
 
-    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
-        let (_, offer, _) = self.ask(known, &|_, _| {})?;
+    fn peek(
+        &self,
+        known: Option<&SnapshotId>,
+        progress: Progress<'_>,
+    ) -> Result<Option<SnapshotId>, Refusal> {
+        let (_, offer, _) = self.ask(known, progress)?;
         Ok(offer.map(|offer| SnapshotId::new(offer.id)))
     }
 }
@@ -148,6 +154,17 @@ impl Remote {
 fn rename(folder: &Path, source: &str, refusal: Refusal) -> Refusal {
     let message = refusal.message.replace(&folder.display().to_string(), source);
     refusal.with_message(message)
+}
+
+/// Returns what reports the progress of one request to the fetcher, after `before` bytes of earlier
+/// ones.
+fn transfer(progress: Progress<'_>, before: u64) -> impl Fn(u64, u64) + '_ {
+    let last = Cell::new(0);
+    move |bytes, total| {
+        let downloaded = bytes.saturating_sub(last.replace(bytes));
+        let (bytes, total) = (before.saturating_add(bytes), before.saturating_add(total));
+        progress(Transfer { bytes, total, downloaded });
+    }
 }
 
 /// Returns the files selected by name. Includes the checksums, which the snapshot verifies.
@@ -213,15 +230,15 @@ impl Download<'_> {
                 copied.map_err(|error| io_refusal(&path, &error))?;
             }
         }
-        let (before, mut last) = (self.bytes, 0);
+        let (report, mut last) = (transfer(progress, self.bytes), 0);
         conversation.download(
             files.iter().map(|file| file.path.clone()).collect(),
             &mut |bytes, total| {
                 last = total;
-                progress(before + bytes, before + total);
+                report(bytes, total);
             },
         )?;
-        self.bytes += last;
+        self.bytes = self.bytes.saturating_add(last);
         self.done.extend(files.into_iter().map(|file| file.path.clone()));
         Ok(true)
     }
@@ -314,10 +331,25 @@ impl Drop for Downloaded {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use onnxd_proto::domain::ModelChoice;
 
     use super::*;
     use crate::models::sources::fake::ByName;
+
+    #[test]
+    fn every_downloaded_byte_is_reported_once() {
+        let reported = RefCell::new(Vec::new());
+        let progress = |transfer| reported.borrow_mut().push(transfer);
+        let report = transfer(&progress, 100);
+        // The last attempt begins again.
+        [(10, 40), (40, 40), (0, 40), (15, 40)].iter().for_each(|&(bytes, of)| report(bytes, of));
+        let reported = reported.into_inner();
+        assert_eq!(reported[0], Transfer { bytes: 110, total: 140, downloaded: 10 });
+        let downloaded: Vec<u64> = reported.iter().map(|transfer| transfer.downloaded).collect();
+        assert_eq!(downloaded, [10, 30, 0, 15]);
+    }
 
     #[test]
     fn faults_of_downloaded_files_name_the_source() {

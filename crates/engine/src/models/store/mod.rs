@@ -27,7 +27,9 @@ use sha2::{Digest, Sha256};
 
 use crate::models::{
     disk::{hex, io_refusal},
-    sources::{Fetched, FetchedFile, Resolved, Snapshot, SnapshotFile, SnapshotId, Sources},
+    sources::{
+        Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Sources,
+    },
     store::{
         pins::{PinnedVersion, Pins},
         staged_cache::StagedCache,
@@ -156,12 +158,12 @@ impl Store {
     }
 
     /// Fetches a source's content into `staging/` and names it by its manifest. Fetches nothing if
-    /// the version is kept already. `progress` receives the bytes copied and the total. Blocking.
+    /// the version is kept already. Blocking.
     ///
     /// # Errors
     /// Those of the source, see [`sources`](crate::models::sources), or a disk error. Leaves nothing
     /// behind.
-    pub fn stage(&self, uri: &SourceUri, progress: &dyn Fn(u64, u64)) -> Result<Staged, Refusal> {
+    pub fn stage(&self, uri: &SourceUri, progress: Progress<'_>) -> Result<Staged, Refusal> {
         let source = self.sources.open(uri, &self.layout);
         let known = self.staged.get(uri).filter(|known| self.has(&known.version));
         let snapshot =
@@ -196,8 +198,9 @@ impl Store {
         &self,
         uri: &SourceUri,
         known: Option<&SnapshotId>,
+        progress: Progress<'_>,
     ) -> Result<Option<SnapshotId>, Refusal> {
-        self.sources.open(uri, &self.layout).peek(known)
+        self.sources.open(uri, &self.layout).peek(known, progress)
     }
 
     /// Fetches a snapshot unless its version is kept. Also returns whether the snapshot's id certainly
@@ -205,7 +208,7 @@ impl Store {
     fn stage_snapshot(
         &self,
         snapshot: &dyn Snapshot,
-        progress: &dyn Fn(u64, u64),
+        progress: Progress<'_>,
     ) -> Result<(Staged, bool), Refusal> {
         if let Some(files) = known_files(snapshot) {
             let (_, version, bytes) = identify(&files);

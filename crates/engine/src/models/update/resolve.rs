@@ -11,6 +11,7 @@ use onnxd_proto::{
 use crate::models::{
     machine::events::{Candidate, Content, Job, Target},
     registry::Model,
+    sources::Progress,
     store::{Staged, Store},
     update::{
         checker::Requirements,
@@ -81,7 +82,7 @@ pub(super) fn resolve(
     model: &Model,
     job: &Job,
     requirements: Requirements,
-    progress: &dyn Fn(u64, u64),
+    progress: Progress<'_>,
 ) -> Result<ResolvedContent, Refusal> {
     // Also set after an unload: vectors from before must stay comparable with the next generation.
     let serving = model.last().map(|(_, record)| record);

@@ -58,7 +58,7 @@ impl Trials {
         mut done: impl FnMut(Part),
     ) -> Result<TrialResult, Refusal> {
         let (store, from) = (Arc::clone(&self.store), uri.clone());
-        let staged = self.background.run(move || store.stage(&from, &|_, _| {})).await?;
+        let staged = self.background.run(move || store.stage(&from, &|_| {})).await?;
         let (version, bytes) = (staged.version.clone(), staged.bytes);
         done(Part::Staged { version: version.clone(), bytes });
         let folder = self.folder(&staged);

@@ -11,6 +11,7 @@ use std::{
 };
 
 use onnxd_proto::domain::{Refusal, Step};
+use onnxd_telemetry::metrics::{Metrics, source::Check};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         gate::Presence,
         machine::events::Job,
         registry::{Model, Registry},
-        sources::SnapshotId,
+        sources::{SnapshotId, Transfer},
         store::Store,
         update::{Updater, background::Background},
         watch::schedule::Schedule,
@@ -65,6 +66,7 @@ pub struct Deps {
     pub registry: Arc<Registry>,
     pub updater: Arc<Updater>,
     pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
     pub background: Background,
     pub tasks: EssentialTasks,
 }
@@ -77,6 +79,7 @@ impl Watches {
         for model in models {
             let Some(interval) = interval(model) else { continue };
             watches.of(model).state().interval = Some(interval);
+            deps.metrics.model(model.slot).source.watch();
             let watcher = Watcher {
                 deps: deps.clone(),
                 watches: Arc::clone(&watches),
@@ -151,17 +154,26 @@ impl Watcher {
     ///
     /// # Errors
     /// The source or the update failed, and another attempt may succeed.
+    #[expect(clippy::disallowed_methods, reason = "times of checks are for people to read")]
     async fn check(&mut self) -> Result<(), Refusal> {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
         let refused = self.refused.clone();
         let known = refused.or_else(|| store.known_snapshot(&uri));
         let looked = known.clone();
-        let peeked = self.deps.background.run(move || store.peek(&uri, looked.as_ref())).await;
+        let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
+        let peek = move || {
+            let progress =
+                |transfer: Transfer| metrics.model(slot).source.downloaded(transfer.downloaded);
+            store.peek(&uri, looked.as_ref(), &progress)
+        };
+        let peeked = self.deps.background.run(peek).await;
+        let (now, metrics) = (SystemTime::now(), self.deps.metrics.model(slot));
+        metrics.source.checked(result_of(&peeked), now);
         {
             let mut state = self.watches.of(&self.model).state();
             state.checks += 1;
             if peeked.is_ok() {
-                state.last_checked = Some(SystemTime::now());
+                state.last_checked = Some(now);
             }
             state.snapshot = known.map(|known| known.as_str().to_owned());
         }
@@ -171,7 +183,7 @@ impl Watcher {
         };
         {
             let mut state = self.watches.of(&self.model).state();
-            state.last_changed = Some(SystemTime::now());
+            state.last_changed = Some(now);
             state.snapshot = Some(snapshot.as_str().to_owned());
         }
         tracing::info!(model = %self.model.name, source = %self.model.source, snapshot = snapshot.as_str(), "source changed, updating");
@@ -212,5 +224,14 @@ impl Watcher {
         if self.refused.is_none() && state.last_error.take().is_some() {
             tracing::info!(model = %self.model.name, source = %self.model.source, "source usable again");
         }
+    }
+}
+
+/// Returns the result of a check for the metrics.
+fn result_of(peeked: &Result<Option<SnapshotId>, Refusal>) -> Check {
+    match peeked {
+        Ok(None) => Check::Unchanged,
+        Ok(Some(_)) => Check::Changed,
+        Err(_) => Check::Failed,
     }
 }
