@@ -2,7 +2,7 @@
 //! model when it has. Content that was refused is not tried again until it changes. Failures of a
 //! source never touch what serves. Started by the server; [`schedule`] decides when to ask.
 
-mod schedule;
+pub(in crate::models) mod schedule;
 
 use std::{
     hash::{BuildHasher, RandomState},
