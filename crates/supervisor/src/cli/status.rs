@@ -176,7 +176,7 @@ fn age(load: &LoadStatus) -> String {
 }
 
 /// Prints a table whose columns are as wide as their widest cell.
-fn table(headings: &[&str], rows: Vec<Vec<String>>) {
+pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     let headings = headings.iter().map(ToString::to_string).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();

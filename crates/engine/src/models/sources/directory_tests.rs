@@ -66,7 +66,7 @@ fn file_changed_during_the_fetch_is_not_pinned() {
     let source = source_at(folder.path());
     let snapshot = resolve(&source).unwrap();
     let target = tempfile::tempdir().unwrap();
-    let fetched = snapshot.fetch(target.path(), &|_, _| fs::write(&model, "b").unwrap());
+    let fetched = snapshot.fetch(target.path(), &|_| fs::write(&model, "b").unwrap());
     assert!(!fetched.unwrap().is_pinned);
 }
 

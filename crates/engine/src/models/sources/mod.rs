@@ -26,7 +26,7 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{ModelChoice, Refusal, SourceUri},
+    domain::{ModelChoice, Refusal, SourceUri, fetch::Pin},
     layout::Layout,
 };
 
@@ -93,6 +93,11 @@ pub enum Resolved {
 pub trait Snapshot: Debug + Send {
     /// Returns this snapshot's id, unique within the process.
     fn id(&self) -> &SnapshotId;
+
+    /// Returns what holds a snapshot of another server together; `None` for a directory.
+    fn pin(&self) -> Option<Pin> {
+        None
+    }
 
     /// Returns the files, as known before reading them.
     fn files(&self) -> &[SnapshotFile];

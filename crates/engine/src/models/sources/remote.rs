@@ -305,6 +305,10 @@ impl Snapshot for Downloaded {
         &self.id
     }
 
+    fn pin(&self) -> Option<Pin> {
+        Some(self.pin)
+    }
+
     fn files(&self) -> &[SnapshotFile] {
         self.files.files()
     }
@@ -345,7 +349,7 @@ mod tests {
         let report = transfer(&progress, 100);
         // The last attempt begins again.
         [(10, 40), (40, 40), (0, 40), (15, 40)].iter().for_each(|&(bytes, of)| report(bytes, of));
-        let reported = reported.into_inner();
+        let reported = reported.borrow();
         assert_eq!(reported[0], Transfer { bytes: 110, total: 140, downloaded: 10 });
         let downloaded: Vec<u64> = reported.iter().map(|transfer| transfer.downloaded).collect();
         assert_eq!(downloaded, [10, 30, 0, 15]);

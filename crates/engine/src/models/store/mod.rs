@@ -4,6 +4,7 @@
 //! [`onnxd_proto::layout`].
 
 mod crash;
+pub mod export;
 mod lock;
 pub mod pins;
 mod retention;
