@@ -75,8 +75,7 @@ impl Export {
             // A reader finds all of it or nothing.
             let unfinished = self.folder.path().join(Checksums::FILE);
             fs::write(&unfinished, checksums)?;
-            move_file(&unfinished, &path)?;
-            sync_directory(target)
+            move_file(&unfinished, &path)
         };
         write().map_err(|error| io_refusal(&path, &error))
     }
@@ -86,10 +85,10 @@ impl Export {
 fn move_file(from: &Path, to: &Path) -> io::Result<()> {
     File::open(from)?.sync_all()?;
     fs::set_permissions(from, Permissions::from_mode(0o644))?;
-    if let Some(folder) = to.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::rename(from, to)
+    let folder = to.parent().unwrap_or(to);
+    fs::create_dir_all(folder)?;
+    fs::rename(from, to)?;
+    sync_directory(folder)
 }
 
 #[cfg(test)]
