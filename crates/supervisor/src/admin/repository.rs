@@ -220,7 +220,7 @@ mod tests {
             (json!({"file:1/model.onnx": "AAAA"}), "`file:1/model.onnx`"),
             (json!({"warmup": 1}), "`warmup`"),
             (json!({"source": "relative"}), "absolute"),
-            (json!({"source": "s3://bucket/m"}), "file:///DIR"),
+            (json!({"source": "ftp://host/m"}), "file:///DIR"),
             (json!({"source": 1}), "`source`"),
             (json!({"load": "soon"}), "`load`"),
             (json!({"force": "yes"}), "`force`"),

@@ -66,10 +66,11 @@ pub(crate) struct ServeArguments {
     )]
     pub preload: Vec<String>,
 
-    /// Seconds between two checks of a model's source [default: 60 for other servers, 0 for directories]
+    /// Seconds between two checks of a source [default: 60 or 0]
     ///
-    /// A source whose content has changed updates its model; 0 turns this off. Without NAME=, the value is for all
-    /// models. A check of unchanged content is one request. After failures the pauses grow up to 15 minutes.
+    /// The default is 60 for sources on other servers and 0 for directories. A source whose content has changed updates
+    /// its model; 0 turns this off. Without NAME=, the value is for all models. A check of unchanged content is one
+    /// request. After failures the pauses grow up to 15 minutes.
     ///
     /// Example: --poll minilm=300
     #[arg(

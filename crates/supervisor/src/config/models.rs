@@ -132,7 +132,7 @@ mod tests {
             (&["/"][..], "is not a model name"),
             (&["a=/dev/null"][..], "/dev/null is not a directory"),
             (&["a="][..], "empty"),
-            (&["a=s3://bucket/m"][..], "DIR or file:///DIR"),
+            (&["a=ftp://host/m"][..], "file:///DIR"),
             (&["a=file://host/m"][..], "file:///DIR"),
             (&["a=/x?file=../m.onnx"][..], "inside the source"),
         ] {
