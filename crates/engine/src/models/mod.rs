@@ -9,12 +9,13 @@
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
-//! [`disk`] turns disk errors into refusals.
+//! [`disk`] turns disk errors into refusals. [`schedule`] decides when a source is asked again.
 
 mod disk;
 pub mod gate;
 pub mod machine;
 pub mod registry;
+mod schedule;
 pub mod sources;
 pub mod store;
 pub mod update;

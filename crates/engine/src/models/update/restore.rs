@@ -9,7 +9,7 @@ use std::{
 use onnxd_proto::domain::Refusal;
 use tokio::time;
 
-use crate::models::{registry::Model, update::CallError, watch::schedule::Schedule};
+use crate::models::{registry::Model, schedule::Schedule, update::CallError};
 
 /// Pause after the first failure.
 const INTERVAL: Duration = Duration::from_secs(2);

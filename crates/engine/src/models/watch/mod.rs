@@ -1,8 +1,7 @@
 //! Watches the sources of models: asks at intervals whether their content has changed, and updates the
 //! model when it has. Content that was refused is not tried again until it changes. Failures of a
-//! source never touch what serves. Started by the server; [`schedule`] decides when to ask.
-
-pub(in crate::models) mod schedule;
+//! source never touch what serves. Started by the server; [`schedule`](crate::models::schedule)
+//! decides when to ask.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -19,10 +18,10 @@ use crate::{
         gate::Presence,
         machine::events::Job,
         registry::{Model, Registry},
+        schedule::Schedule,
         sources::{SnapshotId, Transfer},
         store::Store,
         update::{Updater, background::Background},
-        watch::schedule::Schedule,
     },
     tasks::EssentialTasks,
 };

@@ -1,4 +1,4 @@
-//! When a source is checked next: at an interval with jitter, later after failures, at once on
+//! When a source is asked next: at an interval with jitter, later after failures, at once on
 //! request. Pure.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// The schedule of one source.
 #[derive(Debug)]
-pub(in crate::models) struct Schedule {
+pub(super) struct Schedule {
     interval: Duration,
     /// Longest pause after failures, before jitter.
     longest: Duration,
@@ -34,7 +34,7 @@ impl Schedule {
 
     /// Returns a schedule of attempts that begin now and pause for at most `longest` after failures,
     /// unless the server asks for more.
-    pub(in crate::models) fn of_attempts(
+    pub(super) fn of_attempts(
         now: Instant,
         interval: Duration,
         longest: Duration,
@@ -44,7 +44,7 @@ impl Schedule {
     }
 
     /// Returns when the next check is due.
-    pub(in crate::models) fn due(&self) -> Instant {
+    pub(super) fn due(&self) -> Instant {
         self.due
     }
 
@@ -55,7 +55,7 @@ impl Schedule {
     }
 
     /// Records a check that failed.
-    pub(in crate::models) fn failed(&mut self, now: Instant, retry_after: Option<Duration>) {
+    pub(super) fn failed(&mut self, now: Instant, retry_after: Option<Duration>) {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = (self.failures + 1).min(16);
         let pause = self.jittered(self.interval.saturating_mul(factor).min(self.longest));
