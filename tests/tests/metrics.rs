@@ -277,7 +277,13 @@ fn documented() -> BTreeMap<String, (String, String, String)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_lists_every_metric() {
-    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    // Only watched sources have metrics.
+    let builder = Server::builder().model("m", &model("tiny/a")).argument("--poll=600");
+    let server = builder.start().await;
+    for result in ["unchanged", "changed", "failed"] {
+        let labels = [("model", "m"), ("result", result)];
+        assert_count(&scrape(&server).await, "onnxd_source_checks_total", &labels, 0);
+    }
     let exposed = scrape(&server).await.families.into_iter().map(|(name, family)| {
         let labels: BTreeSet<&str> = family.labels();
         let labels = labels.into_iter().collect::<Vec<_>>().join(", ");

@@ -192,6 +192,8 @@ impl Conversation {
             bytes_max: self.about.bytes_max,
             pause: self.times.pause,
         };
-        download.run(files).await
+        let result = download.run(files).await;
+        download.progress.finish();
+        result
     }
 }

@@ -34,6 +34,8 @@ pub fn main() -> ExitCode {
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
+        Command::Source(arguments) => cli::source::main(&arguments),
+        Command::Fetch(arguments) => cli::source::fetch(&arguments),
         Command::Openapi => cli::documents::openapi(),
         Command::Completions { shell } => cli::documents::completions(shell),
         Command::Man { directory } => cli::documents::man(&directory),

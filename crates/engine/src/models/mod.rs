@@ -9,13 +9,15 @@
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
-//! [`requester`] says who asks for an update. [`disk`] turns disk errors into refusals.
+//! [`requester`] says who asks for an update. [`disk`] turns disk errors into refusals. [`schedule`]
+//! decides when a source is asked again.
 
 mod disk;
 pub mod gate;
 pub mod machine;
 pub mod registry;
 pub mod requester;
+mod schedule;
 pub mod sources;
 pub mod store;
 pub mod update;

@@ -1,4 +1,4 @@
-//! Counts the bytes of a download and reports them a few times a second.
+//! Counts the bytes of a download and reports them a few times a second, and at its end.
 
 use std::{
     cell::{Cell, RefCell},
@@ -18,6 +18,7 @@ pub(crate) struct Progress<'a> {
     /// Lengths that were learned during the download, by path.
     announced: RefCell<BTreeMap<String, u64>>,
     reported: Cell<Option<Instant>>,
+    reported_bytes: Cell<u64>,
     emit: RefCell<&'a mut dyn FnMut(FetchEvent)>,
 }
 
@@ -29,6 +30,7 @@ impl<'a> Progress<'a> {
             total: Cell::new(0),
             announced: RefCell::default(),
             reported: Cell::new(None),
+            reported_bytes: Cell::new(0),
             emit: RefCell::new(emit),
         }
     }
@@ -64,9 +66,21 @@ impl<'a> Progress<'a> {
         let is_due = |last: Instant| now.duration_since(last) >= INTERVAL;
         if self.reported.get().is_none_or(is_due) {
             self.reported.set(Some(now));
-            let (bytes, total) = (self.bytes(), self.total().max(self.bytes()));
-            (self.emit.borrow_mut())(FetchEvent::Progress { bytes, total });
+            self.report();
         }
+    }
+
+    /// Reports the bytes since the last report, which would otherwise be missing from the sum.
+    pub(crate) fn finish(&self) {
+        if self.bytes() != self.reported_bytes.get() {
+            self.report();
+        }
+    }
+
+    fn report(&self) {
+        let (bytes, total) = (self.bytes(), self.total().max(self.bytes()));
+        self.reported_bytes.set(bytes);
+        (self.emit.borrow_mut())(FetchEvent::Progress { bytes, total });
     }
 
     /// Takes bytes back that are downloaded again.
@@ -95,8 +109,11 @@ mod tests {
         assert_eq!(progress.bytes(), 17);
         std::thread::sleep(INTERVAL);
         progress.add(8);
+        progress.finish();
+        progress.add(1);
+        progress.finish();
         drop(progress);
         let at = |bytes, total| FetchEvent::Progress { bytes, total };
-        assert_eq!(events, [at(1, 17), at(25, 25)]);
+        assert_eq!(events, [at(1, 17), at(25, 25), at(26, 26)]);
     }
 }

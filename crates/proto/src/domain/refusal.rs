@@ -1,5 +1,7 @@
 //! Reasons for refusing an update.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// Why a candidate does not serve. The names of `kind` are part of the admin interface.
@@ -9,6 +11,9 @@ pub struct Refusal {
     pub kind: RefusalKind,
     /// The cause in plain text.
     pub message: String,
+    /// How long the source's server asks to wait before another attempt. Stays in this process.
+    #[serde(skip)]
+    pub retry_after: Option<Duration>,
 }
 
 /// Classes of causes.
@@ -79,7 +84,15 @@ impl RefusalKind {
 
     /// Creates a refusal of this kind.
     pub fn because(self, message: impl Into<String>) -> Refusal {
-        Refusal { kind: self, message: message.into() }
+        Refusal { kind: self, message: message.into(), retry_after: None }
+    }
+}
+
+impl Refusal {
+    /// Returns the refusal with another message.
+    #[must_use]
+    pub fn with_message(self, message: String) -> Self {
+        Self { message, ..self }
     }
 }
 

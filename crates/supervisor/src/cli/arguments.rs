@@ -70,7 +70,7 @@ pub(crate) struct CheckArguments {
     /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
     pub worker_binary: Option<PathBuf>,
-    /// Executable that asks other servers [default: onnxd-fetch]
+    /// Executable of the fetcher [default: onnxd-fetch]
     ///
     /// Only sources on other servers need it. The default is onnxd-fetch in the directory of the onnxd executable.
     ///
@@ -108,6 +108,82 @@ pub(crate) struct CheckArguments {
     /// Run the check without a sandbox [default: false]
     ///
     /// A malicious model can then do whatever your user account can. Use it only on kernels that cannot filter system calls.
+    ///
+    /// Example: --no-sandbox
+    #[arg(
+        long,
+        value_name = "true|false",
+        env = "ONNXD_NO_SANDBOX",
+        value_parser = boolean,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub no_sandbox: Option<bool>,
+}
+
+/// Arguments of `onnxd source`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SourceArguments {
+    /// Source to read, a URI such as hf://ORG/NAME, or DIR
+    ///
+    /// Takes the same URIs as --model of onnxd serve, with ?file=PATH or ?variant=NAME.
+    ///
+    /// Example: onnxd source hf://org/minilm
+    #[arg(value_name = "URI")]
+    pub source: String,
+    #[command(flatten)]
+    pub reading: ReadingArguments,
+}
+
+/// Arguments of `onnxd fetch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct FetchArguments {
+    /// Source to download, a URI such as hf://ORG/NAME, or DIR
+    ///
+    /// Takes the same URIs as --model of onnxd serve, with ?file=PATH or ?variant=NAME.
+    ///
+    /// Example: onnxd fetch hf://org/minilm ./minilm
+    #[arg(value_name = "URI")]
+    pub source: String,
+    /// Directory to download into
+    ///
+    /// It must be missing or empty.
+    ///
+    /// Example: onnxd fetch hf://org/minilm ./minilm
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+    #[command(flatten)]
+    pub reading: ReadingArguments,
+}
+
+/// Arguments of commands that read a source without a server.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ReadingArguments {
+    /// Print one line of JSON
+    ///
+    /// For scripts. Without it the result is text, whose format may change.
+    ///
+    /// Example: --json
+    #[arg(long)]
+    pub json: bool,
+    /// Executable of the workers [default: onnxd-worker]
+    ///
+    /// It finds the files that a model needs. Must be from the same build as onnxd. The default is onnxd-worker in the directory of the onnxd executable.
+    ///
+    /// Example: --worker-binary /usr/lib/onnxd/onnxd-worker
+    #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY")]
+    pub worker_binary: Option<PathBuf>,
+    /// Executable of the fetcher [default: onnxd-fetch]
+    ///
+    /// Only sources on other servers need it. The default is onnxd-fetch in the directory of the onnxd executable.
+    ///
+    /// Example: --fetch-binary /usr/lib/onnxd/onnxd-fetch
+    #[arg(long, value_name = "PATH", env = "ONNXD_FETCH_BINARY")]
+    pub fetch_binary: Option<PathBuf>,
+    /// Read the source without a sandbox [default: false]
+    ///
+    /// A malicious server or model can then do whatever your user account can. Use it only on kernels that cannot filter system calls.
     ///
     /// Example: --no-sandbox
     #[arg(

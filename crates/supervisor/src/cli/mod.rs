@@ -1,11 +1,12 @@
-//! Defines the command line, and runs every command except `serve` ([`crate::serve`]). [`check`] and [`documents`]
-//! need no server; the others call one over its admin socket.
+//! Defines the command line, and runs every command except `serve` ([`crate::serve`]). [`check`], [`mod@source`] and
+//! [`documents`] need no server; the others call one over its admin socket.
 
 mod arguments;
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod documents;
 mod progress;
+pub(crate) mod source;
 pub(crate) mod status;
 pub(crate) mod update;
 mod usage;
@@ -22,8 +23,8 @@ use onnxd_telemetry::log;
 
 pub(crate) use self::{
     arguments::{
-        AdminArguments, CheckArguments, RollbackArguments, StatusArguments, UnloadArguments,
-        UpdateArguments,
+        AdminArguments, CheckArguments, FetchArguments, RollbackArguments, SourceArguments,
+        StatusArguments, UnloadArguments, UpdateArguments,
     },
     usage::print_usage,
 };
@@ -105,6 +106,24 @@ Examples:
   onnxd status --json
   onnxd status --admin-socket /run/onnxd/onnxd-admin.sock")]
     Status(StatusArguments),
+    /// Show what a source holds
+    ///
+    /// Downloads the files that an update would stage into a temporary directory, verifies them, and lists them with the
+    /// snapshot that they belong to.
+    #[command(after_long_help = "\
+Examples:
+  onnxd source https://models.example.org/minilm/
+  onnxd source hf://org/minilm@v2 --json")]
+    Source(SourceArguments),
+    /// Download a model into a directory
+    ///
+    /// Downloads and verifies the files that an update would stage, for an image or a machine without network. Writes
+    /// SHA256SUMS last, so the directory can be served as it is. Exits with 0 if it is complete, otherwise with 1.
+    #[command(after_long_help = "\
+Examples:
+  onnxd fetch hf://org/minilm@v2 /srv/models/minilm
+  onnxd fetch 's3://models/minilm?variant=int8' ./minilm --json")]
+    Fetch(FetchArguments),
     /// Print the OpenAPI document of the HTTP interface
     #[command(after_long_help = "\
 Examples:

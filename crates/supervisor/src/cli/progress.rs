@@ -107,6 +107,6 @@ pub(super) fn summary(outcome: &Outcome) -> String {
 }
 
 /// Returns the first digits of a version.
-fn short(version: &str) -> &str {
+pub(super) fn short(version: &str) -> &str {
     version.get(..12).unwrap_or(version)
 }

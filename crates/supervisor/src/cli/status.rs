@@ -1,5 +1,7 @@
 //! Runs `onnxd status`.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use onnxd_admin::api::{
     Guess, LoadStatus, ModelDetails, ModelStatus, Shortened, Status, SwitchFacts, Task,
     WorkerStatus,
@@ -25,6 +27,7 @@ pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
     Ok(ExitStatus::Success)
 }
 
+#[expect(clippy::disallowed_methods, reason = "ages are for people to read")]
 fn print(status: &Status) {
     if !status.sandbox.on {
         print_line("NOT CONFINED: workers and checkers run with --no-sandbox\n");
@@ -33,6 +36,11 @@ fn print(status: &Status) {
     print_line("");
     let worker = |worker| self::worker(worker, &status.models);
     table(&WORKER_COLUMNS, status.workers.iter().map(worker).collect());
+    let sources = sources(&status.models, SystemTime::now());
+    if !sources.is_empty() {
+        print_line("");
+        table(&SOURCE_COLUMNS, sources);
+    }
     for model in &status.models {
         if let Some(details) = &model.details {
             print_line(&format!("\n{}", model.name));
@@ -51,6 +59,8 @@ const MODEL_COLUMNS: [&str; 7] =
     ["MODEL", "STATE", "GENERATION", "VERSION", "TASK", "COSINE", "SOURCE"];
 const WORKER_COLUMNS: [&str; 7] =
     ["WORKER", "PID", "CPU", "STATE", "RESTARTS", "MEMORY", "GENERATIONS"];
+const SOURCE_COLUMNS: [&str; 6] =
+    ["SOURCE OF", "SNAPSHOT", "CHECKED", "CHANGED", "EVERY", "LAST ERROR"];
 
 /// Returns a row of the table of models. COSINE is the mean cosine to the previous generation over the probe texts.
 fn model(model: &ModelStatus) -> Vec<String> {
@@ -120,6 +130,45 @@ fn worker(worker: &WorkerStatus, models: &[ModelStatus]) -> Vec<String> {
     ]
 }
 
+/// Returns a row for each watched source.
+fn sources(models: &[ModelStatus], now: SystemTime) -> Vec<Vec<String>> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let ago = |time: Option<u64>| or_dash(time.map(|time| ago(now.saturating_sub(time))));
+    let row = |model: &ModelStatus| {
+        let watch = model.watch.as_ref()?;
+        Some(vec![
+            model.name.clone(),
+            or_dash(watch.snapshot.as_deref().map(short_snapshot)),
+            ago(watch.last_checked),
+            ago(watch.last_changed),
+            format!("{} s", watch.interval_seconds),
+            or_dash(watch.last_error.as_deref()),
+        ])
+    };
+    models.iter().filter_map(row).collect()
+}
+
+/// Returns an age in the largest unit of which it has at least two.
+fn ago(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7_200 => format!("{} min ago", seconds / 60),
+        7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        _ => format!("{} d ago", seconds / 86_400),
+    }
+}
+
+/// Returns a snapshot's id with only the first digits of a digest or commit.
+fn short_snapshot(snapshot: &str) -> String {
+    let is_digest =
+        |text: &str| text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    match snapshot.rsplit_once(':') {
+        Some((kind, digest)) if is_digest(digest) => format!("{kind}:{}", short(digest)),
+        None if is_digest(snapshot) => short(snapshot).to_owned(),
+        _ => snapshot.to_owned(),
+    }
+}
+
 /// Returns how long ago a worker loaded a generation.
 fn age(load: &LoadStatus) -> String {
     let plain = if load.compiled { "" } else { ", not compiled" };
@@ -127,7 +176,7 @@ fn age(load: &LoadStatus) -> String {
 }
 
 /// Prints a table whose columns are as wide as their widest cell.
-fn table(headings: &[&str], rows: Vec<Vec<String>>) {
+pub(super) fn table(headings: &[&str], rows: Vec<Vec<String>>) {
     let headings = headings.iter().map(ToString::to_string).collect();
     let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
@@ -152,7 +201,65 @@ fn short(version: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use onnxd_admin::api::{ModelState, WatchStatus};
+
     use super::*;
+
+    #[test]
+    fn watched_sources_show_ages_and_the_last_error() {
+        let model = |name: &str, watch| ModelStatus {
+            name: name.to_owned(),
+            state: ModelState::Loaded,
+            generation: 1,
+            version: String::new(),
+            task: None,
+            dimension: None,
+            drift: None,
+            quarantined: Vec::new(),
+            source: String::new(),
+            watch,
+            details: None,
+        };
+        let watch = WatchStatus {
+            interval_seconds: 60,
+            snapshot: Some(format!("sha256:{}", "0123456789abcdef".repeat(4))),
+            last_checked: Some(9_988),
+            last_changed: Some(1_000),
+            last_error: Some("no route".to_owned()),
+            ..WatchStatus::default()
+        };
+        let models = [
+            model("unwatched", None),
+            model("a", Some(watch)),
+            model("b", Some(WatchStatus { interval_seconds: 5, ..WatchStatus::default() })),
+        ];
+        let rows = sources(&models, UNIX_EPOCH + Duration::from_secs(10_000));
+        let expected = [
+            ["a", "sha256:0123456789ab", "12 s ago", "2 h ago", "60 s", "no route"],
+            ["b", "-", "-", "-", "5 s", "-"],
+        ];
+        assert_eq!(rows, expected);
+    }
+
+    #[test]
+    fn ages_and_snapshots_are_short() {
+        for (seconds, text) in [
+            (0, "0 s ago"),
+            (119, "119 s ago"),
+            (120, "2 min ago"),
+            (7_199, "119 min ago"),
+            (7_200, "2 h ago"),
+            (172_800, "2 d ago"),
+        ] {
+            assert_eq!(ago(seconds), text);
+        }
+        let digest = "0123456789abcdef".repeat(4);
+        assert_eq!(short_snapshot(&digest), "0123456789ab");
+        assert_eq!(short_snapshot(&format!("hf:{}", &digest[..40])), "hf:0123456789ab");
+        assert_eq!(short_snapshot("mlflow:m/3:1764000000000"), "mlflow:m/3:1764000000000");
+    }
 
     #[test]
     fn details_show_what_is_known() {

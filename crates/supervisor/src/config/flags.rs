@@ -356,7 +356,7 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "PATH", env = "ONNXD_WORKER_BINARY", help_heading = "Workers")]
     pub worker_binary: Option<PathBuf>,
 
-    /// Executable that asks other servers [default: onnxd-fetch]
+    /// Executable of the fetcher [default: onnxd-fetch]
     ///
     /// Must be from the same build as onnxd. The default is onnxd-fetch in the directory of the onnxd executable. Only
     /// sources on other servers need it.

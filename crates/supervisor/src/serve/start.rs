@@ -129,15 +129,7 @@ impl Server {
         let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
         let app = App { engine, client_batch: config.max_client_batch_size };
         let calls = Admin::calls();
-        let watched = sources_watch::Deps {
-            registry: Arc::clone(&registry),
-            updater: Arc::clone(&updater),
-            store: Arc::clone(&store),
-            background: background.clone(),
-            tasks: tasks.clone(),
-        };
-        let watches =
-            Watches::start(&watched, |model| config.poll.get(model.name.as_str()).copied());
+        let watches = watches(config, &updates, &updater);
         let (allowed_sources, requester) = (config.allowed_sources.clone(), Requester::Operator);
         let admin = Admin {
             registry,
@@ -291,6 +283,19 @@ async fn restore(deps: &update::Deps) -> Result<Updater, Failure> {
         RestoreError::Ended { .. } => Failure::internal(error.to_string()),
     })?;
     Ok(updater)
+}
+
+/// Starts to watch the sources for which there is an interval.
+fn watches(config: &Config, updates: &update::Deps, updater: &Arc<Updater>) -> Arc<Watches> {
+    let deps = sources_watch::Deps {
+        registry: Arc::clone(&updates.registry),
+        updater: Arc::clone(updater),
+        store: Arc::clone(&updates.store),
+        metrics: Arc::clone(&updates.metrics),
+        background: updates.background.clone(),
+        tasks: updates.tasks.clone(),
+    };
+    Watches::start(&deps, |model| config.poll.get(model.name.as_str()).copied())
 }
 
 /// Returns the limits of a check. The longest text must fit the memory of each worker.

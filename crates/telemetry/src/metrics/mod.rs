@@ -3,7 +3,7 @@
 //! request takes no lock, allocation or lookup by name here.
 //!
 //! - [`counter`], [`histogram`]: the primitives.
-//! - [`model`], [`routes`]: metrics of each model and each route.
+//! - [`model`], [`source`], [`routes`]: metrics of each model, its source, and each route.
 //! - [`format`]: the text for Prometheus; its content belongs to the handler of `/metrics`.
 //! - [`process`]: figures from the kernel.
 
@@ -13,6 +13,7 @@ pub mod histogram;
 pub mod model;
 pub mod process;
 pub mod routes;
+pub mod source;
 
 use std::{
     marker::PhantomData,

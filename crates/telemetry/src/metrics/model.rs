@@ -8,6 +8,7 @@ use onnxd_proto::domain::RefusalKind;
 use crate::metrics::{
     counter::Counter,
     histogram::{Histogram, LONG, QUICK, SIZES},
+    source::SourceMetrics,
 };
 
 /// Values of the label `result` for loads.
@@ -53,6 +54,7 @@ pub struct ModelMetrics {
     pub loads: [Counter; LOAD_RESULTS.len()],
     pub commits: Counter,
     pub refusals: [Counter; REFUSALS.len()],
+    pub source: SourceMetrics,
 }
 
 impl Default for ModelMetrics {
@@ -69,6 +71,7 @@ impl Default for ModelMetrics {
             loads: array::from_fn(|_| Counter::default()),
             commits: Counter::default(),
             refusals: array::from_fn(|_| Counter::default()),
+            source: SourceMetrics::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! [`Tree`] opens files below it, so a version never mixes two directories.
 
 use std::{
+    fmt::Display,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -21,7 +22,7 @@ use crate::models::{
     disk::{hex, io_refusal},
     sources::{
         Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
-        Source, checksums,
+        Source, Transfer, checksums,
         digests::{Digests, Identity},
         lister::Lister,
         selection,
@@ -74,13 +75,17 @@ impl Source for Directory {
             Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
             _ => {
                 self.require_settled(&snapshot)?;
-                snapshot.log_choice();
+                snapshot.log_choice(&snapshot.tree.path().display());
                 Ok(Resolved::Changed(Box::new(snapshot)))
             }
         }
     }
 
-    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
+    fn peek(
+        &self,
+        known: Option<&SnapshotId>,
+        _progress: Progress<'_>,
+    ) -> Result<Option<SnapshotId>, Refusal> {
         let snapshot = self.snapshot()?;
         if known == Some(&snapshot.id) {
             return Ok(None);
@@ -101,8 +106,9 @@ impl Directory {
         for _ in 0..LISTINGS_MAX {
             let tree = Tree::open(&self.path)?;
             let listed = self.lister.list(&tree, &self.choice);
-            let listing = listed.map_err(|Refusal { kind, message }| {
-                kind.because(format!("{}: {message}", tree.path().display()))
+            let listing = listed.map_err(|refusal| {
+                let message = format!("{}: {}", tree.path().display(), refusal.message);
+                refusal.with_message(message)
             })?;
             if let Some(snapshot) = snapshot_of(tree, listing, &self.digests)? {
                 return Ok(DirectorySnapshot { keys: self.conditions.keys.clone(), ..snapshot });
@@ -296,7 +302,7 @@ impl Snapshot for DirectorySnapshot {
         for (SnapshotFile { path, .. }, (file, identity)) in self.files.iter().zip(&self.handles) {
             let mut count = |bytes| {
                 done += bytes;
-                progress(done, all);
+                progress(Transfer { bytes: done, total: all, downloaded: 0 });
                 done <= VERSION_BYTES_MAX
             };
             let (bytes, sha256) = copy(file, &target.join(path), &mut count)
@@ -324,7 +330,7 @@ impl DirectorySnapshot {
             let to = target.join(path);
             let mut count = |bytes| {
                 done += bytes;
-                progress(done, all);
+                progress(Transfer { bytes: done, total: all, downloaded: 0 });
                 done <= VERSION_BYTES_MAX
             };
             let moved = rename(file, &self.tree.path().join(path), &to)
@@ -337,12 +343,12 @@ impl DirectorySnapshot {
 
     /// Adds the directory to a refusal.
     fn name(&self, refusal: Refusal) -> Refusal {
-        refusal.kind.because(format!("{}: {}", self.tree.path().display(), refusal.message))
+        let message = format!("{}: {}", self.tree.path().display(), refusal.message);
+        refusal.with_message(message)
     }
 
-    /// Logs which files were chosen and why.
-    pub(super) fn log_choice(&self) {
-        let source = self.tree.path().display();
+    /// Logs which files of `source` were chosen and why.
+    pub(super) fn log_choice(&self, source: &dyn Display) {
         if let Some(model) = &self.listing.model {
             let (file, reason) = (&model.file, &model.reason);
             tracing::info!(%source, file, reason, "model file chosen");

@@ -14,7 +14,7 @@ fn source_under(path: &Path, conditions: Conditions) -> Directory {
 }
 
 fn resolve(source: &Directory) -> Result<Box<dyn Snapshot>, Refusal> {
-    match source.resolve(None, &|_, _| {})? {
+    match source.resolve(None, &|_| {})? {
         Resolved::Changed(snapshot) => Ok(snapshot),
         Resolved::Unchanged => panic!("the snapshot is unknown"),
     }
@@ -23,7 +23,7 @@ fn resolve(source: &Directory) -> Result<Box<dyn Snapshot>, Refusal> {
 fn stage(source: &Path) -> Result<Vec<String>, Refusal> {
     let target = tempfile::tempdir().unwrap();
     let source = source_at(source);
-    let fetched = resolve(&source)?.fetch(target.path(), &|_, _| {})?;
+    let fetched = resolve(&source)?.fetch(target.path(), &|_| {})?;
     Ok(fetched.files.into_iter().map(|file| file.path).collect())
 }
 
@@ -39,14 +39,14 @@ fn snapshot_is_unchanged_until_a_file_or_the_checksums_change() {
     write("model.onnx", "a");
     let source = source_at(folder.path());
     let fresh = resolve(&source).unwrap();
-    let again = source.resolve(Some(fresh.id()), &|_, _| {}).unwrap();
+    let again = source.resolve(Some(fresh.id()), &|_| {}).unwrap();
     assert!(matches!(again, Resolved::Changed(_)), "the file was written a moment ago");
     wait_until_settled();
     let settled = resolve(&source).unwrap();
     assert_eq!(settled.files()[0].sha256, None, "the file was never read");
     let target = tempfile::tempdir().unwrap();
-    assert!(settled.fetch(target.path(), &|_, _| {}).unwrap().is_pinned);
-    assert!(matches!(source.resolve(Some(settled.id()), &|_, _| {}).unwrap(), Resolved::Unchanged));
+    assert!(settled.fetch(target.path(), &|_| {}).unwrap().is_pinned);
+    assert!(matches!(source.resolve(Some(settled.id()), &|_| {}).unwrap(), Resolved::Unchanged));
     assert!(resolve(&source).unwrap().files()[0].sha256.is_some(), "the digest is cached now");
     for (name, text) in [
         ("model.onnx", "b"),
@@ -56,13 +56,13 @@ fn snapshot_is_unchanged_until_a_file_or_the_checksums_change() {
     ] {
         let known = resolve(&source).unwrap();
         write(name, text);
-        let changed = source.resolve(Some(known.id()), &|_, _| {}).unwrap();
+        let changed = source.resolve(Some(known.id()), &|_| {}).unwrap();
         assert!(matches!(changed, Resolved::Changed(_)), "{name}");
     }
     wait_until_settled();
     let known = resolve(&source).unwrap();
-    known.fetch(tempfile::tempdir().unwrap().path(), &|_, _| {}).unwrap();
-    let listed = source.resolve(Some(known.id()), &|_, _| {}).unwrap();
+    known.fetch(tempfile::tempdir().unwrap().path(), &|_| {}).unwrap();
+    let listed = source.resolve(Some(known.id()), &|_| {}).unwrap();
     assert!(matches!(listed, Resolved::Changed(_)), "the checksums may list a missing file");
 }
 
@@ -75,7 +75,7 @@ fn file_changed_during_the_fetch_is_not_pinned() {
     let source = source_at(folder.path());
     let snapshot = resolve(&source).unwrap();
     let target = tempfile::tempdir().unwrap();
-    let fetched = snapshot.fetch(target.path(), &|_, _| fs::write(&model, "b").unwrap());
+    let fetched = snapshot.fetch(target.path(), &|_| fs::write(&model, "b").unwrap());
     assert!(!fetched.unwrap().is_pinned);
 }
 
@@ -91,7 +91,7 @@ fn directory_that_has_just_changed_waits_unless_it_has_checksums() {
     let refusal = resolved(1).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::Incomplete);
     assert!(refusal.message.contains("model.onnx changed less than 1 s ago"), "{refusal}");
-    let peeked = source_under(source.path(), conditions(60)).peek(None);
+    let peeked = source_under(source.path(), conditions(60)).peek(None, &|_| {});
     assert_eq!(peeked.unwrap_err().kind, RefusalKind::Incomplete);
     wait_until_settled();
     assert!(resolved(1).is_ok());
@@ -109,7 +109,7 @@ fn signature_is_required_of_a_model_with_keys() {
         let conditions = Conditions { keys, ..Conditions::default() };
         let snapshot = resolve(&source_under(&folder.join("signed"), conditions)).unwrap();
         let target = tempfile::tempdir().unwrap();
-        snapshot.verify(&snapshot.fetch(target.path(), &|_, _| {}).unwrap().files)
+        snapshot.verify(&snapshot.fetch(target.path(), &|_| {}).unwrap().files)
     };
     for key in ["minisign.pub", "model-signing.pub"] {
         assert_eq!(verify(key), Ok(()), "{key}");
@@ -222,7 +222,7 @@ fn missing_listed_file_means_an_incomplete_upload() {
 fn stage_verified(source: &Path) -> Result<(), Refusal> {
     let target = tempfile::tempdir().unwrap();
     let snapshot = resolve(&source_at(source))?;
-    snapshot.verify(&snapshot.fetch(target.path(), &|_, _| {})?.files)
+    snapshot.verify(&snapshot.fetch(target.path(), &|_| {})?.files)
 }
 
 #[test]

@@ -210,9 +210,24 @@ fn refusal(error: FetchError) -> Refusal {
         FetchErrorKind::Forbidden => RefusalKind::Forbidden,
         FetchErrorKind::Internal => RefusalKind::Internal,
     };
-    kind.because(error.message)
+    let retry_after = error.retry_after_seconds.map(Duration::from_secs);
+    Refusal { retry_after, ..kind.because(error.message) }
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
     RefusalKind::Internal.because(format!("onnxd-fetch failed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_keeps_the_pause_that_the_server_asked_for() {
+        let error = FetchErrorKind::Unreachable.because("429");
+        assert_eq!(refusal(error.clone()).retry_after, None);
+        let refusal = refusal(FetchError { retry_after_seconds: Some(90), ..error });
+        assert_eq!(refusal.retry_after, Some(Duration::from_secs(90)));
+        assert_eq!((refusal.kind, refusal.message.as_str()), (RefusalKind::Unreachable, "429"));
+    }
 }

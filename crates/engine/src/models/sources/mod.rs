@@ -31,7 +31,7 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{ModelChoice, Refusal, SourceUri},
+    domain::{ModelChoice, Refusal, SourceUri, fetch::Pin},
     layout::Layout,
 };
 
@@ -105,8 +105,19 @@ impl Default for Conditions {
     }
 }
 
-/// Called with the bytes copied or downloaded, and the total.
-pub type Progress<'a> = &'a dyn Fn(u64, u64);
+/// Called while a source is read.
+pub type Progress<'a> = &'a dyn Fn(Transfer);
+
+/// How far the reading of a source has got.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transfer {
+    /// Bytes copied or downloaded so far.
+    pub bytes: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes downloaded since the last report.
+    pub downloaded: u64,
+}
 
 /// A source of versions. All methods block.
 pub trait Source: Debug + Send {
@@ -122,11 +133,15 @@ pub trait Source: Debug + Send {
     ) -> Result<Resolved, Refusal>;
 
     /// Returns the id of the source's current content, or `None` if it is `known`. Downloads nothing
-    /// else.
+    /// else, except the layers of an image.
     ///
     /// # Errors
     /// The source cannot be reached, or its content cannot be a version.
-    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal>;
+    fn peek(
+        &self,
+        known: Option<&SnapshotId>,
+        progress: Progress<'_>,
+    ) -> Result<Option<SnapshotId>, Refusal>;
 }
 
 /// The result of resolving a source.
@@ -142,6 +157,11 @@ pub enum Resolved {
 pub trait Snapshot: Debug + Send {
     /// Returns this snapshot's id, unique within the process.
     fn id(&self) -> &SnapshotId;
+
+    /// Returns what holds a snapshot of another server together; `None` for a directory.
+    fn pin(&self) -> Option<Pin> {
+        None
+    }
 
     /// Returns the files, as known before reading them.
     fn files(&self) -> &[SnapshotFile];

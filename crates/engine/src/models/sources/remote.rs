@@ -4,6 +4,7 @@
 //! names.
 
 use std::{
+    cell::Cell,
     collections::{BTreeSet, HashMap},
     fs::{self, File},
     io,
@@ -24,7 +25,7 @@ use crate::models::{
     disk::{hex, io_refusal},
     sources::{
         Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
-        Source, Sources,
+        Source, Sources, Transfer,
         directory::{DirectorySnapshot, VERSION_BYTES_MAX},
         fetcher::Conversation,
         selection,
@@ -78,7 +79,7 @@ impl Remote {
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
         };
-        let offer = conversation.resolve(request, progress);
+        let offer = conversation.resolve(request, &transfer(progress, 0));
         Ok((conversation, offer?, folder))
     }
 
@@ -121,18 +122,24 @@ impl Source for Remote {
                 // The files have just been written.
                 let conditions = Conditions { settle: Duration::ZERO, ..self.conditions.clone() };
                 let files = self.sources.directory(folder.clone(), choice, conditions);
-                let files = files.snapshot().map_err(|refusal| self.rename(&folder, refusal))?;
-                files.log_choice();
+                let files =
+                    files.snapshot().map_err(|refusal| rename(&folder, &source, refusal))?;
+                files.log_choice(&source);
                 let (id, pin) = (SnapshotId::new(offer.id), offer.pin);
-                return Ok(Resolved::Changed(Box::new(Downloaded { files, id, pin, folder })));
+                let downloaded = Downloaded { files, id, pin, source, folder };
+                return Ok(Resolved::Changed(Box::new(downloaded)));
             }
         }
         let message = format!("{source}: the files of the model could not be found out");
         Err(RefusalKind::Contract.because(message))
     }
 
-    fn peek(&self, known: Option<&SnapshotId>) -> Result<Option<SnapshotId>, Refusal> {
-        let (_, offer, _) = self.ask(known, &|_, _| {})?;
+    fn peek(
+        &self,
+        known: Option<&SnapshotId>,
+        progress: Progress<'_>,
+    ) -> Result<Option<SnapshotId>, Refusal> {
+        let (_, offer, _) = self.ask(known, progress)?;
         Ok(offer.map(|offer| SnapshotId::new(offer.id)))
     }
 }
@@ -141,20 +148,33 @@ impl Remote {
     /// Lists the model's files, as if all files had been downloaded.
     fn list(&self, download: &Download<'_>) -> Result<Listing, Refusal> {
         let placeholders = download.placeholders()?;
-        let tree = Tree::open(download.folder)?;
+        let tree = Tree::open(download.folder)
+            .map_err(|refusal| rename(download.folder, &self.name(), refusal))?;
         let listing = self.sources.lister.list(&tree, self.uri.choice());
         for path in placeholders {
             fs::remove_file(&path).map_err(|error| io_refusal(&path, &error))?;
         }
         listing.map_err(|refusal| {
-            refusal.kind.because(format!("{}: {}", self.name(), refusal.message))
+            let message = format!("{}: {}", self.name(), refusal.message);
+            refusal.with_message(message)
         })
     }
+}
 
-    /// Shows the source rather than the download directory in a message.
-    fn rename(&self, folder: &Path, refusal: Refusal) -> Refusal {
-        let message = refusal.message.replace(&folder.display().to_string(), &self.name());
-        refusal.kind.because(message)
+/// Names the source rather than the download directory in a message.
+fn rename(folder: &Path, source: &str, refusal: Refusal) -> Refusal {
+    let message = refusal.message.replace(&folder.display().to_string(), source);
+    refusal.with_message(message)
+}
+
+/// Returns what reports the progress of one request to the fetcher, after `before` bytes of earlier
+/// ones.
+fn transfer(progress: Progress<'_>, before: u64) -> impl Fn(u64, u64) + '_ {
+    let last = Cell::new(0);
+    move |bytes, total| {
+        let downloaded = bytes.saturating_sub(last.replace(bytes));
+        let (bytes, total) = (before.saturating_add(bytes), before.saturating_add(total));
+        progress(Transfer { bytes, total, downloaded });
     }
 }
 
@@ -223,15 +243,15 @@ impl Download<'_> {
                 copied.map_err(|error| io_refusal(&path, &error))?;
             }
         }
-        let (before, mut last) = (self.bytes, 0);
+        let (report, mut last) = (transfer(progress, self.bytes), 0);
         conversation.download(
             files.iter().map(|file| file.path.clone()).collect(),
             &mut |bytes, total| {
                 last = total;
-                progress(before + bytes, before + total);
+                report(bytes, total);
             },
         )?;
-        self.bytes += last;
+        self.bytes = self.bytes.saturating_add(last);
         self.done.extend(files.into_iter().map(|file| file.path.clone()));
         Ok(true)
     }
@@ -289,6 +309,7 @@ struct Downloaded {
     files: DirectorySnapshot,
     id: SnapshotId,
     pin: Pin,
+    source: String,
     folder: PathBuf,
 }
 
@@ -297,17 +318,22 @@ impl Snapshot for Downloaded {
         &self.id
     }
 
+    fn pin(&self) -> Option<Pin> {
+        Some(self.pin)
+    }
+
     fn files(&self) -> &[SnapshotFile] {
         self.files.files()
     }
 
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        self.files.verify(files)
+        self.files.verify(files).map_err(|refusal| rename(&self.folder, &self.source, refusal))
     }
 
     fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
-        let fetched = self.files.move_to(target, progress)?;
-        tracing::debug!(snapshot = self.id.as_str(), pinned_by = ?self.pin, "download staged");
+        let fetched = self.files.move_to(target, progress);
+        let fetched = fetched.map_err(|refusal| rename(&self.folder, &self.source, refusal))?;
+        tracing::debug!(source = self.source, snapshot = self.id.as_str(), pinned_by = ?self.pin, "download staged");
         Ok(fetched)
     }
 }
@@ -317,5 +343,52 @@ impl Drop for Downloaded {
         // Either its files were staged, or they are refused; in both cases the next snapshot has
         // others. What stays only takes space until then.
         let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use onnxd_proto::domain::{Checksums, ModelChoice};
+
+    use super::*;
+    use crate::models::sources::fake::ByName;
+
+    #[test]
+    fn every_downloaded_byte_is_reported_once() {
+        let reported = RefCell::new(Vec::new());
+        let progress = |transfer| reported.borrow_mut().push(transfer);
+        let report = transfer(&progress, 100);
+        // The last attempt begins again.
+        [(10, 40), (40, 40), (0, 40), (15, 40)].iter().for_each(|&(bytes, of)| report(bytes, of));
+        let reported = reported.borrow();
+        assert_eq!(reported[0], Transfer { bytes: 110, total: 140, downloaded: 10 });
+        let downloaded: Vec<u64> = reported.iter().map(|transfer| transfer.downloaded).collect();
+        assert_eq!(downloaded, [10, 30, 0, 15]);
+    }
+
+    #[test]
+    fn faults_of_downloaded_files_name_the_source() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("download");
+        fs::create_dir(&folder).unwrap();
+        for (path, content) in [("model.onnx", "x"), (Checksums::FILE, "not a checksum")] {
+            fs::write(folder.join(path), content).unwrap();
+        }
+        let files = ByName::sources().directory(
+            folder.clone(),
+            ModelChoice::Unstated,
+            Conditions::default(),
+        );
+        let files = files.snapshot().unwrap();
+        let (id, source) = (SnapshotId::new("sha256:0".to_owned()), "https://host/m/".to_owned());
+        let pin = Pin::Checksums;
+        let downloaded = Downloaded { files, id, pin, source, folder: folder.clone() };
+        let refusal = downloaded.verify(&[]).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Checksum);
+        assert!(refusal.message.starts_with("https://host/m/: SHA256SUMS"), "{}", refusal.message);
+        drop(downloaded);
+        assert!(!folder.exists(), "what was not staged is removed");
     }
 }

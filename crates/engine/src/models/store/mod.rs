@@ -4,6 +4,7 @@
 //! [`onnxd_proto::layout`].
 
 mod crash;
+pub mod export;
 mod lock;
 mod manifest;
 pub mod pins;
@@ -27,7 +28,7 @@ use onnxd_proto::{
 
 use crate::models::{
     disk::io_refusal,
-    sources::{Conditions, Fetched, Resolved, Snapshot, SnapshotId, Sources},
+    sources::{Conditions, Fetched, Progress, Resolved, Snapshot, SnapshotId, Sources},
     store::{
         manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
@@ -157,7 +158,7 @@ impl Store {
     }
 
     /// Fetches a source's content into `staging/` and names it by its manifest. Fetches nothing if
-    /// the version is kept already. `progress` receives the bytes copied and the total. Blocking.
+    /// the version is kept already. Blocking.
     ///
     /// # Errors
     /// Those of the source, see [`sources`](crate::models::sources), or a disk error. Leaves nothing
@@ -166,7 +167,7 @@ impl Store {
         &self,
         uri: &SourceUri,
         conditions: &Conditions,
-        progress: &dyn Fn(u64, u64),
+        progress: Progress<'_>,
     ) -> Result<Staged, Refusal> {
         let source = self.sources.open(uri, &self.layout, conditions);
         let known = self.known(uri, conditions);
@@ -207,8 +208,9 @@ impl Store {
         uri: &SourceUri,
         conditions: &Conditions,
         known: Option<&SnapshotId>,
+        progress: Progress<'_>,
     ) -> Result<Option<SnapshotId>, Refusal> {
-        self.sources.open(uri, &self.layout, conditions).peek(known)
+        self.sources.open(uri, &self.layout, conditions).peek(known, progress)
     }
 
     /// Fetches a snapshot unless its version is kept. Also returns whether the snapshot's id certainly
@@ -216,7 +218,7 @@ impl Store {
     fn stage_snapshot(
         &self,
         snapshot: &dyn Snapshot,
-        progress: &dyn Fn(u64, u64),
+        progress: Progress<'_>,
     ) -> Result<(Staged, bool), Refusal> {
         if let Some(files) = known_files(snapshot) {
             let (_, version, bytes) = identify(&files);

@@ -24,9 +24,7 @@ fn record_of(version: &str) -> Record {
 
 fn stage(store: &Store, content: &str) -> Staged {
     let source = source_with(content);
-    store
-        .stage(&SourceUri::from_directory(source.path()), &Conditions::default(), &|_, _| {})
-        .unwrap()
+    store.stage(&SourceUri::from_directory(source.path()), &Conditions::default(), &|_| {}).unwrap()
 }
 
 fn is_empty(folder: &Path) -> bool {

@@ -7,6 +7,7 @@ pub mod coordinator;
 mod driver;
 mod payload;
 mod resolve;
+mod restore;
 mod steps;
 pub mod trial;
 
@@ -175,6 +176,7 @@ impl Updater {
     }
 
     /// Loads every preloaded model: its last committed generation, or its source if it has none.
+    /// Waits for sources on other servers that may answer later.
     ///
     /// # Errors
     /// See [`RestoreError`].
@@ -182,7 +184,8 @@ impl Updater {
         for model in self.registry.models().iter().filter(|model| model.preload) {
             let name = || model.name.to_string();
             // No worker runs yet, so none can load ahead.
-            match self.request_load(model, Load::Lazy).await {
+            let load = async || self.request_load(model, Load::Lazy).await;
+            match restore::retry(model, load).await {
                 Ok(()) => {}
                 Err(CallError::Refused(refusal)) => {
                     return Err(RestoreError::Refused { model: name(), refusal });

@@ -11,7 +11,7 @@ use onnxd_proto::{
 use crate::models::{
     machine::events::{Candidate, Content, Job, Target},
     registry::Model,
-    sources::selection,
+    sources::{Progress, selection},
     store::{Staged, Store},
     update::{
         checker::Requirements,
@@ -106,7 +106,7 @@ pub(super) fn resolve(
     model: &Model,
     job: &Job,
     requirements: Requirements,
-    progress: &dyn Fn(u64, u64),
+    progress: Progress<'_>,
 ) -> Result<ResolvedContent, Refusal> {
     // Also set after an unload: vectors from before must stay comparable with the next generation.
     let serving = model.last().map(|(_, record)| record);

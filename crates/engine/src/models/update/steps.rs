@@ -14,6 +14,7 @@ use tokio::time;
 use crate::models::{
     gate::Presence,
     machine::events::{Content, Event, Job},
+    sources::Transfer,
     store::{Staged, pins::PinnedVersion},
     update::{
         driver::{Driver, Input},
@@ -30,7 +31,12 @@ impl Driver {
     pub(super) fn stage(&mut self, job: Job) {
         let (store, model) = (Arc::clone(&self.deps.store), Arc::clone(&self.model));
         let inputs = self.inputs.clone();
-        let progress = move |bytes, of| drop(inputs.try_send(Input::Staging { bytes, of }));
+        let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
+        let progress = move |Transfer { bytes, total, downloaded }| {
+            metrics.model(slot).source.downloaded(downloaded);
+            // A caller that does not read in time misses some progress.
+            let _ = inputs.try_send(Input::Staging { bytes, of: total });
+        };
         let background = self.deps.background.clone();
         let checker = self.deps.checker.clone();
         self.begin(async move {

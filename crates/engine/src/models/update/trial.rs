@@ -59,7 +59,7 @@ impl Trials {
         mut done: impl FnMut(Part),
     ) -> Result<TrialResult, Refusal> {
         let (store, from) = (Arc::clone(&self.store), uri.clone());
-        let stage = move || store.stage(&from, &Conditions::default(), &|_, _| {});
+        let stage = move || store.stage(&from, &Conditions::default(), &|_| {});
         let staged = self.background.run(stage).await?;
         let (version, bytes) = (staged.version.clone(), staged.bytes);
         done(Part::Staged { version: version.clone(), bytes });

@@ -1,8 +1,7 @@
 //! Watches the sources of models: asks at intervals whether their content has changed, and updates the
 //! model when it has. Content that was refused is not tried again until it changes. Failures of a
-//! source never touch what serves. Started by the server; [`schedule`] decides when to ask.
-
-mod schedule;
+//! source never touch what serves. Started by the server; [`schedule`](crate::models::schedule)
+//! decides when to ask.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -11,6 +10,7 @@ use std::{
 };
 
 use onnxd_proto::domain::{Refusal, Step};
+use onnxd_telemetry::metrics::{Metrics, source::Check};
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -19,10 +19,10 @@ use crate::{
         machine::events::Job,
         registry::{Model, Registry},
         requester::Requester,
-        sources::SnapshotId,
+        schedule::Schedule,
+        sources::{SnapshotId, Transfer},
         store::Store,
         update::{Updater, background::Background},
-        watch::schedule::Schedule,
     },
     tasks::EssentialTasks,
 };
@@ -66,6 +66,7 @@ pub struct Deps {
     pub registry: Arc<Registry>,
     pub updater: Arc<Updater>,
     pub store: Arc<Store>,
+    pub metrics: Arc<Metrics>,
     pub background: Background,
     pub tasks: EssentialTasks,
 }
@@ -78,6 +79,7 @@ impl Watches {
         for model in models {
             let Some(interval) = interval(model) else { continue };
             watches.of(model).state().interval = Some(interval);
+            deps.metrics.model(model.slot).source.watch();
             let watcher = Watcher {
                 deps: deps.clone(),
                 watches: Arc::clone(&watches),
@@ -142,7 +144,7 @@ impl Watcher {
                 Ok(()) => schedule.succeeded(Instant::now()),
                 Err(refusal) => {
                     self.failed(&refusal);
-                    schedule.failed(Instant::now(), None);
+                    schedule.failed(Instant::now(), refusal.retry_after);
                 }
             }
         }
@@ -152,19 +154,27 @@ impl Watcher {
     ///
     /// # Errors
     /// The source or the update failed, and another attempt may succeed.
+    #[expect(clippy::disallowed_methods, reason = "times of checks are for people to read")]
     async fn check(&mut self) -> Result<(), Refusal> {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
         let refused = self.refused.clone();
         let conditions = self.model.rules.conditions(Requester::Poll, true);
         let known = refused.or_else(|| store.known_snapshot(&uri, &conditions));
         let looked = known.clone();
-        let peek = move || store.peek(&uri, &conditions, looked.as_ref());
+        let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
+        let peek = move || {
+            let progress =
+                |transfer: Transfer| metrics.model(slot).source.downloaded(transfer.downloaded);
+            store.peek(&uri, &conditions, looked.as_ref(), &progress)
+        };
         let peeked = self.deps.background.run(peek).await;
+        let (now, metrics) = (SystemTime::now(), self.deps.metrics.model(slot));
+        metrics.source.checked(result_of(&peeked), now);
         {
             let mut state = self.watches.of(&self.model).state();
             state.checks += 1;
             if peeked.is_ok() {
-                state.last_checked = Some(SystemTime::now());
+                state.last_checked = Some(now);
             }
             state.snapshot = known.map(|known| known.as_str().to_owned());
         }
@@ -174,7 +184,7 @@ impl Watcher {
         };
         {
             let mut state = self.watches.of(&self.model).state();
-            state.last_changed = Some(SystemTime::now());
+            state.last_changed = Some(now);
             state.snapshot = Some(snapshot.as_str().to_owned());
         }
         tracing::info!(model = %self.model.name, source = %self.model.source, snapshot = snapshot.as_str(), "source changed, updating");
@@ -216,5 +226,14 @@ impl Watcher {
         if self.refused.is_none() && state.last_error.take().is_some() {
             tracing::info!(model = %self.model.name, source = %self.model.source, "source usable again");
         }
+    }
+}
+
+/// Returns the result of a check for the metrics.
+fn result_of(peeked: &Result<Option<SnapshotId>, Refusal>) -> Check {
+    match peeked {
+        Ok(None) => Check::Unchanged,
+        Ok(Some(_)) => Check::Changed,
+        Err(_) => Check::Failed,
     }
 }

@@ -22,6 +22,7 @@ use onnxd_telemetry::metrics::{
     histogram::Histogram,
     model::ModelMetrics,
     process,
+    source::SourceMetrics,
 };
 
 /// The sources of all metrics.
@@ -54,6 +55,7 @@ impl Collector for Scrape {
         self.phases(page)?;
         self.models(page)?;
         self.updates(page)?;
+        self.sources(page)?;
         self.workers(page)?;
         self.process(page)
     }
@@ -244,6 +246,33 @@ impl Scrape {
         Ok(())
     }
 
+    /// Checks and downloads of watched sources.
+    fn sources(&self, page: &mut Page<'_>) -> fmt::Result {
+        if !self.of_models(|_, metrics| metrics.source.is_watched()).any(|(_, watched)| watched) {
+            // A family without series would only confuse.
+            return Ok(());
+        }
+        let results = self.by_result(|metrics| {
+            let results = metrics.source.check_results();
+            results.filter(|_| metrics.source.is_watched())
+        });
+        page.counter(
+            "onnxd_source_checks",
+            "Checks of a watched source: its content was unchanged or changed, or the check failed",
+            results,
+        )?;
+        page.gauge(
+            "onnxd_source_last_checked_timestamp_seconds",
+            "When a watched source last answered, in seconds since the Unix epoch; 0 if never",
+            self.of_watched(SourceMetrics::last_checked),
+        )?;
+        page.counter(
+            "onnxd_source_download_bytes",
+            "Bytes downloaded from other servers for a watched model",
+            self.of_watched(SourceMetrics::bytes_downloaded),
+        )
+    }
+
     fn workers(&self, page: &mut Page<'_>) -> fmt::Result {
         let states = State::ALL.iter().map(|state| {
             let count = self.workers.iter().filter(|worker| worker.state == *state).count();
@@ -343,6 +372,16 @@ impl Scrape {
             let labels = [("model", model.name.to_string())];
             (labels, value(model, self.metrics.model(model.slot)))
         })
+    }
+
+    /// Returns one series per model whose source is watched.
+    fn of_watched<'s>(
+        &'s self,
+        value: impl Fn(&'s SourceMetrics) -> u64,
+    ) -> impl Iterator<Item = (Labels<1>, u64)> {
+        let sources = self.of_models(|_, metrics| &metrics.source);
+        let watched = sources.filter(|(_, source)| source.is_watched());
+        watched.map(move |(labels, source)| (labels, value(source)))
     }
 
     /// Returns one series per model and result.

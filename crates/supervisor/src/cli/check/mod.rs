@@ -6,6 +6,7 @@ mod report;
 use std::{
     env,
     io::{self, Write},
+    path::PathBuf,
     sync::Arc,
     time::Instant,
 };
@@ -47,7 +48,9 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
     let against = arguments.against.as_deref().map(self::source).transpose()?;
     let executable = executable(arguments)?;
     let limits = limits(arguments)?;
-    let fetcher = fetcher(arguments, &[Some(&source), against.as_ref()])?;
+    let sandbox = !arguments.no_sandbox.unwrap_or(false);
+    let read = [Some(&source), against.as_ref()];
+    let fetcher = fetcher(arguments.fetch_binary.as_ref(), sandbox, &read)?;
     let sources = Sources::new(executable.clone(), fetcher);
     let directory = tempfile::Builder::new().prefix("onnxd-check-").tempdir().map_err(|error| {
         Failure::configuration(format!("cannot create a temporary directory: {error}"))
@@ -92,8 +95,9 @@ async fn run(
         None => None,
         Some(uri) => {
             let tried = trials.run(uri, None, |part| report_part(uri, &part)).await;
-            Some(tried.map_err(|Refusal { kind, message }| {
-                kind.because(format!("--against {uri}: {message}"))
+            Some(tried.map_err(|refusal| {
+                let message = format!("--against {uri}: {}", refusal.message);
+                refusal.with_message(message)
             })?)
         }
     };
@@ -111,7 +115,11 @@ fn report_part(source: &SourceUri, part: &Part) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn source(text: &str) -> Result<SourceUri, Failure> {
+/// Parses a source, relative to the current directory.
+///
+/// # Errors
+/// It is not a source.
+pub(super) fn source(text: &str) -> Result<SourceUri, Failure> {
     let current_dir = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
     SourceUri::parse_in(&current_dir, text)
         .map_err(|error| Failure::configuration(error.to_string()))
@@ -127,17 +135,20 @@ fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {
 }
 
 /// Opens the fetcher, if one of the sources needs it.
-fn fetcher(
-    arguments: &CheckArguments,
+///
+/// # Errors
+/// It cannot be opened.
+pub(super) fn fetcher(
+    given: Option<&PathBuf>,
+    sandbox: bool,
     sources: &[Option<&SourceUri>],
 ) -> Result<Option<Fetcher>, Failure> {
     let is_remote = |source: &&SourceUri| source.directory().is_none();
     if !sources.iter().copied().flatten().any(|source| is_remote(&source)) {
         return Ok(None);
     }
-    let given = arguments.fetch_binary.clone();
-    let path = config::executable_file("--fetch-binary", given, "onnxd-fetch")?;
-    Fetcher::open(&path, !arguments.no_sandbox.unwrap_or(false))
+    let path = config::executable_file("--fetch-binary", given.cloned(), "onnxd-fetch")?;
+    Fetcher::open(&path, sandbox)
         .map(Some)
         .map_err(|error| Failure::configuration(format!("--fetch-binary: {error}")))
 }

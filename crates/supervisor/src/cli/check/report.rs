@@ -89,7 +89,7 @@ impl Report {
 
     /// Renders several lines of text.
     pub(super) fn text(&self) -> String {
-        if let Some(Refusal { kind, message }) = &self.refusal {
+        if let Some(Refusal { kind, message, .. }) = &self.refusal {
             return format!("{}: refused ({}): {message}", self.source, json_word(kind));
         }
         let mut lines = vec![format!("{}: can be served", self.source)];

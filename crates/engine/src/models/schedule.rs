@@ -1,4 +1,4 @@
-//! When a source is checked next: at an interval with jitter, later after failures, at once on
+//! When a source is asked next: at an interval with jitter, later after failures, at once on
 //! request. Pure.
 
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug)]
 pub(super) struct Schedule {
     interval: Duration,
+    /// Longest pause after failures, before jitter.
+    longest: Duration,
     due: Instant,
     /// Failures in a row.
     failures: u32,
@@ -23,10 +25,22 @@ impl Schedule {
     /// Returns a schedule whose first check is due within one interval, so that servers which start
     /// together do not ask together. `seed` determines the jitter.
     pub(super) fn new(now: Instant, interval: Duration, seed: u64) -> Self {
-        let mut schedule = Self { interval, due: now, failures: 0, seed: seed | 1 };
+        let longest = BACK_OFF_MAX.max(interval);
+        let mut schedule = Self { interval, longest, due: now, failures: 0, seed: seed | 1 };
         let part = schedule.fraction();
         schedule.due = now + interval.mul_f64(part);
         schedule
+    }
+
+    /// Returns a schedule of attempts that begin now and pause for at most `longest` after failures,
+    /// unless the server asks for more.
+    pub(super) fn of_attempts(
+        now: Instant,
+        interval: Duration,
+        longest: Duration,
+        seed: u64,
+    ) -> Self {
+        Self { interval, longest, due: now, failures: 0, seed: seed | 1 }
     }
 
     /// Returns when the next check is due.
@@ -44,8 +58,7 @@ impl Schedule {
     pub(super) fn failed(&mut self, now: Instant, retry_after: Option<Duration>) {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
         self.failures = (self.failures + 1).min(16);
-        let longest = BACK_OFF_MAX.max(self.interval);
-        let pause = self.jittered(self.interval.saturating_mul(factor).min(longest));
+        let pause = self.jittered(self.interval.saturating_mul(factor).min(self.longest));
         self.due = now + pause.max(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
     }
 
@@ -103,6 +116,19 @@ mod tests {
         assert!(pause(&schedule, now) < 1000.0);
         schedule.succeeded(now);
         assert!(pause(&schedule, now) <= 66.0);
+    }
+
+    #[test]
+    fn attempts_begin_at_once_and_pause_at_most_as_long_as_stated() {
+        let now = Instant::now();
+        let longest = Duration::from_secs(100);
+        let mut schedule = Schedule::of_attempts(now, INTERVAL, longest, 1);
+        assert_eq!(schedule.due(), now);
+        for expected in [60.0, 100.0, 100.0] {
+            schedule.failed(now, None);
+            let pause = pause(&schedule, now);
+            assert!((expected * 0.9..=expected * 1.1).contains(&pause), "{pause} for {expected}");
+        }
     }
 
     #[test]
