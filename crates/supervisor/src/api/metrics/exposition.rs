@@ -248,13 +248,11 @@ impl Scrape {
 
     /// Checks and downloads of watched sources.
     fn sources(&self, page: &mut Page<'_>) -> fmt::Result {
-        if !self.of_models(|_, metrics| metrics.source.is_watched()).any(|(_, watched)| watched) {
-            // A family without series would only confuse.
+        if self.of_watched(SourceMetrics::last_checked).next().is_none() {
             return Ok(());
         }
         let results = self.by_result(|metrics| {
-            let results = metrics.source.check_results();
-            results.filter(|_| metrics.source.is_watched())
+            metrics.source.check_results().filter(|_| metrics.source.is_watched())
         });
         page.counter(
             "onnxd_source_checks",
@@ -380,8 +378,7 @@ impl Scrape {
         value: impl Fn(&'s SourceMetrics) -> u64,
     ) -> impl Iterator<Item = (Labels<1>, u64)> {
         let sources = self.of_models(|_, metrics| &metrics.source);
-        let watched = sources.filter(|(_, source)| source.is_watched());
-        watched.map(move |(labels, source)| (labels, value(source)))
+        sources.filter(|(_, of)| of.is_watched()).map(move |(labels, of)| (labels, value(of)))
     }
 
     /// Returns one series per model and result.
