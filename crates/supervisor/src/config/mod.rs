@@ -24,7 +24,7 @@ use self::paths::{absolute, default_admin_socket, default_state_dir};
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
-    file::flag_example,
+    file::{error_context, flag_example},
     flags::ServeArguments,
     origins::Origins,
     paths::{admin_socket_candidates, executable_file},
