@@ -13,6 +13,25 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
+/// Returns the files with this extension in a directory and its subdirectories.
+///
+/// # Panics
+/// Panics if a directory cannot be read.
+pub fn files_below(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let (mut files, mut directories) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|found| found == extension) {
+                files.push(path);
+            }
+        }
+    }
+    files
+}
+
 /// Returns the path of ONNX Runtime's shared library.
 ///
 /// # Panics

@@ -1,5 +1,5 @@
 //! JSON types of the admin interface. Fields are added, never renamed or removed: a client works with
-//! the supervisor of its own release and of the releases before and after it.
+//! a supervisor of the same, the previous or the next release.
 //!
 //! | call | request | response |
 //! |---|---|---|

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use e2e::fixtures::workspace;
+use e2e::fixtures::{files_below, workspace};
 
 /// Number of rows in the table of faults.
 const FAULTS: usize = 74;
@@ -29,14 +29,13 @@ struct Tests(BTreeMap<PathBuf, BTreeSet<String>>);
 
 impl Tests {
     fn for_workspace() -> Self {
-        let mut files = Vec::new();
-        SOURCES.iter().for_each(|root| sources(&workspace().join(root), &mut files));
+        let files = SOURCES.iter().flat_map(|root| files_below(&workspace().join(root), "rs"));
         let read = |path: PathBuf| {
             let source = fs::read_to_string(&path).expect("a source can be read");
             let names = tests_of(&source).into_iter().map(str::to_owned).collect();
             (path.strip_prefix(workspace()).expect("below the root").to_owned(), names)
         };
-        Self(files.into_iter().map(read).collect())
+        Self(files.map(read).collect())
     }
 
     /// Returns whether `FILE.rs::NAME` is a test.
@@ -53,17 +52,6 @@ impl Tests {
         let (file, _) = found.next()?;
         let shown = file.strip_prefix(SOURCES[0]).unwrap_or(file).display();
         found.next().is_none().then(|| format!("{shown}::{name}"))
-    }
-}
-
-fn sources(directory: &Path, files: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(directory).expect("a folder can be read").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            sources(&path, files);
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
     }
 }
 
@@ -157,8 +145,7 @@ fn every_file_named_in_the_limits_exists() {
 
 /// Returns the only file of the same name below this directory.
 fn find_moved(directory: &Path, stale: &str) -> Option<String> {
-    let mut files = Vec::new();
-    sources(directory, &mut files);
+    let mut files = files_below(directory, "rs");
     files.retain(|file| file.file_name() == Path::new(stale).file_name());
     let [file] = &files[..] else { return None };
     Some(file.strip_prefix(directory).ok()?.display().to_string())

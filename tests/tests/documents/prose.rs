@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use e2e::fixtures::workspace;
+use e2e::fixtures::{files_below, workspace};
 
 /// Maximum words in a sentence.
 const WORDS_MAX: usize = 40;
@@ -44,7 +44,12 @@ fn sentences_of_the_readme_are_short() {
 fn sentences_of_the_book_are_short() {
     // The book includes ARCHITECTURE.md as a chapter.
     let mut documents = vec![PathBuf::from("ARCHITECTURE.md")];
-    markdown("docs".as_ref(), &mut documents);
+    for file in files_below(&workspace().join("docs"), "md") {
+        let path = file.strip_prefix(workspace()).expect("below the root").to_owned();
+        if !SKIPPED.iter().any(|skipped| path == Path::new(skipped)) {
+            documents.push(path);
+        }
+    }
     assert!(documents.len() > 20, "{documents:?}");
     assert_short(&documents);
 }
@@ -53,20 +58,6 @@ fn sentences_of_the_book_are_short() {
 fn sentences_for_contributors_are_short() {
     let documents = ["CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md"];
     assert_short(&documents.map(PathBuf::from));
-}
-
-/// Collects the Markdown files in a folder, as paths relative to the workspace.
-fn markdown(folder: &Path, documents: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(workspace().join(folder)).expect("a folder can be read").flatten() {
-        let path = folder.join(entry.file_name());
-        if entry.path().is_dir() {
-            markdown(&path, documents);
-        } else if path.extension().is_some_and(|extension| extension == "md")
-            && !SKIPPED.iter().any(|skipped| path == Path::new(skipped))
-        {
-            documents.push(path);
-        }
-    }
 }
 
 #[track_caller]

@@ -8,14 +8,12 @@ mod blocks;
 mod session;
 mod shape;
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, time::Duration};
 
-use e2e::{fixtures::workspace, soon};
+use e2e::{
+    fixtures::{files_below, workspace},
+    soon,
+};
 
 use self::{
     blocks::Command,
@@ -105,11 +103,10 @@ async fn commands_of_the_updating_chapter_print_what_it_shows() {
 fn every_document_with_commands_is_followed() {
     let mut found = BTreeSet::new();
     let mut commands = BTreeSet::new();
-    let (mut files, mut folders) = (Vec::new(), vec![workspace().join("docs")]);
-    markdown(&workspace(), &mut files, &mut Vec::new());
-    while let Some(folder) = folders.pop() {
-        markdown(&folder, &mut files, &mut folders);
-    }
+    let root = fs::read_dir(workspace()).expect("the root can be read").flatten();
+    let at_root = root.map(|entry| entry.path());
+    let at_root = at_root.filter(|path| path.extension().is_some_and(|found| found == "md"));
+    let files = at_root.chain(files_below(&workspace().join("docs"), "md"));
     for file in files {
         let text = fs::read_to_string(&file).expect("a document can be read");
         let path = file.strip_prefix(workspace()).expect("below the root").display().to_string();
@@ -131,18 +128,6 @@ fn the_readme_is_short() {
     let document = fs::read_to_string(workspace().join("README.md")).expect("it can be read");
     let lines = document.lines().count();
     assert!(lines <= README_LINES_MAX, "{lines} lines, at most {README_LINES_MAX} are allowed");
-}
-
-/// Collects the Markdown files and the subfolders of a folder.
-fn markdown(folder: &Path, files: &mut Vec<PathBuf>, folders: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).expect("a folder can be read").flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            folders.push(path);
-        } else if path.extension().is_some_and(|extension| extension == "md") {
-            files.push(path);
-        }
-    }
 }
 
 /// Runs all commands of a document in order.

@@ -54,7 +54,7 @@ impl ProcessExit {
         }
     }
 
-    /// Returns whether the cause lies outside the process. No fault of its own raises SIGKILL, a
+    /// Returns whether the cause lies outside the process. No internal fault raises SIGKILL, a
     /// worker exits with 0 only on request, and a shortage is the system's.
     pub fn is_blameless(&self) -> bool {
         self.was_killed() || self.code == Some(ExitStatus::Success as i32) || self.scarce

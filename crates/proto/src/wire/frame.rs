@@ -28,7 +28,7 @@ pub enum Direction {
     FromWorker = 2,
 }
 
-/// The header, little-endian. `id` matches a response to its request; 0 if there is none.
+/// The header, little-endian. `id` matches a response to its request; it is 0 in other messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 #[repr(C)]
 pub struct Header {

@@ -10,12 +10,12 @@ use std::{
 
 use clap::{
     CommandFactory,
-    error::{ContextKind, ContextValue, ErrorKind},
+    error::{ContextKind, ErrorKind},
 };
 use onnxd_proto::exit::ExitStatus;
 
 use super::{Cli, command};
-use crate::config::flag_example;
+use crate::config::{error_context, flag_example};
 
 /// Prints clap's message: help and version to standard output, errors to standard error.
 pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
@@ -43,8 +43,10 @@ fn wrong_value(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     if error.kind() != ErrorKind::ValueValidation {
         return None;
     }
-    let (shown, value) =
-        (text(error, ContextKind::InvalidArg)?, text(error, ContextKind::InvalidValue)?);
+    let (shown, value) = (
+        error_context(error, ContextKind::InvalidArg)?,
+        error_context(error, ContextKind::InvalidValue)?,
+    );
     let name = shown.split([' ', '[', '=']).next().filter(|name| !name.is_empty()).unwrap_or(shown);
     let name = name.trim_matches(['<', '>']);
     let origin = match variable(name) {
@@ -59,14 +61,6 @@ fn wrong_value(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
         format!(", got {value:?}")
     };
     Some(format!("{name}{origin}: {reason}{got}"))
-}
-
-fn text(error: &clap::Error, kind: ContextKind) -> Option<&str> {
-    match error.get(kind)? {
-        ContextValue::String(text) => Some(text),
-        ContextValue::Strings(texts) => texts.first().map(String::as_str),
-        _ => None,
-    }
 }
 
 /// Returns the variable of a flag. It is the same for every command.
@@ -103,7 +97,8 @@ fn hints(error: &clap::Error, arguments: &[OsString]) -> Vec<String> {
 
 /// Returns the example of the flag that is wrong or was probably meant, or else an example of the command.
 fn example(error: &clap::Error, command: &clap::Command) -> Option<String> {
-    let named = text(error, ContextKind::SuggestedArg).or(text(error, ContextKind::InvalidArg));
+    let named = error_context(error, ContextKind::SuggestedArg)
+        .or(error_context(error, ContextKind::InvalidArg));
     let long = named.and_then(|named| named.split([' ', '[', '=']).next()?.strip_prefix("--"));
     if error.kind() != ErrorKind::MissingRequiredArgument
         && let Some(example) = long.and_then(|long| flag_example(command, long))

@@ -80,7 +80,7 @@ fn unknown(key: &str, is_table: bool) -> Option<String> {
         ));
     }
     let error = command.try_get_matches_from(["serve", &format!("--{key}")]).err();
-    let similar = error.as_ref().and_then(|error| context(error, ContextKind::SuggestedArg));
+    let similar = error.as_ref().and_then(|error| error_context(error, ContextKind::SuggestedArg));
     Some(match similar.and_then(|flag| flag.strip_prefix("--")) {
         Some(similar) => format!("unknown key {key:?}, did you mean {similar:?}?"),
         None => format!(
@@ -104,7 +104,7 @@ fn wrong_value(key: &str, text: &str, span: Range<usize>, error: &toml::de::Erro
     let example = flag_example(&command, key);
     let refused = command.try_get_matches_from(["serve", &flag]).err().filter(|error| {
         error.kind() == ErrorKind::ValueValidation
-            && context(error, ContextKind::InvalidArg)
+            && error_context(error, ContextKind::InvalidArg)
                 .and_then(|flag| flag.strip_prefix("--")?.strip_prefix(key))
                 .is_some_and(|rest| {
                     !rest.starts_with(|next: char| next.is_ascii_alphanumeric() || next == '-')
@@ -135,7 +135,8 @@ fn wrong_value(key: &str, text: &str, span: Range<usize>, error: &toml::de::Erro
     }
 }
 
-fn context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
+/// Returns a text that clap attached to an error.
+pub(crate) fn error_context(error: &clap::Error, kind: ContextKind) -> Option<&str> {
     match error.get(kind)? {
         ContextValue::String(text) => Some(text),
         ContextValue::Strings(texts) => texts.first().map(String::as_str),

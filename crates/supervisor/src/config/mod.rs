@@ -28,7 +28,7 @@ pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
     allowed_sources::AllowedSources,
-    file::flag_example,
+    file::{error_context, flag_example},
     flags::ServeArguments,
     origins::Origins,
     paths::{admin_socket_candidates, executable_file},

@@ -21,8 +21,8 @@ pub(crate) const MODEL_FILES: [&str; 2] = ["model.onnx", "onnx/model.onnx"];
 /// Maximum folder depth of a model file in a version.
 const DEPTH_MAX: usize = 16;
 
-/// Finds the version's model file and returns its name for messages and its path. Returns `None` if
-/// there is none, as with static embeddings. A version has at most one model file, of any name.
+/// Finds the version's model file and returns its name for messages and its path. Returns `None` for
+/// static embeddings, which have no model file. A version has at most one, of any name.
 ///
 /// # Errors
 /// The version has several model files, or its directory cannot be read.

@@ -56,7 +56,7 @@ pub(crate) enum Number {
 }
 
 impl ModelConfig {
-    /// Reads the file in `dir`, or returns defaults if there is none.
+    /// Reads the file in `dir`, or returns defaults if it does not exist.
     ///
     /// # Errors
     /// The file is malformed.

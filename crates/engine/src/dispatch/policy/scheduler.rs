@@ -70,8 +70,8 @@ pub struct Unit {
     pub items: Vec<ItemId>,
     /// The tokens of the longest item, with the time and bytes of all.
     pub work: Work,
-    /// Whether a worker has failed on it. It then gets a group of its own, so that other items do
-    /// not suffer.
+    /// Whether a worker has failed on it. It then runs alone in its group, so that other items
+    /// do not suffer.
     pub suspect: bool,
 }
 

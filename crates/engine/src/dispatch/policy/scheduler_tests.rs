@@ -125,7 +125,7 @@ fn a_group_takes_at_most_the_maximum_time() {
     push(&mut scheduler, 0, 0, &[12; 32]);
     let group = scheduler.next(|_, _| 1, |_, texts, tokens| run_micros(texts, tokens)).unwrap();
     assert_eq!((group.items.len(), group.micros), (9, 2000 + 9 * 2400));
-    // An item that takes longer than that gets a group of its own.
+    // An item that takes longer than that is alone in its group.
     let mut scheduler = Scheduler::default();
     push(&mut scheduler, 0, 0, &[500, 500]);
     assert_eq!(next(&mut scheduler, 1), Some(vec![0]));
