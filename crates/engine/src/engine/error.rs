@@ -198,11 +198,17 @@ impl EngineError {
     /// Returns the message for clients. It reveals nothing about the server's internals.
     pub fn message(&self) -> String {
         match self {
-            // These name directories of this machine, which clients must not see.
+            // These name directories and other servers, which clients must not see.
             Self::NotServed(NotServed::Failed(refusal))
                 if matches!(
                     refusal.kind,
-                    RefusalKind::NotFound | RefusalKind::Space | RefusalKind::Internal
+                    RefusalKind::NotFound
+                        | RefusalKind::Space
+                        | RefusalKind::Internal
+                        | RefusalKind::Unreachable
+                        | RefusalKind::Unauthorized
+                        | RefusalKind::Incomplete
+                        | RefusalKind::Forbidden
                 ) =>
             {
                 "the model could not be loaded; see the server log for the reason".to_owned()

@@ -48,16 +48,26 @@ impl fmt::Display for Progress {
     }
 }
 
+/// Describes the phase for clients.
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Begun => f.write_str("starting"),
             Self::Restoring(progress) => write!(f, "restoring {progress}"),
             Self::Checking(progress) => write!(f, "checking {progress}"),
-            Self::Waiting { model, reason } => {
-                write!(f, "waiting for the source of model {model}: {reason}")
-            }
+            // The reason names servers, which clients need not know.
+            Self::Waiting { model, .. } => write!(f, "waiting for the source of model {model}"),
             Self::Done => f.write_str("started"),
+        }
+    }
+}
+
+impl Phase {
+    /// Describes the phase for operators.
+    pub fn in_full(&self) -> String {
+        match self {
+            Self::Waiting { reason, .. } => format!("{self}: {reason}"),
+            _ => self.to_string(),
         }
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let models = admin.registry.models();
     let missing = confinement::missing().into_iter().map(str::to_owned).collect();
     document(&Status {
-        starting: admin.updater.startup().phase().map(|phase| phase.to_string()),
+        starting: admin.updater.startup().phase().map(|phase| phase.in_full()),
         models: models.iter().map(|model| model_status(model, &admin)).collect(),
         workers: workers.iter().map(|worker| worker_status(worker, models)).collect(),
         sandbox: Sandbox { on: admin.metrics.sandbox.load(Ordering::Relaxed), missing },

@@ -125,7 +125,11 @@ impl Server {
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
         // A successor does not accept yet: its predecessor still does.
-        server.open.send_replace(!inherited.is_successor());
+        if !inherited.is_successor() {
+            server.open.send_replace(true);
+            let grpc_listen = server.grpc_listen.map(tracing::field::display);
+            tracing::info!(listen = %server.listen, grpc_listen, "listening");
+        }
         Ok(server)
     }
 

@@ -252,11 +252,11 @@ impl Updater {
         let mut phases = self.startup.subscribe();
         loop {
             let phase = phases.borrow_and_update().clone();
-            let is_settled = model.gate.presence() == Presence::Loaded || model.failure().is_some();
-            if phase == Phase::Done || is_settled {
+            if phase == Phase::Done || model.gate.presence() == Presence::Loaded {
                 return Ok(());
             }
-            if model.preload && !self.was_kept(model) {
+            let comes_soon = self.was_kept(model) && model.failure().is_none();
+            if model.preload && !comes_soon {
                 return Err(NotServed::Starting(phase));
             }
             // Cannot fail: `self` holds the sender.

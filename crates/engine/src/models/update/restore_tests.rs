@@ -152,7 +152,7 @@ async fn a_required_source_is_waited_for_and_says_so() {
     let mut phases = startup.subscribe();
     let run = Restore::new(&script, &startup).run(models.iter().collect());
     let watch = phases.wait_for(|phase| matches!(phase, Phase::Waiting { .. }));
-    let (result, phase) = tokio::join!(run, async { watch.await.unwrap().to_string() });
+    let (result, phase) = tokio::join!(run, async { watch.await.unwrap().in_full() });
     assert!(result.is_ok());
     assert_eq!(phase, "waiting for the source of model required: nobody answers");
     assert_eq!(script.calls(), "good workers required required required required workers");
