@@ -78,7 +78,14 @@ impl Watches {
         let watches = Arc::new(Self(models.iter().map(|_| Watch::default()).collect()));
         for model in models {
             let Some(interval) = interval(model) else { continue };
-            watches.of(model).state().interval = Some(interval);
+            let conditions = model.rules.conditions(Requester::Poll, true);
+            {
+                let mut state = watches.of(model).state();
+                state.interval = Some(interval);
+                // What a start has staged, or what an earlier process did.
+                let known = deps.store.known_snapshot(&model.source, &conditions);
+                state.snapshot = known.map(|known| known.as_str().to_owned());
+            }
             deps.metrics.model(model.slot).source.watch();
             let watcher = Watcher {
                 deps: deps.clone(),
