@@ -299,6 +299,9 @@ mod tests {
             let scheme = text.split(':').next().unwrap();
             assert!(error.to_string().contains(&format!("expected {scheme}://")), "{error}");
         }
+        let of_length = |length: usize| format!("https://{}", "a".repeat(length));
+        assert!(of_length(URI_BYTES_MAX).parse::<SourceUri>().is_ok());
+        assert!(of_length(URI_BYTES_MAX + 1).parse::<SourceUri>().is_err());
     }
 
     #[test]
