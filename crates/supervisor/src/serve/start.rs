@@ -69,13 +69,8 @@ impl Server {
         inherited: &mut Inherited,
         tasks: &EssentialTasks,
     ) -> Result<Self, Failure> {
-        let (binary, library) = (&config.worker_binary, &config.onnxruntime);
-        let executable = WorkerExecutable::open(binary, library, config.sandbox)
-            .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
-        let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
-        let sources = Sources::new(executable.clone(), fetcher);
-        let lock = inherited.lock.take();
-        let store = Arc::new(Store::open(&config.state_dir, config.retention, sources, lock)?);
+        let executable = worker_executable(config)?;
+        let store = Arc::new(store(config, &executable, inherited)?);
         let page = ControlPage::create().map_err(|error| {
             Failure::internal(format!("cannot create the control page: {error}"))
         })?;
@@ -128,22 +123,19 @@ impl Server {
         };
         let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
         let app = App { engine, client_batch: config.max_client_batch_size };
-        let calls = Admin::calls();
-        let watches = watches(config, &updates, &updater);
-        let (allowed_sources, requester) = (config.allowed_sources.clone(), Requester::Operator);
         let admin = Admin {
+            watches: watches(config, &updates, &updater),
             registry,
             updater,
             store,
             events,
             metrics,
-            calls,
-            watches,
-            allowed_sources,
-            requester,
+            calls: Admin::calls(),
+            allowed_sources: config.allowed_sources.clone(),
+            requester: Requester::Operator,
         };
-        let server =
-            Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
+        let interfaces = Interfaces { app, admin };
+        let server = Self::listen(config, edge, sockets, interfaces, tasks.clone()).await?;
         // Requests wait until workers are ready. A successor does not accept yet: its predecessor still does.
         server.open.send_replace(!inherited.is_successor());
         Ok(server)
@@ -244,6 +236,24 @@ impl Lifecycle {
             listener.run(drain, timeout).await;
         })
     }
+}
+
+/// Locks the state directory.
+fn store(
+    config: &Config,
+    executable: &WorkerExecutable,
+    inherited: &mut Inherited,
+) -> Result<Store, Failure> {
+    let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
+    let sources = Sources::new(executable.clone(), fetcher);
+    let lock = inherited.lock.take();
+    Store::open(&config.state_dir, config.retention, sources, lock)
+}
+
+/// Opens the worker's program.
+fn worker_executable(config: &Config) -> Result<WorkerExecutable, Failure> {
+    WorkerExecutable::open(&config.worker_binary, &config.onnxruntime, config.sandbox)
+        .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))
 }
 
 /// Opens the program that reads sources on other servers.
