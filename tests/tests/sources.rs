@@ -1,6 +1,8 @@
 //! Models from another server: served from the first start on, replaced when the source changes, and
 //! never disturbed by an upload in progress or a source that is away.
 
+#![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
+
 use std::{
     fs,
     path::Path,
@@ -90,6 +92,7 @@ async fn an_upload_replaces_the_model_once_it_is_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "compares with times for people to read")]
 async fn unchanged_content_costs_one_request_without_a_body() {
     let (web, server, _folder) = served().await;
     // The first check after a start has no validator yet.
