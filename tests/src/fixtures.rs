@@ -85,6 +85,14 @@ pub fn onnxd_worker() -> PathBuf {
     executable("onnxd-worker")
 }
 
+/// Returns the fetcher's executable.
+///
+/// # Panics
+/// Panics if it is not built.
+pub fn onnxd_fetch() -> PathBuf {
+    executable("onnxd-fetch")
+}
+
 /// Returns the benchmark that runs ONNX Runtime without a server.
 ///
 /// # Panics
