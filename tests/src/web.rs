@@ -6,6 +6,7 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -13,6 +14,9 @@ use std::{
     thread,
     time::Duration,
 };
+
+/// The list of files that is uploaded last.
+pub const CHECKSUMS: &str = "SHA256SUMS";
 
 /// A served request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,4 +145,29 @@ fn fingerprint(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })
+}
+
+/// Uploads a model file by file, the checksums last, as an uploader must.
+///
+/// # Panics
+/// Panics if a file cannot be copied.
+pub fn upload(from: &Path, to: &Path) {
+    for path in files(from) {
+        let target = to.join(&path);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::copy(from.join(&path), target).unwrap();
+    }
+    let command = "find . -type f ! -name 'SHA256SUMS*' -exec sha256sum {} + > SHA256SUMS.new && \
+                   mv SHA256SUMS.new SHA256SUMS";
+    let status = Command::new("sh").args(["-c", command]).current_dir(to).status().unwrap();
+    assert!(status.success());
+}
+
+/// Returns the paths of all files below a directory.
+fn files(directory: &Path) -> Vec<String> {
+    let mut find = Command::new("find");
+    find.args([".", "-type", "f", "-printf", "%P\\n"]).current_dir(directory);
+    let output = find.output().unwrap();
+    let names = String::from_utf8(output.stdout).unwrap();
+    names.lines().filter(|name| *name != CHECKSUMS).map(str::to_owned).collect()
 }

@@ -1,10 +1,10 @@
 //! Models from another server: served from the first start on, replaced when the source changes, and
 //! never disturbed by an upload in progress or a source that is away.
 
+#![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
+
 use std::{
     fs,
-    path::Path,
-    process::Command,
     time::{Duration, SystemTime},
 };
 
@@ -15,33 +15,10 @@ use e2e::{
     home::Home,
     load::Load,
     server::Server,
-    web::{Served, Web},
+    web::{CHECKSUMS, Served, Web, upload},
 };
 
 const SOON: Duration = Duration::from_secs(60);
-const CHECKSUMS: &str = "SHA256SUMS";
-
-/// Uploads a model file by file, the checksums last, as an uploader must.
-fn upload(from: &Path, to: &Path) {
-    for path in files(from) {
-        let target = to.join(&path);
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        fs::copy(from.join(&path), target).unwrap();
-    }
-    let command = "find . -type f ! -name 'SHA256SUMS*' -exec sha256sum {} + > SHA256SUMS.new && \
-                   mv SHA256SUMS.new SHA256SUMS";
-    let status = Command::new("sh").args(["-c", command]).current_dir(to).status().unwrap();
-    assert!(status.success());
-}
-
-fn files(directory: &Path) -> Vec<String> {
-    let mut find = Command::new("find");
-    find.args([".", "-type", "f", "-printf", "%P\\n"]).current_dir(directory);
-    let output = find.output().unwrap();
-    let names = String::from_utf8(output.stdout).unwrap();
-    names.lines().filter(|name| *name != CHECKSUMS).map(str::to_owned).collect()
-}
-
 /// A web server with the model `tiny/a` in its folder `m`, and an onnxd that serves it.
 async fn served() -> (Web, Server, std::path::PathBuf) {
     let builder = Server::builder();
@@ -90,6 +67,7 @@ async fn an_upload_replaces_the_model_once_it_is_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "the status shows wall-clock times")]
 async fn unchanged_content_costs_one_request_without_a_body() {
     let (web, server, _folder) = served().await;
     // The first check after a start has no validator yet.

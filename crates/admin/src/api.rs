@@ -118,6 +118,10 @@ pub fn http_status(kind: RefusalKind) -> StatusCode {
 /// State of a supervisor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// What the server does before it serves, for example which model it checks; `None` once it has
+    /// started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starting: Option<String>,
     /// Models in configuration order.
     pub models: Vec<ModelStatus>,
     /// Workers by id.
@@ -167,6 +171,9 @@ pub struct ModelStatus {
     pub quarantined: Vec<String>,
     /// Configured source.
     pub source: String,
+    /// Why the model does not serve, if it could not be loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
     /// What is known about its source; `None` if the source is not watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<WatchStatus>,

@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::api::{
@@ -41,6 +41,9 @@ pub enum Error {
         /// Endpoints in the order tried.
         tried: Vec<String>,
     },
+    /// No response arrived in time.
+    #[error("the supervisor accepted the call but did not answer within {} s", .0.as_secs())]
+    Timeout(Duration),
     /// The connection broke before the response was complete.
     #[error("the supervisor's response was cut off: {0}")]
     Broken(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -122,6 +125,14 @@ impl Client {
     /// No supervisor responds, or the response is malformed.
     pub async fn status(&self) -> Result<Reply<Status>, Error> {
         answer(self.send(Method::GET, STATUS_PATH, Bytes::new()).await?).await
+    }
+
+    /// Returns the supervisor's status, if it responds in time.
+    ///
+    /// # Errors
+    /// No supervisor responds in time, or the response is malformed.
+    pub async fn status_within(&self, time: Duration) -> Result<Reply<Status>, Error> {
+        timeout(time, self.status()).await.unwrap_or(Err(Error::Timeout(time)))
     }
 
     /// Updates a model. Returns once the supervisor has started its response.

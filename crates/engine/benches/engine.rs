@@ -47,7 +47,8 @@ fn engine() -> (Engine, mpsc::Receiver<Event>) {
     let directory = || "/".parse().expect("a valid source");
     let name = "m".parse().expect("a valid name");
     let (uri, rules) = (directory(), Default::default());
-    let source = ModelSource { name, aliases: Vec::new(), uri, preload: true, rules };
+    let source =
+        ModelSource { name, aliases: Vec::new(), uri, preload: true, required: false, rules };
     let page = ControlPage::create().expect("enough memory");
     let registry = Arc::new(Registry::new(&[source], page, Arc::clone(&metrics)));
     let facts = Facts { dimension: DIMENSION, ..Facts::new(Task::Embed) };

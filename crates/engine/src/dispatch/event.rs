@@ -11,6 +11,8 @@ use crate::pool::{Epoch, WorkerId, link::Incoming, process_monitor::Report};
 /// An event for the dispatcher.
 #[derive(Debug)]
 pub enum Event {
+    /// A model serves, so the workers may start.
+    StartWorkers,
     /// Items of one request, all for the same model.
     Submitted(Vec<Item>),
     /// A process monitor reports a change in its process.

@@ -19,7 +19,10 @@ fn model() -> Model {
     let name = "m".parse().unwrap();
     let uri = "/".parse().unwrap();
     let rules = Default::default();
-    Model::new(0, ModelSource { name, aliases: Vec::new(), uri, preload: true, rules })
+    Model::new(
+        0,
+        ModelSource { name, aliases: Vec::new(), uri, preload: true, required: false, rules },
+    )
 }
 
 fn answered(index: usize, generation: Generation) -> ItemAnswer {

@@ -28,6 +28,10 @@ impl WorkerRequests {
 }
 
 impl Workers for WorkerRequests {
+    fn start(&self) -> Boxed<'_, ()> {
+        self.send(Event::StartWorkers)
+    }
+
     fn serving(&self) -> Boxed<'_, Vec<WorkerId>> {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();

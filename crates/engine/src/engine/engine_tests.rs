@@ -41,6 +41,7 @@ pub(super) fn engine(facts: Facts) -> (Engine, mpsc::Receiver<Event>) {
         aliases: Vec::new(),
         uri: "/".parse().expect("a valid source"),
         preload: true,
+        required: false,
         rules: Default::default(),
     };
     let page = ControlPage::create().unwrap();

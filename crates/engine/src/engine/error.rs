@@ -13,6 +13,11 @@ use thiserror::Error;
 use super::memory::OutOfMemory;
 use crate::{dispatch::gather::GatherError, models::update::NotServed};
 
+/// When to retry while the server starts.
+const START_RETRY_AFTER: Duration = Duration::from_secs(2);
+/// When to retry while a model's source is away.
+const SOURCE_RETRY_AFTER: Duration = Duration::from_secs(30);
+
 /// The class of an error. Contracts map it to their own codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -166,7 +171,9 @@ impl EngineError {
         match self {
             Self::ModelNotFound { .. } | Self::VersionNotFound { .. } => ErrorKind::NotFound,
             Self::NotServed(NotServed::Unloaded(_)) => ErrorKind::Unloaded,
-            Self::NotLoaded | Self::NotServed(NotServed::Failed(_)) => ErrorKind::Unavailable,
+            Self::NotLoaded | Self::NotServed(NotServed::Starting(_) | NotServed::Failed(_)) => {
+                ErrorKind::Unavailable
+            }
             Self::WrongTask { .. } | Self::NoEntailment { .. } => ErrorKind::WrongTask,
             Self::TextTooLong { .. }
             | Self::PairsTooLong { .. }
@@ -191,11 +198,17 @@ impl EngineError {
     /// Returns the message for clients. It reveals nothing about the server's internals.
     pub fn message(&self) -> String {
         match self {
-            // These name directories of this machine, which clients must not see.
+            // These name directories and other servers, which clients must not see.
             Self::NotServed(NotServed::Failed(refusal))
                 if matches!(
                     refusal.kind,
-                    RefusalKind::NotFound | RefusalKind::Space | RefusalKind::Internal
+                    RefusalKind::NotFound
+                        | RefusalKind::Space
+                        | RefusalKind::Internal
+                        | RefusalKind::Unreachable
+                        | RefusalKind::Unauthorized
+                        | RefusalKind::Incomplete
+                        | RefusalKind::Forbidden
                 ) =>
             {
                 "the model could not be loaded; see the server log for the reason".to_owned()
@@ -242,6 +255,10 @@ impl EngineError {
         match self {
             Self::Gather(GatherError::Overloaded { retry_after, .. }) => Some(*retry_after),
             Self::OutOfMemory(error) => Some(error.retry_after()),
+            Self::NotServed(NotServed::Starting(_)) => Some(START_RETRY_AFTER),
+            Self::NotServed(NotServed::Failed(refusal)) if refusal.kind.is_transient() => {
+                Some(refusal.retry_after.unwrap_or(SOURCE_RETRY_AFTER))
+            }
             _ => None,
         }
     }

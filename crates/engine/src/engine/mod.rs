@@ -59,6 +59,7 @@ use crate::{
     models::{
         gate::{Pass, Presence},
         registry::{Model, Registry},
+        startup::Phase,
         update::Updater,
     },
 };
@@ -141,16 +142,37 @@ impl Engine {
         self.parts.health.clone()
     }
 
-    /// Returns whether requests are answered: every worker has been ready once, and one serves now.
+    /// Returns whether requests are answered: the start is done, every worker has been ready once,
+    /// and one serves now.
     pub fn is_ready(&self) -> bool {
-        self.parts.health.borrow().is_ready()
+        self.not_ready_reason().is_none()
+    }
+
+    /// Returns why requests are not answered, or `None` if they are.
+    pub fn not_ready_reason(&self) -> Option<String> {
+        match self.parts.updater.startup().phase() {
+            Some(phase) => Some(phase.to_string()),
+            None if self.parts.health.borrow().is_ready() => None,
+            None => Some("no worker is ready".to_owned()),
+        }
+    }
+
+    /// Subscribes to the progress of the start.
+    pub fn startup(&self) -> watch::Receiver<Phase> {
+        self.parts.updater.startup().subscribe()
     }
 
     /// Returns whether requests to a model are answered. The model must serve or load on first use,
     /// and a worker must be available.
     pub fn is_model_ready(&self, model: &Model) -> bool {
-        let is_present = matches!(model.gate.presence(), Presence::Loaded | Presence::NotLoaded);
-        self.is_ready() && is_present
+        // Models that are ready answer also while others are still checked.
+        let workers_serve = self.parts.health.borrow().is_ready();
+        workers_serve
+            && match model.gate.presence() {
+                Presence::Loaded => true,
+                Presence::NotLoaded => !model.preload && model.failure().is_none(),
+                _ => false,
+            }
     }
 
     /// Returns the status of each worker; empty if the dispatcher has stopped.

@@ -9,8 +9,8 @@
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
-//! [`requester`] says who asks for an update. [`disk`] turns disk errors into refusals. [`schedule`]
-//! decides when a source is asked again.
+//! [`startup`] says what a start does. [`requester`] says who asks for an update. [`disk`] turns disk
+//! errors into refusals. [`schedule`] decides when a source is asked again.
 
 mod disk;
 pub mod gate;
@@ -19,6 +19,7 @@ pub mod registry;
 pub mod requester;
 mod schedule;
 pub mod sources;
+pub mod startup;
 pub mod store;
 pub mod update;
 pub mod watch;

@@ -9,7 +9,7 @@ use std::{
 
 use onnxd_proto::{
     control_page::{ControlPage, Slot},
-    domain::{Record, SourceUri, model_name::ModelName},
+    domain::{Record, Refusal, SourceUri, model_name::ModelName},
     generation::Generation,
     wire::message::ModelSlot,
 };
@@ -41,6 +41,8 @@ pub struct ModelSource {
     pub uri: SourceUri,
     /// Whether the model is loaded at start rather than on first use.
     pub preload: bool,
+    /// Whether the server starts only with this model.
+    pub required: bool,
     /// What its sources must satisfy.
     pub rules: SourceRules,
 }
@@ -66,10 +68,14 @@ pub struct Model {
     pub source: SourceUri,
     /// Whether the model is loaded at start rather than on first use.
     pub preload: bool,
+    /// Whether the server starts only with this model.
+    pub required: bool,
     /// What its sources must satisfy.
     pub rules: SourceRules,
     /// Admits the requests for this model.
     pub gate: Arc<Gate>,
+    /// Why it does not serve, if it could not be loaded.
+    failure: RwLock<Option<Refusal>>,
     issued: RwLock<VecDeque<CommittedGeneration>>,
     /// Read-locked by responses that block commits.
     commit_blocks: Arc<tokio::sync::RwLock<()>>,
@@ -94,9 +100,30 @@ struct CommittedGeneration {
 impl Model {
     /// Returns a model that serves nothing yet.
     pub fn new(slot: Slot, source: ModelSource) -> Self {
-        let ModelSource { name, aliases, uri, preload, rules } = source;
-        let (gate, issued, commit_blocks) = (Arc::default(), RwLock::default(), Arc::default());
-        Self { name, aliases, slot, source: uri, preload, rules, gate, issued, commit_blocks }
+        let ModelSource { name, aliases, uri, preload, required, rules } = source;
+        Self {
+            name,
+            aliases,
+            slot,
+            source: uri,
+            preload,
+            required,
+            rules,
+            gate: Arc::default(),
+            failure: RwLock::default(),
+            issued: RwLock::default(),
+            commit_blocks: Arc::default(),
+        }
+    }
+
+    /// Returns why the model does not serve, if it could not be loaded.
+    pub fn failure(&self) -> Option<Refusal> {
+        self.failure.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets why the model does not serve. The next commit clears it.
+    pub(super) fn set_failure(&self, refusal: Refusal) {
+        *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
     }
 
     /// Returns the serving generation and its record, or `None` before the first commit and after
@@ -207,6 +234,7 @@ impl Registry {
         if issued.len() > ISSUED_MAX {
             issued.pop_front();
         }
+        *model.failure.write().unwrap_or_else(PoisonError::into_inner) = None;
         self.page.commit(slot, generation);
         model.gate.set(Presence::Loaded);
         self.metrics.commits_total.increment();

@@ -11,7 +11,10 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// The workers, as updates see them. Without workers, for example after a stop, every call is a no-op.
 pub trait Workers: Debug + Send + Sync {
-    /// Returns the workers that serve now.
+    /// Starts the workers: a model serves. Later calls do nothing.
+    fn start(&self) -> Boxed<'_, ()>;
+
+    /// Returns the workers that serve now; none before [`Workers::start`].
     fn serving(&self) -> Boxed<'_, Vec<WorkerId>>;
 
     /// Asks a worker to load a version alongside the one it serves. The outcome reaches the model's

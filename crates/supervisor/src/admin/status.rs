@@ -33,6 +33,7 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let models = admin.registry.models();
     let missing = confinement::missing().into_iter().map(str::to_owned).collect();
     document(&Status {
+        starting: admin.updater.startup().phase().map(|phase| phase.in_full()),
         models: models.iter().map(|model| model_status(model, &admin)).collect(),
         workers: workers.iter().map(|worker| worker_status(worker, models)).collect(),
         sandbox: Sandbox { on: admin.metrics.sandbox.load(Ordering::Relaxed), missing },
@@ -53,6 +54,7 @@ fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
         drift: record.and_then(|record| record.drift),
         quarantined: admin.store.quarantined(&model.name),
         source: model.source.to_string(),
+        failure: model.failure().map(|refusal| refusal.message),
         watch: watch_status(admin.watches.state(model)),
         details: record.map(|record| details(&record.facts)),
     }

@@ -32,6 +32,9 @@ fn failure(error: &Error) -> Failure {
         Error::Unreachable { .. } => Failure::refused(format!(
             "{error}; check that `onnxd serve` is running, and pass the path of its --admin-socket"
         )),
+        Error::Timeout(_) => Failure::refused(format!(
+            "{error}; it may be stopped, frozen or overloaded, see its log; --timeout waits longer"
+        )),
         Error::Broken(_) | Error::NotJson(_) => Failure::refused(error.to_string()),
         Error::Unexpected(_) => Failure::internal(error.to_string()),
     }

@@ -1,6 +1,6 @@
 //! Runs `onnxd status`.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use onnxd_admin::api::{
     Guess, LoadStatus, ModelDetails, ModelStatus, Shortened, Status, SwitchFacts, Task,
@@ -15,7 +15,8 @@ use super::{StatusArguments, client::call, print_line, update::refused};
 /// # Errors
 /// No supervisor answers.
 pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
-    let answer = call(&arguments.admin, async |client| client.status().await)?;
+    let timeout = Duration::from_secs(arguments.timeout.into());
+    let answer = call(&arguments.admin, async |client| client.status_within(timeout).await)?;
     if arguments.admin.json {
         print_line(&answer.json);
     }
@@ -32,6 +33,9 @@ fn print(status: &Status) {
     if !status.sandbox.on {
         print_line("NOT CONFINED: workers and checkers run with --no-sandbox\n");
     }
+    if let Some(phase) = &status.starting {
+        print_line(&format!("STARTING: {phase}\n"));
+    }
     table(&MODEL_COLUMNS, status.models.iter().map(model).collect());
     print_line("");
     let worker = |worker| self::worker(worker, &status.models);
@@ -42,6 +46,9 @@ fn print(status: &Status) {
         table(&SOURCE_COLUMNS, sources);
     }
     for model in &status.models {
+        if let Some(failure) = &model.failure {
+            print_line(&format!("\n{}: not served: {failure}", model.name));
+        }
         if let Some(details) = &model.details {
             print_line(&format!("\n{}", model.name));
             self::details(details).iter().for_each(|line| print_line(line));
@@ -201,8 +208,6 @@ fn short(version: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use onnxd_admin::api::{ModelState, WatchStatus};
 
     use super::*;
@@ -220,6 +225,7 @@ mod tests {
             quarantined: Vec::new(),
             source: String::new(),
             watch,
+            failure: None,
             details: None,
         };
         let watch = WatchStatus {

@@ -66,6 +66,22 @@ pub(crate) struct ServeArguments {
     )]
     pub preload: Vec<String>,
 
+    /// Models without which the server does not start
+    ///
+    /// Pass all, or names separated by commas. By default one model that can be served is enough: the others are
+    /// reported, and tried again when their sources change. A required model that cannot be served ends the start with
+    /// exit code 78. A source on another server that is away is waited for. Required models are loaded at start.
+    ///
+    /// Example: --require minilm
+    #[arg(
+        long,
+        value_name = "all|NAME",
+        env = "ONNXD_REQUIRE",
+        value_delimiter = ',',
+        help_heading = "Models"
+    )]
+    pub require: Vec<String>,
+
     /// Seconds between checks of a source [default: 60, directories 0]
     ///
     /// A source whose content has changed updates its model; 0 turns this off, the default for directories. Without
@@ -645,7 +661,7 @@ impl ServeArguments {
     fn over(self, file: Self) -> Self {
         overlay!(
             self, file;
-            model poll preload model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
+            model poll preload require model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
             tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout

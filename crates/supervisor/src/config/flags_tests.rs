@@ -5,9 +5,10 @@ use clap::{Args, Command, FromArgMatches};
 use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 42] = [
+const SETTINGS: [(&str, &str, &str); 43] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
+    ("require", "['m']", "all"),
     ("poll", "['m=1']", "2"),
     ("settle", "1", "2"),
     ("source-key", "['m=/k']", "m=/l"),

@@ -124,7 +124,7 @@ impl Config {
         Ok(Self {
             poll: sources::intervals(&models, &settings.poll)?,
             fetch_binary: sources::fetcher(settings.fetch_binary, &models)?,
-            models: preload::mark(models, &settings.preload)?,
+            models: preload::mark(models, &settings.preload, &settings.require)?,
             listen: match &settings.listen {
                 Some(address) => address.resolve("--listen")?,
                 None => ([127, 0, 0, 1], 8080).into(),

@@ -94,7 +94,7 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
     let name = name.map_or_else(|| uri.last_name().to_ascii_lowercase(), str::to_owned);
     let name = name.parse().map_err(|error| invalid(&error))?;
     let rules = SourceRules::default();
-    Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true, rules })
+    Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true, required: false, rules })
 }
 
 #[cfg(test)]

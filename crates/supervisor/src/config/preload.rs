@@ -1,57 +1,83 @@
-//! Applies `--preload`: which models are loaded at start.
+//! Applies `--preload` and `--require`: which models are loaded at start, and which of them must be.
 
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_proto::exit::Failure;
 
-/// Marks the models to load at start. `given` is the value of `--preload`.
+/// Marks the models to load at start, and those without which the server does not start.
 ///
 /// # Errors
 /// A name is not that of a model, or `all` or `none` is combined with other values.
 pub(super) fn mark(
     models: Vec<ModelSource>,
-    given: &[String],
+    preload: &[String],
+    require: &[String],
 ) -> Result<Vec<ModelSource>, Failure> {
-    let invalid = |reason: String| Failure::configuration(format!("--preload: {reason}"));
-    let all = match given {
-        [] => true,
-        [one] if one == "all" => true,
-        [one] if one == "none" => false,
-        names => {
-            for name in names {
-                if name == "all" || name == "none" {
-                    return Err(invalid(format!("`{name}` cannot be combined with other values")));
-                }
-                if !models.iter().any(|model| model.name.as_str() == name) {
-                    let names = super::models::names(&models);
-                    return Err(invalid(format!(
-                        "no model is named {name:?}; the models are: {names}"
-                    )));
-                }
-            }
-            false
-        }
+    let required = named(&models, "--require", &["all"], require)?;
+    let preloaded = match preload {
+        [] => vec![true; models.len()],
+        names => named(&models, "--preload", &["all", "none"], names)?,
     };
+    let marks = preloaded.into_iter().zip(required);
+    let mark = |(model, (preload, required)): (ModelSource, (bool, bool))| ModelSource {
+        preload: preload || required,
+        required,
+        ..model
+    };
+    Ok(models.into_iter().zip(marks).map(mark).collect())
+}
+
+/// Returns for each model whether a flag names it. `words` are the words that stand for all or none.
+fn named(
+    models: &[ModelSource],
+    flag: &str,
+    words: &[&str],
+    given: &[String],
+) -> Result<Vec<bool>, Failure> {
+    let invalid = |reason: String| Failure::configuration(format!("{flag}: {reason}"));
+    if let [word] = given
+        && words.contains(&word.as_str())
+    {
+        return Ok(vec![word == "all"; models.len()]);
+    }
+    for name in given {
+        if words.contains(&name.as_str()) {
+            return Err(invalid(format!("`{name}` cannot be combined with other values")));
+        }
+        if !models.iter().any(|model| model.name.as_str() == name) {
+            let names = super::models::names(models);
+            return Err(invalid(format!("no model is named {name:?}; the models are: {names}")));
+        }
+    }
     let is_named = |model: &ModelSource| given.iter().any(|name| model.name.as_str() == name);
-    let mark = |model: ModelSource| ModelSource { preload: all || is_named(&model), ..model };
-    Ok(models.into_iter().map(mark).collect())
+    Ok(models.iter().map(is_named).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn preloaded(given: &[&str]) -> Result<Vec<bool>, String> {
+    /// Returns the marks of models `a` and `b`.
+    fn marked<T>(
+        preload: &[&str],
+        require: &[&str],
+        mark_of: impl Fn(ModelSource) -> T,
+    ) -> Result<Vec<T>, String> {
         let model = |name: &str| ModelSource {
             name: name.parse().unwrap(),
             aliases: Vec::new(),
             uri: "/x".parse().unwrap(),
             preload: true,
+            required: false,
             rules: Default::default(),
         };
-        let given: Vec<String> = given.iter().map(ToString::to_string).collect();
-        mark(["a", "b"].map(model).into(), &given)
-            .map(|models| models.iter().map(|model| model.preload).collect())
+        let words = |given: &[&str]| given.iter().map(ToString::to_string).collect::<Vec<String>>();
+        mark(["a", "b"].map(model).into(), &words(preload), &words(require))
+            .map(|models| models.into_iter().map(mark_of).collect())
             .map_err(|failure| failure.message)
+    }
+
+    fn preloaded(given: &[&str]) -> Result<Vec<bool>, String> {
+        marked(given, &[], |model| model.preload)
     }
 
     #[test]
@@ -67,5 +93,16 @@ mod tests {
     fn unknown_name_is_refused_with_the_known_ones() {
         assert!(preloaded(&["a", "c"]).unwrap_err().contains("\"c\"; the models are: a, b"));
         assert!(preloaded(&["a", "none"]).unwrap_err().contains("cannot be combined"));
+    }
+
+    #[test]
+    fn required_models_are_loaded_at_start() {
+        let both = |model: ModelSource| (model.preload, model.required);
+        let marks = |preload, require| marked(preload, require, both);
+        assert_eq!(marks(&[], &[]), Ok(vec![(true, false); 2]));
+        assert_eq!(marks(&["none"], &["b"]), Ok(vec![(false, false), (true, true)]));
+        assert_eq!(marks(&[], &["all"]), Ok(vec![(true, true); 2]));
+        assert!(marks(&[], &["c"]).unwrap_err().starts_with("--require: no model is named"));
+        assert!(marks(&[], &["none"]).unwrap_err().contains("no model is named"));
     }
 }

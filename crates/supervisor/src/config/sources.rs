@@ -125,6 +125,7 @@ mod tests {
             aliases: Vec::new(),
             uri: uri.parse().unwrap(),
             preload: true,
+            required: false,
             rules: Default::default(),
         };
         [model("local", "/x"), model("remote", "hf://org/name")]

@@ -1,4 +1,5 @@
-//! Runs `onnxd serve`: loads the configuration, starts the server ([`start`]), acts on signals, and drains.
+//! Runs `onnxd serve`: loads the configuration, starts the server ([`start`]), loads the models, acts on
+//! signals, and drains.
 
 mod sockets;
 mod start;
@@ -125,6 +126,11 @@ async fn serve(
         failure = ended(&tasks) => return Err(failure),
         () = signals.stop() => return Ok(ExitStatus::Success),
     };
+    tokio::select! {
+        restored = server.restore() => restored?,
+        failure = ended(&tasks) => return Err(failure),
+        () = signals.stop() => return Ok(ExitStatus::Success),
+    }
     let server = tokio::select! {
         warm = server.warm_up() => warm?,
         failure = ended(&tasks) => return Err(failure),

@@ -58,7 +58,8 @@ use onnxd_proto::exit::Failure;
 use onnxd_telemetry::metrics::Metrics;
 
 impl Server {
-    /// Locks the state directory, binds the sockets, restores every model, and starts the workers.
+    /// Locks the state directory, binds the sockets, and starts to answer. No model is loaded and no
+    /// worker runs before [`Server::restore`].
     ///
     /// # Errors
     /// The configuration does not work on this machine, or a resource is missing.
@@ -72,40 +73,23 @@ impl Server {
         let (binary, library) = (&config.worker_binary, &config.onnxruntime);
         let executable = WorkerExecutable::open(binary, library, config.sandbox)
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
-        let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
-        let sources = Sources::new(executable.clone(), fetcher);
-        let lock = inherited.lock.take();
-        let store = Arc::new(Store::open(&config.state_dir, config.retention, sources, lock)?);
-        let page = ControlPage::create().map_err(|error| {
-            Failure::internal(format!("cannot create the control page: {error}"))
-        })?;
-        let metrics = Arc::new(Metrics::new(&templates(config)));
-        metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
-        let registry = Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics)));
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
+        let lock = inherited.lock.take();
+        let updates = updates(config, &executable, lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
-        let updates = update::Deps {
-            store: Arc::clone(&store),
-            registry: Arc::clone(&registry),
-            checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
-            metrics: Arc::clone(&metrics),
-            times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
-            request_timeout: config.request_timeout,
-            workers: Arc::new(WorkerRequests::new(events.clone())),
-            coordinator: Arc::new(LocalCoordinator),
-            background: background.clone(),
-            tasks: tasks.clone(),
-        };
-        let updater = Arc::new(restore(&updates).await?);
-        let workers = workers(config, &executable, registry.models().len(), (&events, tasks))?;
+        let updater = Updater::new(&updates)
+            .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
+        let updater = Arc::new(updater);
+        let models = updates.registry.models().len();
+        let workers = workers(config, &executable, models, (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
         let dispatching = state::Deps {
-            registry: Arc::clone(&registry),
-            metrics: Arc::clone(&metrics),
+            registry: Arc::clone(&updates.registry),
+            metrics: Arc::clone(&updates.metrics),
             supervision: config.supervision,
-            welcome: welcome(config, &registry, &sockets),
+            welcome: welcome(config, &updates.registry, &sockets),
             updates: updater.handles(),
             events: events.clone(),
             backlog: Arc::clone(&backlog),
@@ -115,12 +99,11 @@ impl Server {
         tasks.spawn("dispatcher", dispatcher.run(incoming));
 
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
-        let models = registry.models().len();
-        let dispatch = Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, models);
+        let metrics = Arc::clone(&updates.metrics);
         let parts = Parts {
-            registry: Arc::clone(&registry),
-            dispatch,
-            metrics: Arc::clone(&metrics),
+            registry: Arc::clone(&updates.registry),
+            dispatch: Dispatch::new(events.clone(), Arc::clone(&metrics), limits, backlog, models),
+            metrics,
             updater: Arc::clone(&updater),
             health,
             events: events.clone(),
@@ -128,25 +111,38 @@ impl Server {
         };
         let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
         let app = App { engine, client_batch: config.max_client_batch_size };
-        let calls = Admin::calls();
-        let watches = watches(config, &updates, &updater);
-        let (allowed_sources, requester) = (config.allowed_sources.clone(), Requester::Operator);
         let admin = Admin {
-            registry,
+            watches: watches(config, &updates, &updater),
+            registry: updates.registry,
             updater,
-            store,
+            store: updates.store,
             events,
-            metrics,
-            calls,
-            watches,
-            allowed_sources,
-            requester,
+            metrics: updates.metrics,
+            calls: Admin::calls(),
+            allowed_sources: config.allowed_sources.clone(),
+            requester: Requester::Operator,
         };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
-        // Requests wait until workers are ready. A successor does not accept yet: its predecessor still does.
-        server.open.send_replace(!inherited.is_successor());
+        // A successor does not accept yet: its predecessor still does.
+        if !inherited.is_successor() {
+            server.open.send_replace(true);
+            let grpc_listen = server.grpc_listen.map(tracing::field::display);
+            tracing::info!(listen = %server.listen, grpc_listen, "listening");
+        }
         Ok(server)
+    }
+
+    /// Loads the models and starts the workers; see [`Updater::restore`].
+    ///
+    /// # Errors
+    /// A model that the server needs cannot be served.
+    pub(super) async fn restore(&self) -> Result<(), Failure> {
+        let workers = WorkerRequests::new(self.events.clone());
+        self.updater.restore(&workers).await.map_err(|error| match error {
+            RestoreError::Refused { .. } => Failure::configuration(error.to_string()),
+            RestoreError::Ended { .. } => Failure::internal(error.to_string()),
+        })
     }
 
     /// Starts the listeners on the bound sockets.
@@ -274,15 +270,32 @@ fn templates(config: &Config) -> Vec<String> {
     templates
 }
 
-/// Loads every preloaded model: its last committed generation, or its source if it has none.
-async fn restore(deps: &update::Deps) -> Result<Updater, Failure> {
-    let updater = Updater::new(deps)
-        .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-    updater.restore().await.map_err(|error| match error {
-        RestoreError::Refused { .. } => Failure::configuration(error.to_string()),
-        RestoreError::Ended { .. } => Failure::internal(error.to_string()),
-    })?;
-    Ok(updater)
+/// Opens the state directory and returns what updates need.
+fn updates(
+    config: &Config,
+    executable: &WorkerExecutable,
+    lock: Option<std::fs::File>,
+    (events, background, tasks): (&mpsc::Sender<Event>, &Background, &EssentialTasks),
+) -> Result<update::Deps, Failure> {
+    let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
+    let sources = Sources::new(executable.clone(), fetcher);
+    let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
+    let page = ControlPage::create()
+        .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
+    let metrics = Arc::new(Metrics::new(&templates(config)));
+    metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
+    Ok(update::Deps {
+        store: Arc::new(store),
+        registry: Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics))),
+        checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
+        metrics,
+        times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
+        request_timeout: config.request_timeout,
+        workers: Arc::new(WorkerRequests::new(events.clone())),
+        coordinator: Arc::new(LocalCoordinator),
+        background: background.clone(),
+        tasks: tasks.clone(),
+    })
 }
 
 /// Starts to watch the sources for which there is an interval.

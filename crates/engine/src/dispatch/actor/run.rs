@@ -46,7 +46,7 @@ impl Dispatcher {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let starts = self.workers.iter().filter_map(|worker| worker.session.start_at());
+        let starts = self.startable().iter().filter_map(|worker| worker.session.start_at());
         let ends = self
             .next_overdue()
             .into_iter()
@@ -68,9 +68,14 @@ impl Dispatcher {
         }
     }
 
+    /// Returns the workers that may start: none until a model serves.
+    fn startable(&self) -> &[Worker] {
+        if self.may_start { &self.workers } else { &[] }
+    }
+
     fn start_due(&mut self, now: Instant) {
         session::shorten_wait(self.workers.iter_mut().map(|worker| &mut worker.session));
-        for id in 0..self.workers.len() {
+        for id in 0..self.startable().len() {
             let worker = &mut self.workers[id];
             let Some(epoch) = worker.session.start_due(now) else { continue };
             match self.registry.page().read_only() {
@@ -89,6 +94,7 @@ impl Dispatcher {
 
     fn handle(&mut self, event: Event) {
         match event {
+            Event::StartWorkers => self.may_start = true,
             Event::Submitted(items) => self.submit(items),
             Event::ProcessReported(id, epoch, report) => self.process_reported(id, epoch, report),
             Event::MessageArrived(id, epoch, incoming) => {

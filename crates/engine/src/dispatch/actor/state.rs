@@ -42,6 +42,8 @@ pub struct Dispatcher {
     pub(super) metrics: Arc<Metrics>,
     pub(super) welcome: Welcome,
     pub(super) workers: Vec<Worker>,
+    /// Whether workers may start. Until a model serves, they would have nothing to load.
+    pub(super) may_start: bool,
     pub(super) scheduler: Scheduler,
     /// By slot.
     pub(super) estimates: Vec<Estimate>,
@@ -108,7 +110,7 @@ pub struct Deps {
 }
 
 impl Dispatcher {
-    /// Creates a dispatcher whose workers are not started yet; [`Dispatcher::run`] starts them.
+    /// Creates a dispatcher. Its workers start with [`Event::StartWorkers`].
     pub fn new(deps: Deps, workers: Vec<Worker>) -> (Self, watch::Receiver<Health>) {
         let Deps {
             registry,
@@ -133,6 +135,7 @@ impl Dispatcher {
             metrics,
             welcome,
             workers,
+            may_start: false,
             scheduler: Scheduler::default(),
             items: HashMap::new(),
             last_id: 0,

@@ -34,6 +34,7 @@ use crate::models::{
         events::{CallId, Event, Job, Stop, WorkerEvent},
     },
     registry::{Model, Registry},
+    startup::{Phase, Startup},
     store::Store,
     update::{
         background::Background,
@@ -41,6 +42,7 @@ use crate::models::{
         coordinator::Coordinator,
         driver::{Caller, Driver, Input},
         payload::Versions,
+        restore::{Loader, Restore},
     },
     workers::Workers,
 };
@@ -54,7 +56,10 @@ pub enum NotServed {
     /// It was unloaded on request; only an update loads it again.
     #[error("model `{0}` is unloaded; run `onnxd update {0}` to load it")]
     Unloaded(String),
-    /// It failed to load on first use.
+    /// The server is starting and has not loaded it yet.
+    #[error("the server is starting: {0}")]
+    Starting(Phase),
+    /// It could not be loaded.
     #[error("the model could not be loaded: {0}")]
     Failed(Refusal),
 }
@@ -104,6 +109,9 @@ pub struct Updater {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     handles: Vec<UpdateHandle>,
+    /// By slot: whether a generation was kept when the server started.
+    kept: Vec<bool>,
+    startup: Startup,
 }
 
 /// A handle to one model's update task, used by callers and by the dispatcher's worker events.
@@ -160,48 +168,54 @@ impl Updater {
     /// The store is damaged; the message names the file.
     pub fn new(deps: &Deps) -> io::Result<Self> {
         let start = |model: &Arc<Model>| {
-            let last = deps.store.generations(&model.name)?.last().copied().unwrap_or(0);
-            let machine = UpdateMachine::new(last, None, deps.times);
-            Ok(Driver::start(machine, Arc::clone(model), deps.clone()))
+            let last = deps.store.generations(&model.name)?.last().copied();
+            let machine = UpdateMachine::new(last.unwrap_or(0), None, deps.times);
+            Ok((Driver::start(machine, Arc::clone(model), deps.clone()), last.is_some()))
         };
-        let handles = deps.registry.models().iter().map(start).collect::<io::Result<_>>()?;
+        let started = deps.registry.models().iter().map(start).collect::<io::Result<Vec<_>>>()?;
+        let (handles, kept) = started.into_iter().unzip();
         let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
-        Ok(Self { registry, metrics, handles })
+        Ok(Self { registry, metrics, handles, kept, startup: Startup::new(Phase::Begun) })
     }
 
-    /// Returns an updater without models, for tests.
+    /// Returns an updater that loads no model, for tests. Its start is done.
     pub fn without_models(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
-        Self { registry, metrics, handles: Vec::new() }
+        let (handles, kept, startup) = (Vec::new(), Vec::new(), Startup::new(Phase::Done));
+        Self { registry, metrics, handles, kept, startup }
+    }
+
+    /// Returns the progress of the start.
+    pub fn startup(&self) -> &Startup {
+        &self.startup
     }
 
     /// Loads every preloaded model: its last committed generation, or its source if it has none.
-    /// Waits for sources on other servers that may answer later.
+    /// Returns once one of them serves, all others have been tried, and the required ones serve.
+    /// Waits for sources on other servers that may answer later. Starts `workers`.
     ///
     /// # Errors
     /// See [`RestoreError`].
-    pub async fn restore(&self) -> Result<(), RestoreError> {
-        for model in self.registry.models().iter().filter(|model| model.preload) {
-            let name = || model.name.to_string();
-            // No worker runs yet, so none can load ahead.
-            let load = async || self.request_load(model, Load::Lazy).await;
-            match restore::retry(model, load).await {
-                Ok(()) => {}
-                Err(CallError::Refused(refusal)) => {
-                    return Err(RestoreError::Refused { model: name(), refusal });
-                }
-                Err(CallError::Ended) => return Err(RestoreError::Ended { model: name() }),
-            }
-        }
-        Ok(())
+    pub async fn restore(&self, workers: &dyn Workers) -> Result<(), RestoreError> {
+        let models = self.registry.models().iter().map(Arc::as_ref);
+        let preloaded = models.filter(|model| model.preload).collect();
+        let loader = ModelLoader { updater: self, workers };
+        Restore::new(&loader, &self.startup).run(preloaded).await
+    }
+
+    /// Returns whether a generation of the model was kept when the server started.
+    fn was_kept(&self, model: &Model) -> bool {
+        self.kept.get(usize::from(model.slot)).copied().unwrap_or_default()
     }
 
     /// Admits a request to a model, and loads the model first if it is unused so far. The model stays
     /// loaded until the result is dropped.
     ///
     /// # Errors
-    /// The model is unloaded, or could not be loaded.
+    /// The model is unloaded, could not be loaded, or the server is starting and checks its first
+    /// version.
     pub async fn ensure_loaded(&self, model: &Model) -> Result<Pass, NotServed> {
+        self.started(model).await?;
         loop {
             let is_unloaded =
                 |presence| matches!(presence, Presence::Unloading | Presence::Unloaded);
@@ -209,6 +223,13 @@ impl Updater {
             match model.gate.admit() {
                 Ok(pass) => return Ok(pass),
                 Err(presence) if is_unloaded(presence) => return unloaded(),
+                // Its source is tried again, but not by requests.
+                Err(_)
+                    if model.preload
+                        && let Some(refusal) = model.failure() =>
+                {
+                    return Err(NotServed::Failed(refusal));
+                }
                 // Concurrent requests share one load.
                 Err(_) => match self.request_load(model, Load::Ahead).await {
                     Ok(()) => {}
@@ -217,10 +238,29 @@ impl Updater {
                         let refusal = error.into_refusal();
                         let (kind, reason) = (refusal.kind, refusal.message.as_str());
                         tracing::warn!(model = %model.name, ?kind, reason, "loading on first use failed");
+                        model.set_failure(refusal.clone());
                         return Err(NotServed::Failed(refusal));
                     }
                 },
             }
+        }
+    }
+
+    /// Waits until the start has come to a model. That takes a moment if a generation is kept, but
+    /// minutes if its source is checked first or is away.
+    async fn started(&self, model: &Model) -> Result<(), NotServed> {
+        let mut phases = self.startup.subscribe();
+        loop {
+            let phase = phases.borrow_and_update().clone();
+            if phase == Phase::Done || model.gate.presence() == Presence::Loaded {
+                return Ok(());
+            }
+            let comes_soon = self.was_kept(model) && model.failure().is_none();
+            if model.preload && !comes_soon {
+                return Err(NotServed::Starting(phase));
+            }
+            // Cannot fail: `self` holds the sender.
+            let _ = phases.changed().await;
         }
     }
 
@@ -329,12 +369,16 @@ impl Updater {
         Ok(Unloaded { model, generation, seconds })
     }
 
-    /// Updates every loaded model from its configured source, one at a time, as SIGHUP requests.
+    /// Updates every model from its configured source, one at a time, as SIGHUP requests. Skips those
+    /// that are unloaded or not used yet.
     /// Returns the refused models with the reasons.
     pub async fn update_all(&self) -> Vec<(String, Refusal)> {
         let mut refused = Vec::new();
-        let loaded = |model: &&Arc<Model>| model.gate.presence() == Presence::Loaded;
-        for model in self.registry.models().iter().filter(loaded) {
+        let is_wanted = |model: &&Arc<Model>| {
+            let is_loaded = model.gate.presence() == Presence::Loaded;
+            is_loaded || model.preload && model.failure().is_some()
+        };
+        for model in self.registry.models().iter().filter(is_wanted) {
             let (progress, _) = mpsc::channel(1);
             let job = Job::from_source(None, Load::default());
             if let Err(refusal) = self.update(model, job, progress).await {
@@ -342,6 +386,27 @@ impl Updater {
             }
         }
         refused
+    }
+}
+
+/// Loads models at start.
+struct ModelLoader<'a> {
+    updater: &'a Updater,
+    workers: &'a dyn Workers,
+}
+
+impl Loader for ModelLoader<'_> {
+    fn was_kept(&self, model: &Model) -> bool {
+        self.updater.was_kept(model)
+    }
+
+    async fn load(&self, model: &Model) -> Result<(), CallError> {
+        // Workers that run load it before it is committed, the others when they start.
+        self.updater.request_load(model, Load::Ahead).await
+    }
+
+    async fn start_workers(&self) {
+        self.workers.start().await;
     }
 }
 

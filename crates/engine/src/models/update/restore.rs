@@ -1,7 +1,9 @@
-//! Retries the first load of a model whose source is away. Without a durable generation nothing else
-//! could serve, and an exit would only make the service manager try again. Called at start.
+//! Loads the models at start: first those with a generation that can serve, so that the workers
+//! start early, then the others, whose sources are checked. A model that cannot be loaded does not
+//! keep the others from serving. Called by [`Updater::restore`].
 
 use std::{
+    future::Future,
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
 };
@@ -9,37 +11,155 @@ use std::{
 use onnxd_proto::domain::Refusal;
 use tokio::time;
 
-use crate::models::{registry::Model, schedule::Schedule, update::CallError};
+use crate::models::{
+    registry::Model,
+    schedule::Schedule,
+    startup::{Phase, Progress, Startup},
+    update::{CallError, RestoreError},
+};
 
 /// Pause after the first failure.
 const INTERVAL: Duration = Duration::from_secs(2);
-/// Longest pause: nothing serves until the source answers.
+/// Longest pause while nothing serves until the source answers.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Loads a model from a source on another server until another attempt cannot succeed.
-///
-/// # Errors
-/// Those of `load` that are not transient, and all of a directory.
-pub(super) async fn retry(
-    model: &Model,
-    load: impl AsyncFn() -> Result<(), CallError>,
-) -> Result<(), CallError> {
-    let seed = RandomState::new().hash_one(model.name.as_str());
-    let mut schedule = Schedule::of_attempts(Instant::now(), INTERVAL, LONGEST, seed);
-    let mut last: Option<String> = None;
-    loop {
-        let refusal = match load().await {
-            Err(CallError::Refused(refusal)) if is_worth_waiting(model, &refusal) => refusal,
-            result => return result,
-        };
-        schedule.failed(Instant::now(), refusal.retry_after);
-        let pause = schedule.due().saturating_duration_since(Instant::now());
-        if last.as_ref() != Some(&refusal.message) {
-            let (source, kind, reason) = (&model.source, refusal.kind, refusal.message.as_str());
-            tracing::warn!(model = %model.name, %source, ?kind, reason, "waiting for the source: no generation can serve yet");
-            last = Some(refusal.message);
+/// What a start needs of the updater.
+pub(super) trait Loader {
+    /// Returns whether a generation of the model was kept when the server started.
+    fn was_kept(&self, model: &Model) -> bool;
+
+    /// Loads a model: its last generation, or its source if it has none.
+    fn load(&self, model: &Model) -> impl Future<Output = Result<(), CallError>>;
+
+    /// Starts the workers. Later calls do nothing.
+    fn start_workers(&self) -> impl Future<Output = ()>;
+}
+
+/// A start.
+pub(super) struct Restore<'a, L> {
+    loader: &'a L,
+    startup: &'a Startup,
+    /// Whether a model serves.
+    serves: bool,
+}
+
+/// A model that is tried again, because its source may become usable.
+struct Waiting<'a> {
+    model: &'a Model,
+    schedule: Schedule,
+    refusal: Refusal,
+}
+
+impl<'a, L: Loader> Restore<'a, L> {
+    pub(super) fn new(loader: &'a L, startup: &'a Startup) -> Self {
+        Self { loader, startup, serves: false }
+    }
+
+    /// Loads `models`. Returns once all have been tried, one of them serves, and the required ones
+    /// do.
+    pub(super) async fn run(mut self, models: Vec<&'a Model>) -> Result<(), RestoreError> {
+        let of = models.len();
+        let (kept, new): (Vec<_>, Vec<_>) =
+            models.into_iter().partition(|model| self.loader.was_kept(model));
+        let (mut waiting, mut refused) = (Vec::new(), None);
+        for (model, place) in kept.into_iter().chain(new).zip(1..) {
+            let progress = Progress { model: model.name.to_string(), place, of };
+            self.begin(model, progress).await;
+            let Some(refusal) = self.load(model).await? else { continue };
+            if is_worth_waiting(model, &refusal) {
+                waiting.push(Waiting::new(model, refusal));
+            } else {
+                refused.get_or_insert((model, refusal));
+            }
         }
-        time::sleep(pause).await;
+        while let Some(entry) = self.next(&mut waiting) {
+            let Waiting { model, refusal, .. } = &*entry;
+            let (model, reason) = (*model, refusal.message.clone());
+            self.startup.set(Phase::Waiting { model: model.name.to_string(), reason });
+            time::sleep_until(entry.schedule.due().into()).await;
+            let refusal = self.load(model).await?;
+            match refusal {
+                Some(refusal) if is_worth_waiting(model, &refusal) => entry.failed(refusal),
+                other => {
+                    waiting.retain(|waiting| waiting.model.slot != model.slot);
+                    if let Some(refusal) = other {
+                        refused.get_or_insert((model, refusal));
+                    }
+                }
+            }
+        }
+        if let Some((model, refusal)) = refused.filter(|_| !self.serves) {
+            return Err(RestoreError::Refused { model: model.name.to_string(), refusal });
+        }
+        self.loader.start_workers().await;
+        self.startup.set(Phase::Done);
+        Ok(())
+    }
+
+    /// Announces that a model is loaded next.
+    async fn begin(&self, model: &Model, progress: Progress) {
+        if self.loader.was_kept(model) {
+            return self.startup.set(Phase::Restoring(progress));
+        }
+        // The models before this one serve while its source is checked.
+        if self.serves {
+            self.loader.start_workers().await;
+        }
+        tracing::info!(source = %model.source, "checking {progress}");
+        self.startup.set(Phase::Checking(progress));
+    }
+
+    /// Loads a model. Returns why it does not serve.
+    async fn load(&mut self, model: &Model) -> Result<Option<Refusal>, RestoreError> {
+        let refusal = match self.loader.load(model).await {
+            Ok(()) => {
+                self.serves = true;
+                return Ok(None);
+            }
+            Err(CallError::Refused(refusal)) => refusal,
+            Err(CallError::Ended) => {
+                return Err(RestoreError::Ended { model: model.name.to_string() });
+            }
+        };
+        let may_recover = is_worth_waiting(model, &refusal);
+        if model.required && !may_recover {
+            return Err(RestoreError::Refused { model: model.name.to_string(), refusal });
+        }
+        let is_new = model.failure().is_none_or(|failure| failure.message != refusal.message);
+        if is_new {
+            let (kind, reason, source) = (refusal.kind, refusal.message.as_str(), &model.source);
+            match may_recover {
+                true => {
+                    tracing::warn!(model = %model.name, %source, ?kind, reason, "waiting for the source: no generation can serve yet")
+                }
+                false => {
+                    tracing::error!(model = %model.name, %source, ?kind, reason, "model not served until its source changes")
+                }
+            }
+        }
+        model.set_failure(refusal.clone());
+        Ok(Some(refusal))
+    }
+
+    /// Returns the model to try next, if the start cannot end without it.
+    fn next<'b>(&self, waiting: &'b mut [Waiting<'a>]) -> Option<&'b mut Waiting<'a>> {
+        let is_needed = |waiting: &&mut Waiting<'_>| !self.serves || waiting.model.required;
+        waiting.iter_mut().filter(is_needed).min_by_key(|waiting| waiting.schedule.due())
+    }
+}
+
+impl<'a> Waiting<'a> {
+    fn new(model: &'a Model, refusal: Refusal) -> Self {
+        let seed = RandomState::new().hash_one(model.name.as_str());
+        let mut schedule = Schedule::of_attempts(Instant::now(), INTERVAL, LONGEST, seed);
+        schedule.failed(Instant::now(), refusal.retry_after);
+        Self { model, schedule, refusal }
+    }
+
+    /// Records another failed attempt.
+    fn failed(&mut self, refusal: Refusal) {
+        self.schedule.failed(Instant::now(), refusal.retry_after);
+        self.refusal = refusal;
     }
 }
 
@@ -49,68 +169,5 @@ fn is_worth_waiting(model: &Model, refusal: &Refusal) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::Cell;
-
-    use onnxd_proto::domain::RefusalKind;
-
-    use super::*;
-    use crate::models::{registry::ModelSource, sources::SourceRules};
-
-    fn model(uri: &str) -> Model {
-        let (name, uri) = ("m".parse().unwrap(), uri.parse().unwrap());
-        Model::new(
-            0,
-            ModelSource {
-                name,
-                aliases: Vec::new(),
-                uri,
-                preload: true,
-                rules: SourceRules::default(),
-            },
-        )
-    }
-
-    /// Returns the result of loading from a source that fails twice, and the number of attempts.
-    async fn load(uri: &str, kind: RefusalKind) -> (bool, u32) {
-        let attempts = Cell::new(0);
-        let load = async || {
-            attempts.set(attempts.get() + 1);
-            match attempts.get() {
-                3.. => Ok(()),
-                _ => Err(CallError::Refused(kind.because("x"))),
-            }
-        };
-        (retry(&model(uri), load).await.is_ok(), attempts.get())
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn only_transient_failures_of_other_servers_are_retried() {
-        let remote = "https://host/m/";
-        let start = time::Instant::now();
-        assert_eq!(load(remote, RefusalKind::Unreachable).await, (true, 3));
-        let pauses = start.elapsed().as_secs_f64();
-        assert!((5.3..6.7).contains(&pauses), "2 s and 4 s with jitter: {pauses}");
-        assert_eq!(load(remote, RefusalKind::Contract).await, (false, 1));
-        assert_eq!(load("/m", RefusalKind::NotFound).await, (false, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pause_that_the_server_asks_for_is_kept() {
-        let attempts = Cell::new(0);
-        let load = async || {
-            attempts.set(attempts.get() + 1);
-            match attempts.get() {
-                2.. => Ok(()),
-                _ => {
-                    let retry_after = Some(Duration::from_secs(300));
-                    let refusal = RefusalKind::Unreachable.because("429");
-                    Err(CallError::Refused(Refusal { retry_after, ..refusal }))
-                }
-            }
-        };
-        let start = time::Instant::now();
-        assert!(retry(&model("hf://org/name"), load).await.is_ok());
-        assert!((299..=300).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-    }
-}
+#[path = "restore_tests.rs"]
+mod tests;

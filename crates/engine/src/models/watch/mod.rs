@@ -27,6 +27,9 @@ use crate::{
     tasks::EssentialTasks,
 };
 
+/// How often the source of a model that could not be loaded at start is checked, if it is not
+/// watched anyway. Ends when the model is loaded.
+const RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// Interval between log lines about a source that keeps failing.
 const REMINDER: Duration = Duration::from_secs(60 * 60);
 
@@ -72,14 +75,17 @@ pub struct Deps {
 }
 
 impl Watches {
-    /// Starts to watch the sources of models for which `interval` returns one.
+    /// Starts to watch the sources of models for which `interval` returns one, and of those that
+    /// cannot be loaded at start until they are. Watching begins when the start is done.
     pub fn start(deps: &Deps, interval: impl Fn(&Model) -> Option<Duration>) -> Arc<Self> {
         let models = deps.registry.models();
         let watches = Arc::new(Self(models.iter().map(|_| Watch::default()).collect()));
         for model in models {
-            let Some(interval) = interval(model) else { continue };
-            watches.of(model).state().interval = Some(interval);
-            deps.metrics.model(model.slot).source.watch();
+            let interval = interval(model);
+            watches.of(model).state().interval = interval;
+            if interval.is_some() {
+                deps.metrics.model(model.slot).source.watch();
+            }
             let watcher = Watcher {
                 deps: deps.clone(),
                 watches: Arc::clone(&watches),
@@ -127,18 +133,24 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn run(mut self, interval: Duration) {
+    async fn run(mut self, interval: Option<Duration>) {
+        self.deps.updater.startup().done().await;
         let seed = RandomState::new().hash_one(self.model.name.as_str());
-        let mut schedule = Schedule::new(Instant::now(), interval, seed);
+        let mut schedule = Schedule::new(Instant::now(), interval.unwrap_or(RETRY_INTERVAL), seed);
         loop {
+            if interval.is_none() && !self.is_missing() {
+                // The end of an essential task would stop the server.
+                std::future::pending::<()>().await;
+            }
             tokio::select! {
                 () = tokio::time::sleep_until(schedule.due().into()) => {}
                 () = self.watches.of(&self.model).check.notified() => {}
             }
             // Nobody needs the content of a model that is not loaded; loading it reads the source.
-            let result = match self.model.gate.presence() {
-                Presence::Loaded => self.check().await,
-                _ => Ok(()),
+            let is_loaded = self.model.gate.presence() == Presence::Loaded;
+            let result = match is_loaded || self.is_missing() {
+                true => self.check().await,
+                false => Ok(()),
             };
             match result {
                 Ok(()) => schedule.succeeded(Instant::now()),
@@ -150,6 +162,12 @@ impl Watcher {
         }
     }
 
+    /// Returns whether the model should serve, but could not be loaded.
+    fn is_missing(&self) -> bool {
+        let is_unused = self.model.gate.presence() == Presence::NotLoaded;
+        self.model.preload && is_unused && self.model.failure().is_some()
+    }
+
     /// Asks the source once and updates the model if its content has changed.
     ///
     /// # Errors
@@ -159,7 +177,9 @@ impl Watcher {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
         let refused = self.refused.clone();
         let conditions = self.model.rules.conditions(Requester::Poll, true);
-        let known = refused.or_else(|| store.known_snapshot(&uri, &conditions));
+        let is_missing = self.is_missing();
+        let known =
+            refused.or_else(|| store.known_snapshot(&uri, &conditions).filter(|_| !is_missing));
         let looked = known.clone();
         let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
         let peek = move || {

@@ -1,6 +1,8 @@
 //! `grpc.health.v1`: serving means that requests are answered, as over HTTP. During a drain,
 //! watchers are notified and disconnected.
 
+use std::sync::Arc;
+
 use tokio::sync::watch;
 use tonic::server::NamedService;
 use tonic_health::{
@@ -12,27 +14,30 @@ use tonic_health::{
 use crate::api::grpc::{
     pb::grpc_inference_service_server::GrpcInferenceServiceServer, service::Service,
 };
-use onnxd_engine::{dispatch::health, tasks::EssentialTasks};
+use onnxd_engine::{Engine, tasks::EssentialTasks};
 
 /// Names with a status: the server as a whole, and the one service that may be unable to serve.
 const NAMES: [&str; 2] = ["", <GrpcInferenceServiceServer<Service> as NamedService>::NAME];
 
 /// Returns the health service, which follows the server's readiness.
 pub(super) async fn service(
-    mut health: watch::Receiver<health::Health>,
+    engine: Arc<Engine>,
     mut drain: watch::Receiver<bool>,
     tasks: &EssentialTasks,
 ) -> HealthServer<impl Health> {
     let (mut reporter, service) = health_reporter();
-    report(&reporter, &mut health).await;
+    let (mut health, mut startup) = (engine.health(), engine.startup());
+    set(&reporter, engine.is_ready()).await;
     tasks.spawn("gRPC health", async move {
         loop {
             tokio::select! {
                 // An error means that the sender was dropped. Treat that as a drain.
                 () = async { drop(drain.wait_for(|drain| *drain).await) } => break,
-                Ok(()) = health.changed() => report(&reporter, &mut health).await,
+                Ok(()) = health.changed() => {}
+                Ok(()) = startup.changed() => {}
                 else => break,
             }
+            set(&reporter, engine.is_ready()).await;
         }
         set(&reporter, false).await;
         for name in NAMES {
@@ -42,11 +47,6 @@ pub(super) async fn service(
         set(&reporter, false).await;
     });
     service
-}
-
-async fn report(reporter: &HealthReporter, health: &mut watch::Receiver<health::Health>) {
-    let ready = health.borrow_and_update().is_ready();
-    set(reporter, ready).await;
 }
 
 async fn set(reporter: &HealthReporter, ready: bool) {

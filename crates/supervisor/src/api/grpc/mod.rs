@@ -79,7 +79,7 @@ pub(crate) async fn router(
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     let routes = Routes::new(inference)
-        .add_service(health::service(app.engine.health(), drain.clone(), tasks).await)
+        .add_service(health::service(Arc::clone(&app.engine), drain.clone(), tasks).await)
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?);
     let state = Arc::new(Middleware::new(app, keys, drain));

@@ -20,10 +20,10 @@ use crate::api::{
     responses((status = 200, description = "Requests are answered"), TeiErrors)
 )]
 pub(crate) async fn tei(State(app): State<App>) -> Response<Body> {
-    if app.engine.is_ready() {
-        return StatusCode::OK.into_response();
+    match app.engine.not_ready_reason() {
+        None => StatusCode::OK.into_response(),
+        Some(reason) => render(Fault::new(Class::Engine(ErrorKind::Unavailable), reason)),
     }
-    render(Fault::new(Class::Engine(ErrorKind::Unavailable), "no worker is ready"))
 }
 
 /// Same as `/health`.

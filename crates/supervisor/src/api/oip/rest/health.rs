@@ -22,6 +22,9 @@ pub(crate) struct Live {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Ready {
     ready: bool,
+    /// Why the server is not ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 /// Reports whether the server responds.
@@ -33,8 +36,8 @@ pub(crate) async fn live() -> Response<Body> {
     axum_json(&json!(Live { live: true })).into_response()
 }
 
-/// Reports whether requests are answered. Ready once every worker has been ready, and while at
-/// least one serves.
+/// Reports whether requests are answered. Ready once every model has been tried and every worker
+/// has been ready, and while at least one worker serves.
 #[utoipa::path(
     get, path = "/v2/health/ready", tag = "health",
     responses(
@@ -43,7 +46,8 @@ pub(crate) async fn live() -> Response<Body> {
     )
 )]
 pub(crate) async fn ready(State(app): State<App>) -> Response<Body> {
-    let ready = app.engine.is_ready();
+    let reason = app.engine.not_ready_reason();
+    let ready = reason.is_none();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, axum_json(&json!(Ready { ready }))).into_response()
+    (status, axum_json(&json!(Ready { ready, reason }))).into_response()
 }
