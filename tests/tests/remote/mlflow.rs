@@ -121,7 +121,7 @@ impl Kind for Mlflow {
     }
 
     fn remedy(&self) -> &'static str {
-        "MLFLOW_TRACKING_PASSWORD"
+        "MLFLOW_TRACKING_PASSWORD or netrc does not give access"
     }
 
     fn publish(&mut self, files: &Files, _pause: Duration) {

@@ -88,7 +88,7 @@ impl Kind for Web {
     }
 
     fn remedy(&self) -> &'static str {
-        "netrc"
+        "netrc do not give access"
     }
 
     fn publish(&mut self, files: &Files, pause: Duration) {
