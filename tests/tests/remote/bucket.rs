@@ -36,7 +36,13 @@ impl Bucket {
         command.arg("server").arg(format!("-dir={}", data.display()));
         command.arg(format!("-s3.config={}", config.display()));
         command.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-volume.max=8"]);
-        command.arg("-master.volumeSizeLimitMB=64");
+        command.args(["-master.volumeSizeLimitMB=64", "-master.telemetry=false"]);
+        // These would listen on fixed ports.
+        command.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
+        for name in ["filer", "s3"] {
+            let socket = directory.path().join(name);
+            command.arg(format!("-{name}.localSocket={}", socket.display()));
+        }
         for (name, port) in [("master", master), ("volume", volume), ("filer", filer), ("s3", s3)] {
             command.arg(format!("-{name}.port={port}"));
         }

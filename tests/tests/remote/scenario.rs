@@ -5,6 +5,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, sync::Arc, time::Duration};
 
 use e2e::{
+    client::Client,
     corpus::Corpus,
     eventually,
     fixtures::{model, variant},
@@ -59,6 +60,12 @@ impl<K: Kind> Scenario<K> {
         })
         .await;
         self.assert_explained(&reason);
+        let mut client = Client::connect(server.address()).await.unwrap();
+        assert_eq!(client.get("/v2/health/live").await.unwrap().status, 200);
+        let ready = client.get("/v2/health/ready").await.unwrap();
+        assert_eq!(ready.status, 503);
+        secrets::assert_none("the health check", &ready.text());
+        secrets::assert_none("the status", &format!("{:?}", server.status().await));
         secrets::assert_none("the log", &server.stderr());
         assert_eq!(server.terminate().await.code(), Some(0));
     }
