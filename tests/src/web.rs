@@ -69,9 +69,14 @@ impl Web {
         Self { address, shared }
     }
 
+    /// Returns the URL of the server, without a slash at the end.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// Returns the URI of a folder.
     pub fn uri(&self, folder: &str) -> String {
-        format!("http://{}/{folder}/", self.address)
+        format!("{}/{folder}/", self.url())
     }
 
     /// Closes every connection without an answer from now on, or answers again.

@@ -61,9 +61,18 @@ async fn an_invalid_configuration_exits_with_78_and_names_the_cause() {
         let stderr = refused(builder).await;
         assert!(stderr.contains(part), "{part}: {stderr}");
     }
+    for (fetcher, part) in [
+        (&no_library, "install onnxd-fetch beside onnxd"),
+        (&no_elf, "libtext.so is not executable; if it is the right file, run chmod +x on it"),
+    ] {
+        let builder = Server::builder().argument("--model").argument("hf://org/name");
+        let builder = builder.argument("--fetch-binary").argument(fetcher.to_str().unwrap());
+        let stderr = refused(builder).await;
+        assert!(stderr.contains(part), "{part}: {stderr}");
+    }
     let nowhere = home.root().join("nowhere");
     let stderr = refused(Server::builder().model("m", &nowhere)).await;
-    assert!(stderr.contains("nowhere"), "{stderr}");
+    assert!(stderr.contains("nowhere: no such directory; a model of a Hugging Face"), "{stderr}");
     let stderr = refused(Server::builder().model("m", &model("tiny/no_tokenizer"))).await;
     assert!(stderr.contains("tokenizer.json"), "{stderr}");
     let stderr = refused(Server::builder().model("UPPER", &good)).await;

@@ -30,8 +30,8 @@ pub(crate) struct Options {
     /// Address to serve on
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: String,
-    /// Model directory to serve instead of MiniLM, which is then not fetched; may be repeated
-    #[arg(long = "model", value_name = "[NAME=]DIR")]
+    /// Model to serve instead of MiniLM, which is then not fetched; may be repeated
+    #[arg(long = "model", value_name = "[NAME=]URI")]
     models: Vec<String>,
     /// ONNX Runtime library to use instead of fetching one
     #[arg(long, value_name = "PATH")]
@@ -42,7 +42,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> {
-    process::build(layout, &["--profile", "quick", "-p", "onnxd", "-p", "onnxd-worker"])?;
+    process::build(layout, &build_arguments(&options))?;
     fetch_missing(layout, &options)?;
     let address = free_address(&options.listen)?;
     let mut child = process::start_bound(&layout.quick("onnxd"), &arguments(layout, &options))?;
@@ -53,6 +53,18 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     }
     let status = child.wait().map_err(Error::io("cannot wait for", &layout.quick("onnxd")))?;
     Ok(process::exit_code(status))
+}
+
+/// Returns the arguments of `cargo build`. The fetcher is built only if a source needs it, so that
+/// the first start of a newcomer stays fast.
+fn build_arguments(options: &Options) -> Vec<&'static str> {
+    let mut arguments = vec!["--profile", "quick", "-p", "onnxd", "-p", "onnxd-worker"];
+    let extra = options.extra.iter().map(|argument| argument.to_string_lossy().into_owned());
+    let is_remote = |text: String| text.contains("://") && !text.contains("file://");
+    if options.models.iter().cloned().chain(extra).any(is_remote) {
+        arguments.extend(["-p", "onnxd-fetch"]);
+    }
+    arguments
 }
 
 /// Fetches and generates what the options do not provide.
@@ -150,11 +162,14 @@ Stop with Ctrl-C."
     )
 }
 
-/// Returns the name in `[NAME=]DIR`, which defaults to the directory's name.
+/// Returns the name in `[NAME=]URI`, which defaults to the last part of the path, without a revision.
 fn model_name(model: &str) -> String {
     match model.split_once('=') {
         Some((name, _)) => name.to_owned(),
-        None => Path::new(model).file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        None => {
+            let last = model.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            last.split(['@', ':']).next().unwrap_or_default().to_owned()
+        }
     }
 }
 
@@ -195,9 +210,20 @@ mod tests {
     }
 
     #[test]
+    fn the_fetcher_is_built_only_for_sources_on_other_servers() {
+        let is_built = |options| build_arguments(&options).contains(&"onnxd-fetch");
+        assert!(!is_built(options(&[], None)));
+        assert!(!is_built(options(&["/m", "x=file:///m"], None)));
+        assert!(is_built(options(&["/m", "x=hf://org/name"], None)));
+        let extra = vec!["--model".into(), "s3://bucket/m".into()];
+        assert!(is_built(Options { extra, ..options(&[], None) }));
+    }
+
+    #[test]
     fn a_model_is_named_after_its_directory_unless_it_has_a_name() {
         assert_eq!(model_name("x=/models/y"), "x");
         assert_eq!(model_name("/models/y/"), "y");
+        assert_eq!(model_name("hf://org/y@v2"), "y");
     }
 
     #[test]

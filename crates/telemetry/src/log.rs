@@ -96,11 +96,24 @@ static EFFECTIVE: OnceLock<Effective> = OnceLock::new();
 /// # Errors
 /// Returns an error if the filter or the format is invalid.
 pub fn init(format: Option<&str>) -> Result<(), Error> {
+    start(format, "info")
+}
+
+/// Starts the log like [`init`], but with warnings only unless the variable says otherwise. For
+/// commands that print a result.
+///
+/// # Errors
+/// Those of [`init`].
+pub fn init_quiet() -> Result<(), Error> {
+    start(None, "warn")
+}
+
+fn start(format: Option<&str>, default: &str) -> Result<(), Error> {
     let format = match format.map(str::to_owned).or_else(|| variable(FORMAT_VARIABLE)) {
         Some(word) => word.parse()?,
         None => Format::default(),
     };
-    let text = variable(FILTER_VARIABLE).unwrap_or_else(|| "info".into());
+    let text = variable(FILTER_VARIABLE).unwrap_or_else(|| default.into());
     let filter = filter(&text)?;
     EFFECTIVE.set(Effective { filter: text, format }).map_err(|_| Error::Twice)?;
     write_panics();

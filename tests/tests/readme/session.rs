@@ -1,6 +1,6 @@
 //! Simulates a reader's machine: a checkout after `cargo xtask serve`, an installation on the
-//! `PATH`, and models. Runs documented commands there. Each session has private addresses and
-//! directories, so that sessions can run concurrently.
+//! `PATH`, models, and a web server that is also a hub. Runs documented commands there. Each session
+//! has private addresses and directories, so that sessions can run concurrently.
 
 use std::{
     env, fs,
@@ -16,6 +16,7 @@ use e2e::{
     client::Client,
     eventually, fixtures, launch,
     processes::{self, Signal},
+    web::Web,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -29,8 +30,14 @@ const PROBE_MAX: Duration = Duration::from_secs(2);
 const STOP_MAX: Duration = Duration::from_secs(40);
 /// Addresses in the documents. The second one is for `--admin-listen`.
 const ADDRESSES: [&str; 2] = ["127.0.0.1:8080", "127.0.0.1:8081"];
-/// Directories in the documents: the reader's home, the models and `XDG_RUNTIME_DIR`.
-const DIRECTORIES: [&str; 3] = ["/home/me", "/srv/models", "/run/user/1000"];
+/// Directories in the documents: the reader's home, the models, the web server's files and
+/// `XDG_RUNTIME_DIR`.
+const DIRECTORIES: [&str; 4] = ["/home/me", "/srv/models", "/srv/www", "/run/user/1000"];
+/// The web server in the documents.
+const WEB: &str = "https://models.example.com";
+/// Models on the hub. All have the files of MiniLM.
+const HUB_MODELS: [&str; 2] = ["my-org/minilm", "sentence-transformers/all-MiniLM-L6-v2"];
+const COMMIT: &str = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41";
 /// Makes `curl` print the same as on a terminal, without a progress meter.
 const CURLRC: &str = "silent\nshow-error\n";
 
@@ -40,6 +47,7 @@ pub(crate) struct Session {
     root: TempDir,
     addresses: [SocketAddr; 2],
     installed: bool,
+    web: Web,
     server: Option<Server>,
 }
 
@@ -63,6 +71,7 @@ impl Session {
     pub(crate) fn new(installed: bool) -> Self {
         let root = tempfile::Builder::new().prefix("readme-").tempdir().expect("a directory");
         let session = Self {
+            web: Web::start(&root.path().join("srv/www")),
             root,
             addresses: [launch::free_address(), launch::free_address()],
             installed,
@@ -72,11 +81,11 @@ impl Session {
         for directory in ["target/quick", "target/release", "target/onnxd/models"] {
             fs::create_dir_all(checkout.join(directory)).expect("a directory");
         }
-        for directory in ["tmp", "run", "srv/models"] {
+        for directory in ["tmp", "run", "srv/models", "srv/www"] {
             fs::create_dir_all(session.path(directory)).expect("a directory");
         }
         fs::write(session.home().join(".curlrc"), CURLRC).expect("a file");
-        for program in [fixtures::onnxd(), fixtures::onnxd_worker()] {
+        for program in [fixtures::onnxd(), fixtures::onnxd_worker(), fixtures::onnxd_fetch()] {
             let name = program.file_name().expect("a name");
             link(&program, &checkout.join("target/quick").join(name));
             link(&program, &checkout.join("target/release").join(name));
@@ -95,7 +104,27 @@ impl Session {
         }
         link(&minilm, &session.path("srv/models/minilm"));
         link(&variant, &session.path("srv/models/minilm-2"));
+        for name in HUB_MODELS {
+            session.add_to_hub(name, &minilm);
+        }
         session
+    }
+
+    /// Lets the web server answer like a hub that has the model.
+    fn add_to_hub(&self, name: &str, model: &Path) {
+        let www = self.path("srv/www");
+        let files = ["json", "onnx"].map(|kind| fixtures::files_below(model, kind)).concat();
+        let path = |file: &PathBuf| file.strip_prefix(model).expect("below the model").to_owned();
+        let siblings: Vec<_> =
+            files.iter().map(|file| serde_json::json!({"rfilename": path(file)})).collect();
+        let answer = serde_json::json!({"sha": COMMIT, "siblings": siblings});
+        let described = www.join(format!("api/models/{name}/revision"));
+        let files = www.join(name).join("resolve");
+        for directory in [&described, &files] {
+            fs::create_dir_all(directory).expect("a directory");
+        }
+        fs::write(described.join("main?blobs=true"), answer.to_string()).expect("a file");
+        link(model, &files.join(COMMIT));
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -113,11 +142,13 @@ impl Session {
 
     /// Returns each address and directory in the documents with its replacement in the session.
     fn substitutions(&self) -> Vec<(&'static str, String)> {
-        let directories = [self.home(), self.path("srv/models"), self.path("run")];
+        let directories =
+            [self.home(), self.path("srv/models"), self.path("srv/www"), self.path("run")];
         let directories = directories.map(|directory| directory.display().to_string());
         let addresses = self.addresses.map(|address| address.to_string());
         let pairs = ADDRESSES.into_iter().zip(addresses);
-        pairs.chain(DIRECTORIES.into_iter().zip(directories)).collect()
+        let pairs = pairs.chain(DIRECTORIES.into_iter().zip(directories));
+        pairs.chain([(WEB, self.web.url())]).collect()
     }
 
     fn shell(&self, command: &str) -> Command {
@@ -139,6 +170,7 @@ impl Session {
             .env("ONNXD_LISTEN", self.addresses[0].to_string())
             // The documents show a machine with two CPUs.
             .env("ONNXD_WORKERS", "2")
+            .env("HF_ENDPOINT", self.web.url())
             .stdin(Stdio::null())
             .kill_on_drop(true);
         for name in ["LD_LIBRARY_PATH", "LLVM_PROFILE_FILE"] {

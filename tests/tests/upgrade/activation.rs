@@ -1,8 +1,8 @@
 //! Socket activation: no connection is refused while onnxd restarts.
 
-use std::{net::TcpListener, process::Command};
+use std::{net::TcpListener, process::Command, sync::Arc};
 
-use e2e::{client::Client, fixtures, fixtures::model, server::Server};
+use e2e::{client::Client, fixtures, fixtures::model, home::Home, server::Server};
 use serde_json::json;
 
 use crate::Succession;
@@ -11,7 +11,9 @@ use crate::Succession;
 async fn requests_wait_in_a_passed_socket_for_the_next_start() {
     let socket = TcpListener::bind(e2e::launch::free_address()).expect("a socket");
     let address = socket.local_addr().expect("an address");
-    let builder = || Server::builder().model("m", &model("tiny/a"));
+    // A kept generation serves within a moment, so requests wait for it.
+    let home = Arc::new(Home::new());
+    let builder = || Server::builder().home(&home).model("m", &model("tiny/a"));
     let mut pending = None;
     for _ in 0..2 {
         let mut server = builder().activated(&socket).spawn_at(address);

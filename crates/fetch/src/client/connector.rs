@@ -229,6 +229,9 @@ fn explain(error: &std::io::Error) -> String {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
             format!("{error}; set SSL_CERT_FILE or ONNXD_SOURCE_CA_FILE to the server's CA")
         }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            format!("{error}; check the port, or write http:// if the server has no TLS")
+        }
         _ => error.to_string(),
     }
 }

@@ -94,12 +94,11 @@ impl Hub {
 
     /// Returns the advice for an answer without access.
     fn remedy(&self) -> String {
-        let name = &self.name;
+        let Self { name, revision, .. } = self;
+        let exists = format!("check that {name} exists and has the revision {revision}");
         match self.authorization {
-            Some(_) => {
-                format!("check that {name} exists and that the token in HF_TOKEN may read it")
-            }
-            None => format!("check that {name} exists; if it is private or gated, set HF_TOKEN"),
+            Some(_) => format!("{exists}, and that the token in HF_TOKEN may read it"),
+            None => format!("{exists}; if it is private or gated, set HF_TOKEN"),
         }
     }
 }

@@ -117,6 +117,7 @@ fn a_missing_token_is_named_and_a_wrong_one_not_shown() {
     fetch.variables.remove("HF_TOKEN");
     let error = fetch.fails();
     assert_eq!(error.kind, FetchErrorKind::Unauthorized);
+    assert!(error.message.contains("revision refs/pr/1; if it is"), "{error}");
     assert!(error.message.contains("set HF_TOKEN"), "{error}");
     let error = fetch.with("HF_TOKEN", "hf_wrong").fails();
     assert_eq!(error.kind, FetchErrorKind::Unauthorized);

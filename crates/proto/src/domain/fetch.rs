@@ -3,6 +3,8 @@
 //! where `.onnxd-fetch/` is its own, and ends with the requests or with its parent. Between polls of
 //! a source, keep the directory: it makes the next poll and download cheaper.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// A request of the supervisor. The first is always [`FetchRequest::Resolve`].
@@ -87,6 +89,18 @@ pub enum Pin {
     Checksums,
     /// Two equal listings, which is weaker: an upload may pause between files.
     Listing,
+}
+
+impl fmt::Display for Pin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Commit => "a commit",
+            Self::Digest => "a digest",
+            Self::Version => "a registered version",
+            Self::Checksums => "SHA256SUMS",
+            Self::Listing => "two equal listings",
+        })
+    }
 }
 
 /// A file of a source.

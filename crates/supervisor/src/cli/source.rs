@@ -42,7 +42,7 @@ const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
 /// # Errors
 /// The source cannot be read, or the installation is invalid.
 pub(crate) fn main(arguments: &SourceArguments) -> Result<ExitStatus, Failure> {
-    log::init(None).map_err(|error| Failure::configuration(error.to_string()))?;
+    log::init_quiet().map_err(|error| Failure::configuration(error.to_string()))?;
     let uri = check::source(&arguments.source)?;
     let folder = temporary(&std::env::temp_dir())?;
     let export = read(&arguments.reading, &uri, folder.path(), Ok)?;
@@ -60,7 +60,7 @@ pub(crate) fn main(arguments: &SourceArguments) -> Result<ExitStatus, Failure> {
 /// # Errors
 /// The source cannot be read, the directory is not empty or cannot be written to, or the installation is invalid.
 pub(crate) fn fetch(arguments: &FetchArguments) -> Result<ExitStatus, Failure> {
-    log::init(None).map_err(|error| Failure::configuration(error.to_string()))?;
+    log::init_quiet().map_err(|error| Failure::configuration(error.to_string()))?;
     let started = Instant::now();
     let uri = check::source(&arguments.source)?;
     let directory = &arguments.directory;
@@ -217,7 +217,7 @@ impl Content {
 
     fn head(&self) -> Vec<String> {
         // A directory's id is of use only to the process that made it.
-        let pinned = self.pin.map(|pin| format!("{} (pinned by {})", self.snapshot, words(pin)));
+        let pinned = self.pin.map(|pin| format!("{} (pinned by {pin})", self.snapshot));
         let lines = [
             ("source", Some(self.source.clone())),
             ("snapshot", pinned),
@@ -234,17 +234,6 @@ impl Content {
         let (directory, count) = (directory.display(), self.files.len());
         let (version, seconds) = (short(&self.version), took.as_secs_f64());
         format!("{directory}: version {version}, {count} files, {megabytes:.1} MB, {seconds:.2} s")
-    }
-}
-
-/// Returns what holds a snapshot together, in words.
-fn words(pin: Pin) -> &'static str {
-    match pin {
-        Pin::Commit => "a commit",
-        Pin::Digest => "a digest",
-        Pin::Version => "a registered version",
-        Pin::Checksums => "SHA256SUMS",
-        Pin::Listing => "two equal listings",
     }
 }
 

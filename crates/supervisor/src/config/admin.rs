@@ -133,7 +133,7 @@ fn read_token(path: &Path) -> Result<Token, String> {
     let token = text.lines().next().unwrap_or_default().trim();
     if token.len() < TOKEN_BYTES_MIN {
         return Err(format!(
-            "expected a token of at least {TOKEN_BYTES_MIN} characters in the first line, got {}",
+            "expected at least {TOKEN_BYTES_MIN} characters in the first line, got {}",
             token.len()
         ));
     }

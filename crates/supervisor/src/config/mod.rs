@@ -31,7 +31,7 @@ pub(crate) use self::{
     file::{error_context, flag_example},
     flags::ServeArguments,
     origins::Origins,
-    paths::{admin_socket_candidates, executable_file},
+    paths::{admin_socket_candidates, executable_file, installed_file},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
 };
 use crate::transport::edge::{self, EdgeConfig};
@@ -155,7 +155,7 @@ impl Config {
             workers: settings.workers,
             worker_memory_bytes: settings.worker_memory.map(bytes),
             idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
-            onnxruntime: executable_file(
+            onnxruntime: installed_file(
                 "--onnxruntime",
                 settings.onnxruntime,
                 "libonnxruntime.so",

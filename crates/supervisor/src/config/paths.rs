@@ -3,6 +3,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -17,11 +18,32 @@ pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
         .map_err(|error| Failure::configuration(format!("{:?}: {error}", path.display())))
 }
 
+/// Returns the program that a flag names, or the program `beside` in the directory of this executable.
+///
+/// # Errors
+/// It is not an executable file.
+pub(crate) fn executable_file(
+    flag: &str,
+    given: Option<PathBuf>,
+    beside: &str,
+) -> Result<PathBuf, Failure> {
+    let path = installed_file(flag, given, beside)?;
+    let is_executable =
+        fs::metadata(&path).is_ok_and(|metadata| metadata.permissions().mode() & 0o111 != 0);
+    if is_executable {
+        return Ok(path);
+    }
+    Err(Failure::configuration(format!(
+        "{flag}: {} is not executable; if it is the right file, run chmod +x on it",
+        path.display()
+    )))
+}
+
 /// Returns the file that a flag names, or the file `beside` in the directory of this executable.
 ///
 /// # Errors
 /// It is not a regular file.
-pub(crate) fn executable_file(
+pub(crate) fn installed_file(
     flag: &str,
     given: Option<PathBuf>,
     beside: &str,
@@ -40,7 +62,7 @@ pub(crate) fn executable_file(
             Err(Failure::configuration(format!("{flag}: {} is not a regular file", path.display())))
         }
         Err(error) => Err(Failure::configuration(format!(
-            "{flag}: cannot find {}: {error}; pass the file with {flag} PATH",
+            "{flag}: cannot find {}: {error}; install {beside} beside onnxd, or pass the file with {flag} PATH",
             path.display()
         ))),
     }

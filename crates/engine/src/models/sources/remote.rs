@@ -65,7 +65,11 @@ impl Remote {
         progress: Progress<'_>,
     ) -> Result<(Conversation, Option<Offer>, PathBuf), Refusal> {
         let Some(fetcher) = &self.sources.fetcher else {
-            let message = format!("{}: sources on other servers need onnxd-fetch", self.name());
+            let message = format!(
+                "{}: onnxd-fetch, which reads other servers, was missing at start; install it beside \
+                 onnxd or pass --fetch-binary, and restart onnxd",
+                self.name()
+            );
             return Err(RefusalKind::Internal.because(message));
         };
         let folder = self.layout.downloads().join(hex(&Sha256::digest(self.name())[..16]));
@@ -97,7 +101,7 @@ impl Source for Remote {
         let (mut conversation, offer, folder) = self.ask(known, progress)?;
         let Some(offer) = offer else { return Ok(Resolved::Unchanged) };
         let source = self.name();
-        tracing::info!(source, snapshot = offer.id, pinned_by = ?offer.pin, "source changed");
+        tracing::info!(source, snapshot = offer.id, pinned_by = %offer.pin, "new snapshot");
         for note in &offer.notes {
             tracing::info!(source, note, "source resolved");
         }
@@ -333,7 +337,7 @@ impl Snapshot for Downloaded {
     fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
         let fetched = self.files.move_to(target, progress);
         let fetched = fetched.map_err(|refusal| rename(&self.folder, &self.source, refusal))?;
-        tracing::debug!(source = self.source, snapshot = self.id.as_str(), pinned_by = ?self.pin, "download staged");
+        tracing::debug!(source = self.source, snapshot = self.id.as_str(), pinned_by = %self.pin, "download staged");
         Ok(fetched)
     }
 }

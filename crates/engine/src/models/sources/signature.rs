@@ -61,6 +61,11 @@ impl SourceKey {
             let is_point = point.len() == P256_POINT_BYTES && point[0] == 4;
             return if is_point { Ok(Self::P256(point.to_owned())) } else { Err(EXPECTED) };
         }
+        if text.contains("PRIVATE KEY-----") || text.contains("minisign encrypted secret key") {
+            return Err(
+                "this is the private key, which onnxd does not need; pass the public key of the pair",
+            );
+        }
         let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default().trim();
         PublicKey::from_base64(line).map_err(|_| EXPECTED)?;
         Ok(Self::Minisign(line.to_owned()))

@@ -129,6 +129,10 @@ fn text_that_is_no_public_key_is_refused() {
     for text in ["", "untrusted comment: x\n", "RWQ=", private, &short, PEM_BEGIN] {
         assert!(SourceKey::parse(text).is_err(), "{text}");
     }
+    let secret = "untrusted comment: minisign encrypted secret key\nRWRTY0Iy\n";
+    for text in [private, secret] {
+        assert!(SourceKey::parse(text).unwrap_err().contains("public key of the pair"), "{text}");
+    }
 }
 
 #[test]

@@ -52,7 +52,12 @@ impl Tree {
         let missing = |error: &dyn fmt::Display| {
             RefusalKind::NotFound.because(format!("{}: {error}", path.display()))
         };
-        let handle = File::open(path).map_err(|error| missing(&error))?;
+        let handle = File::open(path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                missing(&"no such directory; a model of a Hugging Face hub is hf://ORG/NAME")
+            }
+            _ => missing(&error),
+        })?;
         match handle.metadata() {
             Ok(metadata) if metadata.is_dir() => {}
             Ok(_) => return Err(missing(&"not a directory")),

@@ -55,7 +55,7 @@ impl StagedCache {
     /// Returns the entry of a source that was verified with these keys.
     pub(super) fn get(&self, uri: &SourceUri, keys: &str) -> Option<Entry> {
         let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get(uri).cloned();
-        known.or_else(|| self.read(uri)).filter(|entry| entry.keys == keys)
+        known.or_else(|| self.restored(uri)).filter(|entry| entry.keys == keys)
     }
 
     pub(super) fn insert(
@@ -76,6 +76,17 @@ impl StagedCache {
             sources.clear();
         }
         sources.insert(uri.clone(), entry);
+    }
+
+    /// Returns the entry that an earlier process stored, and caches it.
+    fn restored(&self, uri: &SourceUri) -> Option<Entry> {
+        let entry = self.read(uri)?;
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        if sources.len() >= SOURCES_MAX {
+            return Some(entry);
+        }
+        // Another thread may have staged a newer snapshot meanwhile.
+        Some(sources.entry(uri.clone()).or_insert(entry).clone())
     }
 
     /// Returns the file of a source on another server. The ids of directories are not stored.

@@ -54,7 +54,10 @@ pub struct SourceState {
 
 /// The watched sources of all models, by slot.
 #[derive(Debug)]
-pub struct Watches(Vec<Watch>);
+pub struct Watches {
+    store: Arc<Store>,
+    watches: Vec<Watch>,
+}
 
 #[derive(Debug, Default)]
 struct Watch {
@@ -79,7 +82,10 @@ impl Watches {
     /// cannot be loaded at start until they are. Watching begins when the start is done.
     pub fn start(deps: &Deps, interval: impl Fn(&Model) -> Option<Duration>) -> Arc<Self> {
         let models = deps.registry.models();
-        let watches = Arc::new(Self(models.iter().map(|_| Watch::default()).collect()));
+        let watches = Arc::new(Self {
+            store: Arc::clone(&deps.store),
+            watches: models.iter().map(|_| Watch::default()).collect(),
+        });
         for model in models {
             let interval = interval(model);
             watches.of(model).state().interval = interval;
@@ -100,7 +106,16 @@ impl Watches {
 
     /// Returns what is known about a model's source.
     pub fn state(&self, model: &Model) -> SourceState {
-        self.of(model).state().clone()
+        let mut state = self.of(model).state().clone();
+        // A start, a call or an earlier process may have staged a snapshot since the last check. One
+        // that was refused is shown with its error.
+        let conditions = model.rules.conditions(Requester::Poll, true);
+        if state.last_error.is_none()
+            && let Some(staged) = self.store.known_snapshot(&model.source, &conditions)
+        {
+            state.snapshot = Some(staged.as_str().to_owned());
+        }
+        state
     }
 
     /// Checks a model's source at once. Returns false if it is not watched.
@@ -111,7 +126,7 @@ impl Watches {
     }
 
     fn of(&self, model: &Model) -> &Watch {
-        &self.0[usize::from(model.slot)]
+        &self.watches[usize::from(model.slot)]
     }
 }
 

@@ -188,10 +188,15 @@ fn parse(text: &str) -> Result<SourceUri, SourceUriError> {
             (file_path(text, path)?, parameters)
         }
         Some(scheme) => return remote::parse(scheme, text).map(SourceUri::Remote),
-        None => match parameters_at(text) {
-            Some(at) => (PathBuf::from(&text[..at]), Some(&text[at + 1..])),
-            None => (PathBuf::from(text), None),
-        },
+        None => {
+            if let Some(error) = remote::without_slashes(text) {
+                return Err(error);
+            }
+            match parameters_at(text) {
+                Some(at) => (PathBuf::from(&text[..at]), Some(&text[at + 1..])),
+                None => (PathBuf::from(text), None),
+            }
+        }
     };
     if path.as_os_str().is_empty() {
         return Err(SourceUriError::Empty);

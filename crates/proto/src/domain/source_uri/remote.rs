@@ -164,6 +164,16 @@ pub(super) fn parse(name: &str, text: &str) -> Result<RemoteUri, SourceUriError>
     Ok(RemoteUri { scheme, location: location.to_owned(), choice })
 }
 
+/// Returns an error for text such as `hf:org/name`, which would otherwise be a path.
+pub(super) fn without_slashes(text: &str) -> Option<SourceUriError> {
+    let (name, rest) = text.split_once(':')?;
+    let scheme = Scheme::ALL.into_iter().find(|scheme| scheme.as_str() == name)?;
+    // A password before `@` must reach no log.
+    let uri = if rest.contains('@') { name } else { text };
+    let reason = "`//` is missing after the scheme";
+    Some(SourceUriError::Remote { uri: uri.to_owned(), reason, form: scheme.form() })
+}
+
 /// Returns whether a host is preceded by a user's name or password.
 fn has_password(scheme: Scheme, location: &str) -> bool {
     let host = location.split('/').next().unwrap_or_default();
@@ -266,6 +276,9 @@ mod tests {
     fn a_malformed_uri_is_refused_with_the_right_form() {
         for text in [
             "hf://",
+            "hf:org/name",
+            "hf:/org/name",
+            "https:/host/path",
             "hf://a/b/c",
             "hf://org/name@",
             "hf://org/na me",
@@ -286,6 +299,9 @@ mod tests {
             let scheme = text.split(':').next().unwrap();
             assert!(error.to_string().contains(&format!("expected {scheme}://")), "{error}");
         }
+        let of_length = |length: usize| format!("https://{}", "a".repeat(length));
+        assert!(of_length(URI_BYTES_MAX).parse::<SourceUri>().is_ok());
+        assert!(of_length(URI_BYTES_MAX + 1).parse::<SourceUri>().is_err());
     }
 
     #[test]

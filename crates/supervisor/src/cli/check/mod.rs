@@ -126,9 +126,16 @@ pub(super) fn source(text: &str) -> Result<SourceUri, Failure> {
 }
 
 fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {
-    let file = config::executable_file;
-    let library = file("--onnxruntime", arguments.onnxruntime.clone(), "libonnxruntime.so")?;
-    let binary = file("--worker-binary", arguments.worker_binary.clone(), "onnxd-worker")?;
+    let library = config::installed_file(
+        "--onnxruntime",
+        arguments.onnxruntime.clone(),
+        "libonnxruntime.so",
+    )?;
+    let binary = config::executable_file(
+        "--worker-binary",
+        arguments.worker_binary.clone(),
+        "onnxd-worker",
+    )?;
     let confined = !arguments.no_sandbox.unwrap_or(false);
     WorkerExecutable::open(&binary, &library, confined)
         .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))
