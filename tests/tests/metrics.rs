@@ -55,9 +55,8 @@ async fn every_series_exists_before_the_first_request() {
         assert_count(&text, "onnxd_batch_size_count", &labels, 0);
         assert_count(&text, "onnxd_tokens_total", &labels, 0);
         assert_count(&text, "onnxd_model_generation", &labels, 1);
-        let loads = |result| {
-            text.value("onnxd_model_loads_total", &[("model", name), ("result", result)])
-        };
+        let loads =
+            |result| text.value("onnxd_model_loads_total", &[("model", name), ("result", result)]);
         // Workers that serve the first model load the second one ahead.
         assert!(loads("loaded") + loads("loaded_ahead") >= 2.0, "{name}");
         assert_eq!((loads("loaded") >= 2.0, loads("failed")), (name == "one", 0.0));

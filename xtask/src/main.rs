@@ -2,8 +2,9 @@
 //! directory.
 //!
 //! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
-//!   [`clients`] last), [`sources`] tests the fetcher with real servers, [`bench`] measures, [`soak`] injects faults and checks guarantees, [`fuzz`]
-//!   fuzzes the parsers, [`openapi`] writes the OpenAPI document, [`docs`] builds the book.
+//!   [`clients`] last), [`sources`] tests sources with real servers, [`bench`] measures, [`soak`]
+//!   injects faults and checks guarantees, [`fuzz`] fuzzes the parsers, [`openapi`] writes the
+//!   OpenAPI document, [`docs`] builds the book.
 //! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
 //!   run Python through [`python`].
 //! - [`layout`] defines all paths, [`stamp`] records finished steps.
@@ -61,7 +62,7 @@ enum Command {
         #[arg(last = true, value_name = "ARGS")]
         args: Vec<String>,
     },
-    /// Runs the tests of the fetcher with real servers: Caddy, SeaweedFS, olah, docker-registry and
+    /// Runs the tests of sources with real servers: Caddy, SeaweedFS, olah, docker-registry and
     /// tinyproxy.
     TestSources(sources::Options),
     /// Measures ratios within one run: `serve` compares with ONNX Runtime alone, `update` and
@@ -114,7 +115,10 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             setup(&layout)?;
             clients::build_and_run(&layout, &args)
         }
-        Command::TestSources(options) => sources::run(&layout, &options),
+        Command::TestSources(options) => {
+            setup(&layout)?;
+            sources::run(&layout, &options)
+        }
         Command::Bench { args } => {
             setup(&layout)?;
             bench::run(&layout, &args)

@@ -1,5 +1,5 @@
-//! `cargo xtask test-sources`: runs the tests of the fetcher with real servers. Installs those that
-//! are Python packages; a distribution has the others.
+//! `cargo xtask test-sources`: runs the tests of sources with real servers. Installs those that are
+//! Python packages; a distribution has the others.
 
 use std::process::{Command, ExitCode, Stdio};
 
@@ -7,6 +7,9 @@ use clap::Args;
 
 use crate::{error::Error, layout::Layout, print_line, process, python::Python};
 
+/// The test program, with the executables that it starts. All packages, as other runs select them:
+/// otherwise dependencies would get different features and be rebuilt.
+const BUILD: [&str; 4] = ["--workspace", "--bins", "--test", "remote"];
 /// Programs that the tests need, and the packages of Debian and Ubuntu that have them.
 const PROGRAMS: [(&str, &str); 4] = [
     ("docker-registry", "docker-registry"),
@@ -42,8 +45,9 @@ pub(crate) fn run(layout: &Layout, options: &Options) -> Result<ExitCode, Error>
     if !options.all {
         print_line("MLflow is skipped; --all tests it");
     }
+    process::build(layout, &BUILD)?;
     let mut command = process::cargo();
-    command.args(["test", "-p", "onnxd-fetch", "--test", "real", "--", "--ignored"]);
+    command.args(["test", "--workspace", "--test", "remote", "--", "--ignored"]);
     // Each test starts servers that need seconds of CPU time.
     command.arg("--test-threads=2").args(&options.args);
     if !options.all {
@@ -52,6 +56,8 @@ pub(crate) fn run(layout: &Layout, options: &Options) -> Result<ExitCode, Error>
     let status = command
         .current_dir(layout.workspace())
         .env("ONNXD_TEST_SERVERS", python.programs())
+        .env("ONNXD_TEST_ONNXRUNTIME", layout.runtime())
+        .env("ONNXD_TEST_MODELS", layout.models())
         .status()
         .map_err(Error::io("cannot start cargo in", layout.workspace()))?;
     Ok(process::exit_code(status))

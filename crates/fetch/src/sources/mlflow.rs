@@ -134,6 +134,16 @@ impl Mlflow {
         })
     }
 
+    /// Returns the advice for an answer without access.
+    fn remedy(&self) -> &'static str {
+        match self.authorization {
+            Some(_) => {
+                "the login in MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_PASSWORD or netrc does not give access"
+            }
+            None => REMEDY,
+        }
+    }
+
     fn url(&self, path: &str, query: &[(&str, &str)]) -> Result<Url, FetchError> {
         let mut url = self
             .endpoint
@@ -152,7 +162,7 @@ impl Mlflow {
     ) -> Result<T, FetchError> {
         let request =
             Request::get(self.url(path, query)?).authorization(self.authorization.clone());
-        json(self.client.send(request).await?.success(REMEDY).await?).await
+        json(self.client.send(request).await?.success(self.remedy()).await?).await
     }
 
     async fn version(&self) -> Result<Version, FetchError> {
@@ -282,7 +292,7 @@ impl Source for Mlflow {
         let path = format!("{ARTIFACTS}/{}", encoded(&join(root, &file.path)));
         let request = ranged(Request::get(self.url(&path, &[])?), from);
         let request = request.authorization(self.authorization.clone());
-        opened(self.client.send(request).await?.success(REMEDY).await?, from)
+        opened(self.client.send(request).await?.success(self.remedy()).await?, from)
     }
 
     async fn confirm(&self, snapshot: &Snapshot) -> Result<(), FetchError> {

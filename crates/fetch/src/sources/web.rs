@@ -48,6 +48,14 @@ impl Web {
         Ok(Self { client, base, authorization })
     }
 
+    /// Returns the advice for an answer without access.
+    fn remedy(&self) -> &'static str {
+        match self.authorization {
+            Some(_) => "the login and password in netrc do not give access",
+            None => REMEDY,
+        }
+    }
+
     fn request(&self, path: &str, of: fn(Url) -> Request) -> Result<Request, FetchError> {
         let url = self
             .base
@@ -70,7 +78,7 @@ impl Source for Web {
             }
             _ => {}
         }
-        let response = response.success(REMEDY).await?;
+        let response = response.success(self.remedy()).await?;
         let validators = Validators::of(&response);
         let from = response.url;
         let bytes = response.body.all(Checksums::BYTES_MAX).await?;
@@ -88,7 +96,7 @@ impl Source for Web {
             status if status.is_success() => {
                 response.header(CONTENT_LENGTH).and_then(|text| text.parse().ok())
             }
-            _ => return response.success(REMEDY).await.map(|_| Vec::new()),
+            _ => return response.success(self.remedy()).await.map(|_| Vec::new()),
         };
         let etag = response.header(ETAG).map(str::to_owned);
         let identity = etag.or_else(|| Some(snapshot.id.clone()));
@@ -114,7 +122,7 @@ impl Source for Web {
         let response = self.client.send(request).await?;
         match response.status {
             StatusCode::NOT_FOUND => Err(checksums::listed_but_missing(&file.path)),
-            _ => opened(response.success(REMEDY).await?, from),
+            _ => opened(response.success(self.remedy()).await?, from),
         }
     }
 }

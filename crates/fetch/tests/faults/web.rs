@@ -141,6 +141,20 @@ fn a_redirect_to_another_server_carries_no_credentials() {
 }
 
 #[test]
+fn wrong_credentials_are_told_from_missing_ones() {
+    let server = Double::start(|_| Reply::status(401));
+    let missing = Fetch::of(server.url("/m/")).all().unwrap_err();
+    assert!(missing.message.contains("add the host with login and password"), "{missing}");
+    let directory = tempfile::tempdir().unwrap();
+    let netrc = directory.path().join("netrc");
+    fs::write(&netrc, "machine 127.0.0.1 login user password secret").unwrap();
+    let fetch = Fetch::of(server.url("/m/")).with("NETRC", netrc.to_string_lossy());
+    let wrong = fetch.all().unwrap_err();
+    assert!(wrong.message.contains("in netrc do not give access"), "{wrong}");
+    assert!(!wrong.message.contains("secret"), "{wrong}");
+}
+
+#[test]
 fn redirect_loops_end() {
     let server = Double::start(|asked| Reply::redirect(format!("{}x", asked.path)));
     assert_eq!(Fetch::of(server.url("/m/")).kind(), FetchErrorKind::Forbidden);

@@ -1,7 +1,8 @@
-//! Starts servers on free ports, and kills them.
+//! Starts servers on free ports, stops them and starts them again.
 
 use std::{
     env,
+    fs::{self, File},
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -15,34 +16,64 @@ const PROGRAMS: &str = "ONNXD_TEST_SERVERS";
 /// Ports that are tried. SeaweedFS also uses those 10,000 above.
 const PORTS: std::ops::Range<u16> = 21_000..29_000;
 
-/// A running server.
+/// The user of every server that asks for one.
+pub(crate) const USER: &str = "user";
+/// The password of that user, and a token.
+pub(crate) const PASSWORD: &str = "correct-horse-battery";
+/// A password that no server accepts.
+pub(crate) const WRONG_PASSWORD: &str = "wrong-horse-battery";
+/// The password as bcrypt, with the lowest cost.
+pub(crate) const PASSWORD_HASH: &str =
+    "$2b$04$tC7HxcbUS5hBl5zU/axfAOawT/YYq6.ho6Ep6oqLRLdUYLS/nlc0S";
+
+/// A server, which is killed when it is dropped.
 pub(crate) struct Server {
-    child: Child,
+    command: Command,
+    child: Option<Child>,
     pub(crate) port: u16,
+    log: PathBuf,
 }
 
 impl Server {
     /// Starts a program and waits until it listens.
-    pub(crate) fn start(command: &mut Command, port: u16, directory: &Path) -> Self {
-        let log = std::fs::File::create(directory.join(format!("{port}.log"))).unwrap();
-        let errors = log.try_clone().unwrap();
-        command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir(directory);
+    pub(crate) fn start(mut command: Command, port: u16, directory: &Path) -> Self {
+        command.stdin(Stdio::null()).current_dir(directory);
         // Servers are reached directly, whatever proxy this machine uses.
         command.env("NO_PROXY", "*").env("no_proxy", "*");
         // Some start others, which end with the group.
-        let child = command.process_group(0).spawn();
-        let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        command.process_group(0);
+        let log = directory.join(format!("{port}.log"));
+        let mut server = Self { command, child: None, port, log };
+        server.start_again();
+        server
+    }
+
+    /// Starts the program with the same port and files.
+    pub(crate) fn start_again(&mut self) {
+        let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        self.command.stdout(log.try_clone().unwrap()).stderr(log);
+        let child = self.command.spawn();
+        let mut child = child.unwrap_or_else(|error| panic!("{:?}: {error}", self.command));
         let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             let ended = child.try_wait().unwrap();
             let is_late = started.elapsed() > Duration::from_secs(120);
             if ended.is_some() || is_late {
-                let log = std::fs::read_to_string(directory.join(format!("{port}.log"))).unwrap();
-                panic!("{command:?} did not start: {log}");
+                let log = fs::read_to_string(&self.log).unwrap();
+                panic!("{:?} did not start: {log}", self.command);
             }
             thread::sleep(Duration::from_millis(50));
         }
-        Self { child, port }
+        self.child = Some(child);
+    }
+
+    /// Kills the program.
+    pub(crate) fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        let group = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+        // SeaweedFS ignores SIGTERM for a while.
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        let _ = child.wait();
     }
 
     /// Returns a URL below the server.
@@ -53,10 +84,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let group = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-        // SeaweedFS ignores SIGTERM for a while.
-        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
-        let _ = self.child.wait();
+        self.stop();
     }
 }
 

@@ -1,18 +1,16 @@
-//! Runs the executable, confined.
+//! Runs `onnxd-fetch` alone, confined.
 
 use std::{
     fs,
     io::Write as _,
-    path::Path,
     process::{Command, Stdio},
 };
 
-use ring::digest::{SHA256, digest};
+use e2e::fixtures::onnxd_fetch;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Files of a model: path and content.
-pub(crate) type Files = [(&'static str, Vec<u8>)];
+use crate::files::Files;
 
 /// A source with a download directory.
 pub(crate) struct Fetch {
@@ -64,6 +62,11 @@ impl Fetch {
         Self { source: source.into(), variables: Vec::new(), directory }
     }
 
+    /// Sets environment variables.
+    pub(crate) fn with_all(self, variables: Vec<(&'static str, String)>) -> Self {
+        variables.into_iter().fold(self, |fetch, (name, value)| fetch.with(name, value))
+    }
+
     /// Sets an environment variable.
     pub(crate) fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.variables.retain(|(known, _)| known != name);
@@ -78,7 +81,7 @@ impl Fetch {
 
     /// Resolves the source, and downloads and checks these files.
     pub(crate) fn download(&self, files: &Files) -> Said {
-        let paths: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
+        let paths: Vec<&str> = files.iter().map(|(path, _)| path.as_str()).collect();
         let said = self.run(None, &paths);
         assert_eq!(said.events.last().unwrap(), "downloaded", "{said:?}");
         for (path, content) in files {
@@ -101,7 +104,7 @@ impl Fetch {
         if !paths.is_empty() {
             input.push_str(&format!("{}\n", json!({"download": paths})));
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_onnxd-fetch"));
+        let mut command = Command::new(onnxd_fetch());
         command.current_dir(&self.directory).env_clear().env("ONNXD_LOG", "debug");
         command.envs(self.variables.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -111,31 +114,5 @@ impl Fetch {
         let lines = String::from_utf8(output.stdout).unwrap();
         let events = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         Said { events, log: String::from_utf8_lossy(&output.stderr).into_owned() }
-    }
-}
-
-/// Returns a small and a large file, which differ with the number.
-pub(crate) fn model(number: u8) -> Vec<(&'static str, Vec<u8>)> {
-    let large: Vec<u8> = (0..5_000_000_u32).map(|at| at.to_le_bytes()[1] ^ number).collect();
-    vec![("config.json", vec![number; 3]), ("onnx/model file.onnx", large)]
-}
-
-/// Returns the `SHA256SUMS` of files.
-pub(crate) fn checksums(files: &Files) -> Vec<u8> {
-    let line = |(path, bytes): &(&str, Vec<u8>)| format!("{}  {path}\n", sha256(bytes));
-    files.iter().map(line).collect::<String>().into_bytes()
-}
-
-/// Returns the SHA-256 of bytes in hex.
-pub(crate) fn sha256(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Writes files below a directory.
-pub(crate) fn write(directory: &Path, files: &Files) {
-    for (path, content) in files {
-        let path = directory.join(path);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, content).unwrap();
     }
 }
