@@ -1,9 +1,13 @@
 //! Registries that ask for tokens, and blobs that are not what the manifest says.
 
-use std::fs;
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+};
 
 use onnxd_proto::domain::fetch::FetchErrorKind;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::{
     double::{Asked, Double, Reply},
@@ -32,39 +36,52 @@ fn answer(asked: &Asked, sent: &[u8]) -> Reply {
     }
 }
 
-#[test]
-fn a_token_is_fetched_with_the_password_and_used_without_it() {
-    let tokens = Double::start(|asked| match asked.header("authorization") {
-        "Basic dXNlcjpwYXNz" => Reply::ok(r#"{"token": "granted"}"#),
-        _ => Reply::status(401),
-    });
-    let challenge = format!(
-        "Bearer realm=\"{}\",service=\"test\",scope=\"repository:org/m:pull\"",
-        tokens.url("/token")
-    );
-    let registry = Double::start(move |asked| match asked.header("authorization") {
-        "Bearer granted" => answer(asked, b"content"),
-        _ => Reply::status(401).header("WWW-Authenticate", challenge.clone()),
-    });
+/// Returns a folder with a configuration of Docker that has a password for the registry.
+fn docker_config(registry: &Double) -> TempDir {
     let docker = tempfile::tempdir().unwrap();
     let config = json!({"auths": {registry.authority(): {"username": "user", "password": "pass"}}});
     fs::write(docker.path().join("config.json"), config.to_string()).unwrap();
+    docker
+}
+
+#[test]
+fn a_token_is_fetched_with_the_password_and_used_without_it() {
+    let address = Arc::new(Mutex::new(String::new()));
+    let own = Arc::clone(&address);
+    let registry = Double::start(move |asked| {
+        let is_token = asked.path.starts_with("/token");
+        match (asked.header("authorization"), is_token) {
+            ("Basic dXNlcjpwYXNz", true) => Reply::ok(r#"{"token": "granted"}"#),
+            ("Bearer granted", false) => answer(asked, b"content"),
+            _ => Reply::status(401).header(
+                "WWW-Authenticate",
+                format!(
+                    "Bearer realm=\"{}/token\",service=\"test\",scope=\"repository:org/m:pull\"",
+                    own.lock().unwrap()
+                ),
+            ),
+        }
+    });
+    *address.lock().unwrap() = registry.url("");
+    let docker = docker_config(&registry);
     let source = format!("oci://{}/org/m:v1", registry.authority());
     let fetch = Fetch::of(source.clone());
     let error = fetch.fails();
     assert_eq!(error.kind, FetchErrorKind::Unauthorized);
     assert!(error.message.contains("docker login"), "{error}");
-    tokens.asked();
+    registry.asked();
 
     let mut fetch = fetch.with("DOCKER_CONFIG", docker.path().to_string_lossy());
     let snapshot = fetch.all().unwrap();
     assert_eq!(fetch.read("model.onnx"), b"content");
-    let asked = tokens.lines();
+    let asked: Vec<String> =
+        registry.lines().into_iter().filter(|line| line.contains("/token")).collect();
     assert_eq!(asked, ["GET /token?service=test&scope=repository%3Aorg%2Fm%3Apull"]);
-    registry.asked();
     fetch.about.known = Some(snapshot.id);
     assert_eq!(fetch.resolve().unwrap(), None);
-    assert_eq!(registry.lines(), ["HEAD /v2/org/m/manifests/v1"; 2], "the first is refused");
+    let asked = registry.lines();
+    assert_eq!((asked.len(), &*asked[0]), (3, "HEAD /v2/org/m/manifests/v1"), "{asked:?}");
+    assert_eq!(asked[2], asked[0], "the first is refused, and a token fetched");
 }
 
 #[test]
@@ -85,4 +102,41 @@ fn a_manifest_with_another_digest_is_refused() {
     });
     let fetch = Fetch::of(format!("oci://{}/org/m:v1", registry.authority()));
     assert_eq!(fetch.kind(), FetchErrorKind::Checksum);
+}
+
+#[test]
+fn a_redirect_to_another_server_gets_no_password() {
+    let other = Arc::new(Mutex::new(String::new()));
+    let realm = Arc::clone(&other);
+    let stranger = Double::start(move |_| {
+        let realm = realm.lock().unwrap();
+        Reply::status(401).header("WWW-Authenticate", format!("Bearer realm=\"{realm}\""))
+    });
+    *other.lock().unwrap() = stranger.url("/token");
+    let target = stranger.url("/blob");
+    let registry = Double::start(move |asked| match asked.path.contains("/blobs/") {
+        true => Reply::redirect(target.clone()),
+        false => answer(asked, b"content"),
+    });
+    let docker = docker_config(&registry);
+    let fetch = Fetch::of(format!("oci://{}/org/m:v1", registry.authority()));
+    let error = fetch.with("DOCKER_CONFIG", docker.path().to_string_lossy()).fails();
+    assert_eq!(error.kind, FetchErrorKind::Unauthorized, "{error}");
+    assert_eq!(stranger.lines(), ["GET /blob"], "its challenge is not answered");
+}
+
+#[test]
+fn a_password_is_sent_to_no_other_server_in_plain_text() {
+    let tokens = Double::start(|_| Reply::ok(r#"{"token": "granted"}"#));
+    let challenge = format!("Bearer realm=\"{}\"", tokens.url("/token"));
+    let registry = Double::start(move |asked| match asked.header("authorization") {
+        "Bearer granted" => answer(asked, b"content"),
+        _ => Reply::status(401).header("WWW-Authenticate", challenge.clone()),
+    });
+    let docker = docker_config(&registry);
+    let fetch = Fetch::of(format!("oci://{}/org/m:v1", registry.authority()));
+    let error = fetch.with("DOCKER_CONFIG", docker.path().to_string_lossy()).fails();
+    assert_eq!(error.kind, FetchErrorKind::Unauthorized, "{error}");
+    assert!(error.message.contains("https"), "{error}");
+    assert!(tokens.asked().is_empty());
 }

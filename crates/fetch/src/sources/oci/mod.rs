@@ -23,7 +23,7 @@ use self::{
     manifest::{Content, Manifest},
 };
 use crate::{
-    client::{Client, Request, Response},
+    client::{Client, Request, Response, redirects::is_same_server},
     digest::{self, Digest},
     environment::Environment,
     folder::OWN,
@@ -88,7 +88,9 @@ impl Registry {
             .map_err(|error| FetchErrorKind::Malformed.because(format!("{path}: {error}")))?;
         let known = self.authorization.borrow().clone();
         let response = self.client.send(of(url.clone()).authorization(known)).await?;
-        if response.status != StatusCode::UNAUTHORIZED {
+        let is_own = Url::parse(&response.url).is_ok_and(|url| is_same_server(&url, &self.base));
+        // Another server, to which the registry redirected, must not learn the password.
+        if response.status != StatusCode::UNAUTHORIZED || !is_own {
             return Ok(response);
         }
         let challenge = response.header(WWW_AUTHENTICATE).unwrap_or_default().to_owned();
