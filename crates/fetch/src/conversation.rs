@@ -9,7 +9,7 @@ use onnxd_proto::domain::{
 };
 
 use crate::{
-    client::{Client, Times},
+    client::{Client, SentSecrets, Times},
     download::{Download, Progress},
     environment::Environment,
     folder::{Folder, OWN},
@@ -36,6 +36,7 @@ pub struct Conversation {
     state: State,
     snapshot: Option<Snapshot>,
     times: Times,
+    sent: SentSecrets,
 }
 
 impl std::fmt::Debug for Conversation {
@@ -64,9 +65,10 @@ impl Conversation {
             FetchErrorKind::Internal.because(message)
         })?;
         let client = Client::new(&options.environment, options.times, about.allows_private)?;
+        let sent = client.sent();
         let source = sources::of(&uri, client, &options.environment)?;
         let state = State::load(&folder, &about.source);
-        Ok(Self { about, source, folder, state, snapshot: None, times: options.times })
+        Ok(Self { about, source, folder, state, snapshot: None, times: options.times, sent })
     }
 
     /// Answers a request. All events but the last go to `emit`.
@@ -78,10 +80,11 @@ impl Conversation {
         request: FetchRequest,
         emit: &mut dyn FnMut(FetchEvent),
     ) -> Result<FetchEvent, FetchError> {
-        match request {
+        let answer = match request {
             FetchRequest::Resolve(about) => self.resolve(about, emit).await,
             FetchRequest::Download(paths) => self.download(&paths, emit).await,
-        }
+        };
+        answer.map_err(|error| self.sent.redact_error(error))
     }
 
     async fn resolve(
@@ -191,6 +194,7 @@ impl Conversation {
             progress: Progress::new(emit),
             bytes_max: self.about.bytes_max,
             pause: self.times.pause,
+            sent: &self.sent,
         };
         let result = download.run(files).await;
         download.progress.finish();

@@ -5,6 +5,7 @@ mod body;
 mod connector;
 mod policy;
 pub(crate) mod redirects;
+mod sent;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -27,14 +28,14 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-pub(crate) use self::body::Body;
+pub(crate) use self::{body::Body, sent::SentSecrets};
 use self::{body::cause, connector::Connector};
 use crate::environment::Environment;
 
 /// Maximum bytes of a response's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Maximum bytes of an error's body that a message quotes.
-const REASON_BYTES_MAX: usize = 200;
+/// Maximum characters of an error's body that a message quotes.
+const REASON_CHARS_MAX: usize = 200;
 /// Maximum time to connect to the credential service of the machine.
 const METADATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest pause that a server may ask for.
@@ -126,6 +127,7 @@ pub(crate) struct Response {
     pub(crate) body: Body,
     /// The final URL, without query, for messages.
     pub(crate) url: String,
+    sent: SentSecrets,
 }
 
 impl Response {
@@ -148,9 +150,9 @@ impl Response {
         let type_ = self.header(CONTENT_TYPE).unwrap_or_default();
         if type_.contains("json") || type_.starts_with("text/plain") {
             let text = self.body.all(HEAD_BYTES_MAX as u64).await.unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let plain: String =
-                text.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX).collect();
+            // Redacted first: half a token is a secret, too.
+            let text = self.sent.redact(&String::from_utf8_lossy(&text));
+            let plain: String = text.chars().take(REASON_CHARS_MAX).collect();
             if !plain.trim().is_empty() {
                 error.message = format!("{} (the server says: {})", error.message, plain.trim());
             }
@@ -204,6 +206,7 @@ pub(crate) struct Client {
     http: legacy::Client<Connector, Full<Bytes>>,
     connector: Connector,
     times: Times,
+    sent: SentSecrets,
 }
 
 impl Client {
@@ -230,15 +233,15 @@ impl Client {
             trusted: None,
             connect_timeout: times.connect,
         };
-        Ok(Self::over(connector, times))
+        Ok(Self::over(connector, times, SentSecrets::default()))
     }
 
-    fn over(connector: Connector, times: Times) -> Self {
+    fn over(connector: Connector, times: Times, sent: SentSecrets) -> Self {
         let http = legacy::Client::builder(TokioExecutor::new())
             .http1_max_buf_size(HEAD_BYTES_MAX)
             .pool_timer(TokioTimer::new())
             .build(connector.clone());
-        Self { http, connector, times }
+        Self { http, connector, times, sent }
     }
 
     /// Allows a server that the administrator configured, even with a private address.
@@ -246,7 +249,7 @@ impl Client {
         let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = server.port_or_known_default().unwrap_or_default();
         let connector = Connector { trusted: Some((host, port)), ..self.connector };
-        Self::over(connector, self.times)
+        Self::over(connector, self.times, self.sent)
     }
 
     /// Returns a client for the credential service of the machine, which is close or does not
@@ -260,7 +263,12 @@ impl Client {
             connect_timeout: connect,
             ..self.connector.clone()
         };
-        Self::over(connector, Times { connect, ..self.times })
+        Self::over(connector, Times { connect, ..self.times }, self.sent.clone())
+    }
+
+    /// Returns the credentials that this client and its clones have sent.
+    pub(crate) fn sent(&self) -> SentSecrets {
+        self.sent.clone()
     }
 
     /// Returns the limits of time.
@@ -323,6 +331,7 @@ impl Client {
             redirected: None,
             body: Body::new(body, url.clone(), self.times),
             url,
+            sent: self.sent.clone(),
         })
     }
 
@@ -337,13 +346,16 @@ impl Client {
         mut request: http::Request<Full<Bytes>>,
         url: &str,
     ) -> Result<http::Response<hyper::body::Incoming>, FetchError> {
-        // In a tunnel, the connector authenticates instead.
-        if request.uri().scheme_str() == Some("http")
-            && let Some(proxy) = self.connector.proxy(request.uri())
+        if let Some(proxy) = self.connector.proxy(request.uri())
             && let Some(credentials) = proxy.basic_auth()
         {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.clone());
+            self.sent.add(credentials);
+            // In a tunnel, the connector authenticates instead.
+            if request.uri().scheme_str() == Some("http") {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.clone());
+            }
         }
+        self.sent.record(request.headers());
         // Connecting has its own, shorter limit.
         let limit = self.times.connect + self.times.stall;
         let unreachable =

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::progress::Progress;
 use crate::{
+    client::SentSecrets,
     digest::{self, Digest},
     folder::{Folder, OWN},
     part::{Part, Wanted},
@@ -40,6 +41,8 @@ pub(crate) struct Download<'a> {
     pub(crate) bytes_max: u64,
     /// Pause before a broken download is resumed.
     pub(crate) pause: Duration,
+    /// What the log must not repeat.
+    pub(crate) sent: &'a SentSecrets,
 }
 
 impl Download<'_> {
@@ -156,7 +159,8 @@ impl Download<'_> {
                         && error.retry_after_seconds.is_none()
                         && attempt < ATTEMPTS =>
                 {
-                    tracing::info!(path = file.path, attempt, %error, "resuming a broken download");
+                    let error = self.sent.redact(&error.message);
+                    tracing::info!(path = file.path, attempt, error, "resuming a broken download");
                     tokio::time::sleep(self.pause * attempt).await;
                     attempt += 1;
                 }

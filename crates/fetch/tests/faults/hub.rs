@@ -133,3 +133,23 @@ fn a_file_of_another_commit_is_refused() {
     let hub = Double::start(|_| Reply::ok(r#"{"sha": "../../x", "siblings": []}"#));
     assert_eq!(fetch_of(&hub).kind(), FetchErrorKind::Malformed);
 }
+
+#[test]
+fn a_server_that_repeats_the_token_does_not_bring_it_into_an_error() {
+    let hub = Double::start(|asked| {
+        let sent = asked.header("authorization").replace("Bearer ", "");
+        let body = format!("bad\u{202e} token\u{1b}[31m {}{sent}", "x".repeat(150));
+        Reply::status(400).header("Content-Type", "text/plain").body(body)
+    });
+    let token = format!("hf_{}", "a1b2".repeat(20));
+    let error = fetch_of(&hub).with("HF_TOKEN", token).fails();
+    assert!(error.message.contains("bad token"), "{error}");
+    assert!(!error.message.contains("a1b2"), "{error}");
+    // Parsers quote what they do not expect.
+    let hub = Double::start(|asked| {
+        Reply::ok(json!({"sha": COMMIT, "siblings": asked.header("authorization")}).to_string())
+    });
+    let error = fetch_of(&hub).with("HF_TOKEN", "hf_a1b2c3d4").fails();
+    assert_eq!(error.kind, FetchErrorKind::Malformed);
+    assert!(!error.message.contains("a1b2"), "{error}");
+}

@@ -370,3 +370,16 @@ fn links_in_the_download_directory_are_not_followed() {
     assert_eq!(fetch.kind(), FetchErrorKind::Internal);
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_server_that_repeats_the_password_does_not_bring_it_into_an_error() {
+    let server = Double::start(|_| {
+        Reply::status(400).header("Content-Type", "text/plain").body("user:hunter2 or hunter2?")
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let netrc = directory.path().join("netrc");
+    fs::write(&netrc, "machine 127.0.0.1 login user password hunter2").unwrap();
+    let error = Fetch::of(server.url("/m/")).with("NETRC", netrc.to_string_lossy()).fails();
+    assert!(error.message.contains("the server says"), "{error}");
+    assert!(!error.message.contains("hunter2"), "{error}");
+}

@@ -18,7 +18,7 @@ use percent_encoding::percent_decode_str;
 
 use self::transport::fetch_error;
 use crate::{
-    client::{Body, Client, Times},
+    client::{Body, Client, SentSecrets, Times},
     digest,
     environment::Environment,
     part::Offset,
@@ -36,6 +36,7 @@ pub(super) struct Bucket {
     /// The source's URI, for messages.
     uri: String,
     times: Times,
+    sent: SentSecrets,
 }
 
 impl Bucket {
@@ -50,9 +51,9 @@ impl Bucket {
         let prefix = percent_decode_str(prefix).decode_utf8_lossy();
         let prefix = Path::parse(&prefix)
             .map_err(|error| FetchErrorKind::Malformed.because(format!("{shown}: {error}")))?;
-        let times = client.times();
+        let (times, sent) = (client.times(), client.sent());
         let store = settings::store(uri.scheme(), bucket, client, environment)?;
-        Ok(Self { store, prefix, uri: shown, times })
+        Ok(Self { store, prefix, uri: shown, times, sent })
     }
 
     fn path(&self, file: &str) -> Result<Path, FetchError> {
@@ -62,7 +63,7 @@ impl Bucket {
     }
 
     fn error(&self, error: object_store::Error) -> FetchError {
-        fetch_error(&self.uri, error)
+        self.sent.redact_error(fetch_error(&self.uri, error))
     }
 
     /// Lists all objects below the prefix.

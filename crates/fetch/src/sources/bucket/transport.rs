@@ -21,7 +21,7 @@ use object_store::{
 use onnxd_proto::domain::fetch::{FetchError, FetchErrorKind};
 use tokio::sync::mpsc;
 
-use crate::client::{Body, Client, status_error};
+use crate::client::{Body, Client, SentSecrets, status_error};
 
 /// Chunks that wait for the reader of a body.
 const CHUNKS_MAX: usize = 4;
@@ -85,7 +85,7 @@ impl HttpService for Service {
         let is_told = matches!(head.status.as_u16(), 301 | 307 | 401 | 403 | 429 | 503)
             || is_listing && head.status == StatusCode::NOT_FOUND;
         if is_told && !self.is_credentials {
-            return Err(fatal(refused(head.status, &head.headers, &url, body).await));
+            return Err(fatal(refused(&head, &url, body, &self.client.sent()).await));
         }
         let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
         tokio::spawn(async move {
@@ -112,13 +112,14 @@ fn fatal(error: FetchError) -> HttpError {
 /// Returns the error for a status. Quotes only the code of an answer in XML, because the rest may
 /// repeat what was signed.
 async fn refused(
-    status: StatusCode,
-    headers: &http::HeaderMap,
+    head: &http::response::Parts,
     url: &str,
     body: Body,
+    sent: &SentSecrets,
 ) -> FetchError {
+    let (status, headers) = (head.status, &head.headers);
     let text = body.all(REASON_BYTES_MAX).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
+    let text = sent.redact(&String::from_utf8_lossy(&text));
     let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
     let code = code.map(|(code, _)| code.chars().take(80).collect::<String>());
     if matches!(status.as_u16(), 301 | 307) {
