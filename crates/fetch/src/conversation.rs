@@ -117,7 +117,10 @@ impl Conversation {
         if !snapshot.archives.is_empty() {
             // Their files replace those of the state when they are downloaded.
             let mut state = State::default();
-            self.files(&snapshot, &mut state, snapshot.archives.clone(), emit).await?;
+            // An image may have a layer twice.
+            let archives: BTreeMap<_, _> =
+                snapshot.archives.iter().map(|archive| (&archive.path, archive.clone())).collect();
+            self.files(&snapshot, &mut state, archives.into_values().collect(), emit).await?;
             let place = Place { folder: &self.folder, bytes_max: self.about.bytes_max, files_max };
             snapshot = self.source.unpack(snapshot, &place).await?;
         }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     double::{Asked, Double, Reply},
-    fetch::{Fetch, sha256},
+    fetch::{Fetch, bytes, sha256},
 };
 
 fn manifest(content: &[u8]) -> String {
@@ -139,4 +139,56 @@ fn a_password_is_sent_to_no_other_server_in_plain_text() {
     assert_eq!(error.kind, FetchErrorKind::Unauthorized, "{error}");
     assert!(error.message.contains("https"), "{error}");
     assert!(tokens.asked().is_empty());
+}
+
+/// Returns a layer: a tar archive of these files.
+fn layer(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, path, *content).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Serves an image with these layers as `org/m:v1`.
+fn image(layers: Vec<Vec<u8>>) -> Double {
+    let described: Vec<_> = layers
+        .iter()
+        .map(|layer| {
+            json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "size": layer.len(),
+                   "digest": format!("sha256:{}", sha256(layer))})
+        })
+        .collect();
+    let manifest = json!({"schemaVersion": 2, "layers": described}).to_string();
+    let digest = format!("sha256:{}", sha256(manifest.as_bytes()));
+    Double::start(move |asked| match asked.path.strip_prefix("/v2/org/m/") {
+        Some(path) if path.starts_with("manifests/") => {
+            Reply::ok(manifest.clone()).header("Docker-Content-Digest", digest.clone())
+        }
+        Some(path) => {
+            let digest = path.trim_start_matches("blobs/sha256:");
+            let found = layers.iter().find(|layer| sha256(layer) == digest);
+            found.map_or(Reply::status(404), |layer| Reply::ok(layer.clone()))
+        }
+        None => Reply::status(404),
+    })
+}
+
+/// Takes the requests so far and returns how many were for blobs.
+fn blobs(registry: &Double) -> usize {
+    registry.lines().iter().filter(|line| line.contains("/blobs/")).count()
+}
+
+#[test]
+fn an_image_may_have_a_layer_twice() {
+    let (one, two) = (bytes(2 << 20), vec![2; 2 << 20]);
+    let first = layer(&[("models/model.onnx", &one)]);
+    let second = layer(&[("models/model.onnx", &two)]);
+    let registry = image(vec![first.clone(), second, first]);
+    let fetch = Fetch::of(format!("oci://{}/org/m:v1", registry.authority()));
+    fetch.all().unwrap();
+    assert!(fetch.read("model.onnx") == one, "the last layer counts");
+    assert_eq!(blobs(&registry), 2);
 }
