@@ -115,13 +115,16 @@ impl Conversation {
             return Ok(FetchEvent::Unchanged);
         }
         if !snapshot.archives.is_empty() {
+            let progress = Progress::new(emit);
             // Their files replace those of the state when they are downloaded.
             let mut state = State::default();
             // An image may have a layer twice.
             let archives: BTreeMap<_, _> =
                 snapshot.archives.iter().map(|archive| (&archive.path, archive.clone())).collect();
-            self.files(&snapshot, &mut state, archives.into_values().collect(), emit).await?;
-            let place = Place { folder: &self.folder, bytes_max: self.about.bytes_max, files_max };
+            self.files(&snapshot, &mut state, archives.into_values().collect(), &progress).await?;
+            let bytes_max = self.about.bytes_max;
+            let place =
+                Place { folder: &self.folder, bytes_max, files_max, tick: &|| progress.tick() };
             snapshot = self.source.unpack(snapshot, &place).await?;
         }
         if self.about.wants_signature {
@@ -176,7 +179,8 @@ impl Conversation {
             files.insert(path, found.clone());
         }
         let mut state = std::mem::take(&mut self.state);
-        let result = self.files(&snapshot, &mut state, files.into_values().collect(), emit).await;
+        let (progress, files) = (Progress::new(emit), files.into_values().collect());
+        let result = self.files(&snapshot, &mut state, files, &progress).await;
         state.save(&self.folder);
         (self.state, self.snapshot) = (state, Some(snapshot));
         result.map(|()| FetchEvent::Downloaded)
@@ -187,20 +191,20 @@ impl Conversation {
         snapshot: &Snapshot,
         state: &mut State,
         files: Vec<File>,
-        emit: &mut dyn FnMut(FetchEvent),
+        progress: &Progress<'_>,
     ) -> Result<(), FetchError> {
         let download = Download {
             source: &*self.source,
             snapshot,
             folder: &self.folder,
             state: RefCell::new(state),
-            progress: Progress::new(emit),
+            progress,
             bytes_max: self.about.bytes_max,
             pause: self.times.pause,
             sent: &self.sent,
         };
         let result = download.run(files).await;
-        download.progress.finish();
+        progress.finish();
         result
     }
 }

@@ -3,7 +3,7 @@
 
 mod progress;
 
-use std::{cell::RefCell, io, io::Write as _, time::Duration};
+use std::{cell::RefCell, fs::File as LocalFile, io, io::Write as _, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -15,7 +15,7 @@ pub(crate) use self::progress::Progress;
 use crate::{
     client::SentSecrets,
     digest::{self, Digest},
-    folder::{Folder, OWN},
+    folder::{Folder, OWN, SPARE_BYTES},
     part::{Part, Wanted},
     sources::{File, Opened, Snapshot, Source},
     state::{self, Had, State},
@@ -27,16 +27,14 @@ const PARALLEL: usize = 4;
 const ATTEMPTS: u32 = 3;
 /// Bytes that an attempt must add to count as progress.
 const PROGRESS_BYTES_MIN: u64 = 1 << 20;
-/// Bytes that a download leaves free on the disk.
-const SPARE_BYTES: u64 = 64 << 20;
 
 /// Downloads files of one snapshot.
-pub(crate) struct Download<'a> {
+pub(crate) struct Download<'a, 'p> {
     pub(crate) source: &'a dyn Source,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) folder: &'a Folder,
     pub(crate) state: RefCell<&'a mut State>,
-    pub(crate) progress: Progress<'a>,
+    pub(crate) progress: &'a Progress<'p>,
     /// Maximum bytes of all files.
     pub(crate) bytes_max: u64,
     /// Pause before a broken download is resumed.
@@ -45,7 +43,7 @@ pub(crate) struct Download<'a> {
     pub(crate) sent: &'a SentSecrets,
 }
 
-impl Download<'_> {
+impl Download<'_, '_> {
     /// Downloads the files that are not there yet.
     ///
     /// # Errors
@@ -113,11 +111,16 @@ impl Download<'_> {
         let Some(mut found) = self.folder.read(&file.path)? else { return Ok(false) };
         let length = found.metadata()?.len();
         let is_there = file.bytes.is_none_or(|bytes| bytes == length)
-            && digest::is_of_file(&expected, &mut found).await?;
+            && self.has_digest(&expected, &mut found).await?;
         if is_there && let Digest::Sha256(sha256) = expected {
             self.record(file, sha256);
         }
         Ok(is_there)
+    }
+
+    /// Returns whether a local file has a digest.
+    async fn has_digest(&self, expected: &Digest, file: &mut LocalFile) -> io::Result<bool> {
+        digest::is_of_file(expected, file, &|| self.progress.tick()).await
     }
 
     fn record(&self, file: &File, sha256: String) {
@@ -182,7 +185,8 @@ impl Download<'_> {
             bytes: file.bytes,
         };
         let mut part = Part::open(self.folder, &file.path, wanted).map_err(broken)?;
-        digest::add(&mut sha256, &mut part.file).await.map_err(broken)?;
+        let tick = || self.progress.tick();
+        digest::add(&mut sha256, &mut part.file, &tick).await.map_err(broken)?;
         let was_resumed = part.offset.bytes > 0;
         self.progress.add(part.offset.bytes);
         let result = self.complete(file, &mut part, &mut sha256).await;
@@ -231,7 +235,7 @@ impl Download<'_> {
         let is_right = match &expected {
             None => true,
             Some(Digest::Sha256(hex)) => digest::hex(sha256.clone()) == *hex,
-            Some(git) => digest::is_of_file(git, &mut part.file).await.map_err(broken)?,
+            Some(git) => self.has_digest(git, &mut part.file).await.map_err(broken)?,
         };
         match is_right {
             true => Ok(()),

@@ -23,7 +23,7 @@ pub(crate) trait Source {
     }
 
     /// Lists the files in the snapshot's archives, which were downloaded, and unpacks them into
-    /// parts.
+    /// parts. Keeps the archives, so that another process need not download them again.
     async fn unpack(&self, snapshot: Snapshot, _: &Place<'_>) -> Result<Snapshot, FetchError> {
         Ok(snapshot)
     }
@@ -50,6 +50,8 @@ pub(crate) struct Place<'a> {
     pub(crate) bytes_max: u64,
     /// Maximum files of a snapshot.
     pub(crate) files_max: usize,
+    /// Called while the work goes on.
+    pub(crate) tick: &'a dyn Fn(),
 }
 
 /// What an earlier fetch saw.
