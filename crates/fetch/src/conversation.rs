@@ -114,6 +114,10 @@ impl Conversation {
         if self.about.known.as_ref() == Some(&snapshot.id) {
             return Ok(FetchEvent::Unchanged);
         }
+        if self.about.id_only {
+            let Snapshot { id, pin, notes, .. } = snapshot;
+            return Ok(FetchEvent::Snapshot(RemoteSnapshot { id, pin, files: Vec::new(), notes }));
+        }
         if !snapshot.archives.is_empty() {
             let progress = Progress::new(emit);
             // Their files replace those of the state when they are downloaded.

@@ -130,6 +130,15 @@ impl Part {
         let _ = folder.remove(&note(&self.name));
     }
 
+    /// Removes all parts.
+    pub(crate) fn discard_all(folder: &Folder) {
+        let names = folder.own_names();
+        for name in names.iter().filter_map(|name| name.strip_suffix(".part")) {
+            let _ = folder.remove(&data(name));
+            let _ = folder.remove(&note(name));
+        }
+    }
+
     /// Moves the complete file into place.
     pub(crate) fn finish(&self, folder: &Folder, path: &str) -> io::Result<()> {
         folder.rename(&data(&self.name), path)?;

@@ -192,3 +192,19 @@ fn an_image_may_have_a_layer_twice() {
     assert!(fetch.read("model.onnx") == one, "the last layer counts");
     assert_eq!(blobs(&registry), 2);
 }
+
+#[test]
+fn layers_are_downloaded_once_until_their_files_are_staged() {
+    let registry = image(vec![layer(&[("models/model.onnx", b"x"), ("models/a", b"y")])]);
+    let mut fetch = Fetch::of(format!("oci://{}/org/m:v1", registry.authority()));
+    // A caller that only wants the id causes no download.
+    fetch.about.id_only = true;
+    let id = fetch.resolve().unwrap().unwrap().id;
+    assert_eq!(blobs(&registry), 0);
+    fetch.about.id_only = false;
+    // The caller ends before it downloads the files.
+    let snapshot = fetch.resolve().unwrap().unwrap();
+    assert_eq!((&snapshot.id, snapshot.files.len(), blobs(&registry)), (&id, 2, 1));
+    fetch.all().unwrap();
+    assert_eq!((fetch.files().len(), blobs(&registry)), (2, 0));
+}

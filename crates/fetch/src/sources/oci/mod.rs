@@ -27,7 +27,7 @@ use crate::{
     digest::{self, Digest},
     environment::Environment,
     folder::OWN,
-    part::Offset,
+    part::{Offset, Part},
     sources::{
         answer::{Opened, Validators, opened, ranged},
         source::{File, Known, Place, Snapshot, Source},
@@ -182,13 +182,18 @@ impl Source for Registry {
     }
 
     async fn unpack(&self, snapshot: Snapshot, place: &Place<'_>) -> Result<Snapshot, FetchError> {
-        let unpacked = unpack::unpack(place, &snapshot.archives);
-        for archive in &snapshot.archives {
-            let _ = place.folder.remove(&archive.path);
-        }
+        let unpacked = unpack::unpack(place, &snapshot.archives).inspect_err(|error| {
+            Part::discard_all(place.folder);
+            // A full disk may have room later, but an archive that cannot be unpacked stays so.
+            let is_transient =
+                matches!(error.kind, FetchErrorKind::Space | FetchErrorKind::Internal);
+            for archive in snapshot.archives.iter().filter(|_| !is_transient) {
+                let _ = place.folder.remove(&archive.path);
+            }
+        })?;
         let mut files = snapshot.files;
-        files.extend(unpacked?);
-        Ok(Snapshot { files, archives: Vec::new(), ..snapshot })
+        files.extend(unpacked);
+        Ok(Snapshot { files, ..snapshot })
     }
 
     async fn open(&self, file: &File, from: &Offset) -> Result<Opened, FetchError> {
