@@ -54,6 +54,8 @@ pub struct Times {
     pub window_bytes: u64,
     /// Pause before a failed download is resumed, and between two listings.
     pub pause: Duration,
+    /// Minimum age of the newest object in a listing that is a snapshot.
+    pub settle: Duration,
 }
 
 impl Default for Times {
@@ -64,6 +66,7 @@ impl Default for Times {
             window: Duration::from_secs(60),
             window_bytes: 60 * 1024,
             pause: Duration::from_secs(2),
+            settle: Duration::from_secs(60),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Buckets whose listing changes, and those of Google, for which no server runs in tests.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use onnxd_proto::domain::fetch::{FetchErrorKind, Pin};
 
@@ -116,4 +119,29 @@ fn google_buckets_have_the_same_snapshots() {
     server.asked();
     assert_eq!(fetch.resolve().unwrap(), None);
     assert_eq!(server.lines(), ["GET /bucket/m%2FSHA256SUMS"]);
+}
+
+#[test]
+fn a_snapshot_with_checksums_is_not_replaced_by_a_listing() {
+    let server = Double::start(|asked| answer(asked, &[("m/model.onnx", "x")]));
+    let mut fetch = s3(&server);
+    fetch.about.known = Some(format!("sha256:{}", "a".repeat(64)));
+    let error = fetch.fails();
+    assert_eq!(error.kind, FetchErrorKind::Incomplete, "{error}");
+    assert!(error.message.contains("SHA256SUMS"), "{error}");
+}
+
+#[test]
+fn a_listing_is_a_snapshot_only_if_no_object_is_new() {
+    let date = Arc::new(Mutex::new("Thu, 01 Jan 2026 00:00:40 GMT"));
+    let now = Arc::clone(&date);
+    let server = Double::start(move |asked| {
+        answer(asked, &[("m/model.onnx", "x")]).header("Date", *now.lock().unwrap())
+    });
+    let fetch = s3(&server);
+    let error = fetch.fails();
+    assert_eq!(error.kind, FetchErrorKind::Incomplete, "{error}");
+    assert_eq!(error.retry_after_seconds, Some(20), "{error}");
+    *date.lock().unwrap() = "Thu, 01 Jan 2026 00:01:00 GMT";
+    fetch.all().unwrap();
 }

@@ -14,7 +14,7 @@ use onnxd_proto::domain::{
 };
 use url::Url;
 
-use super::transport::{Transport, fetch_error};
+use super::transport::{ServerClock, Transport, fetch_error};
 use crate::{
     client::Client,
     environment::{Environment, read},
@@ -39,11 +39,11 @@ const PROFILE_SETTINGS: [(&str, &str); 6] = [
     ("role_arn", "AWS_ROLE_ARN"),
 ];
 
-/// Creates the client of a bucket.
+/// Creates the client of a bucket. It sets `clock` by the server's answers.
 pub(super) fn store(
     scheme: Scheme,
     bucket: &str,
-    client: Client,
+    (client, clock): (Client, &ServerClock),
     environment: &Environment,
 ) -> Result<Arc<dyn ObjectStore>, FetchError> {
     let uri = format!("{scheme}://{bucket}");
@@ -58,7 +58,8 @@ pub(super) fn store(
             }
         }
         let client = trusting(client, environment, "GOOGLE_BASE_URL")?;
-        let store = builder.with_http_connector(Transport::new(client)).build().map_err(failed)?;
+        let transport = Transport::new(client, clock.clone());
+        let store = builder.with_http_connector(transport).build().map_err(failed)?;
         return Ok(Arc::new(store));
     }
     let variables = with_profile(environment)?;
@@ -80,7 +81,8 @@ pub(super) fn store(
         Some(_) => trusting(client, &environment, "AWS_ENDPOINT_URL_S3")?,
         None => client,
     };
-    let store = builder.with_http_connector(Transport::new(client)).build().map_err(failed)?;
+    let transport = Transport::new(client, clock.clone());
+    let store = builder.with_http_connector(transport).build().map_err(failed)?;
     Ok(Arc::new(store))
 }
 

@@ -3,12 +3,14 @@
 use std::{
     error::Error,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{StatusCode, header::DATE};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, SizeHint};
 use object_store::{
@@ -32,14 +34,36 @@ const REMEDY: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFI
                       GOOGLE_APPLICATION_CREDENTIALS to credentials that may read the bucket; for a \
                       public bucket, set AWS_SKIP_SIGNATURE=true or GOOGLE_SKIP_SIGNATURE=true";
 
+/// The clock of the server, which times in listings are of. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerClock(Arc<Mutex<Option<SystemTime>>>);
+
+impl ServerClock {
+    /// Returns the date of the last answer, or this machine's if the server states none.
+    #[expect(clippy::disallowed_methods, reason = "compared with times that a server states")]
+    pub(super) fn now(&self) -> SystemTime {
+        let date = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        date.unwrap_or_else(SystemTime::now)
+    }
+
+    fn set(&self, headers: &http::HeaderMap) {
+        let date =
+            headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+    }
+}
+
 /// Creates clients for `object_store`.
 #[derive(Debug)]
-pub(super) struct Transport(Client);
+pub(super) struct Transport {
+    client: Client,
+    clock: ServerClock,
+}
 
 impl Transport {
-    /// Sends requests with this client.
-    pub(super) fn new(client: Client) -> Self {
-        Self(client)
+    /// Sends requests with this client, and sets the clock.
+    pub(super) fn new(client: Client, clock: ServerClock) -> Self {
+        Self { client, clock }
     }
 }
 
@@ -47,9 +71,12 @@ impl HttpConnector for Transport {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         // Only the credential services of machines and containers are asked without TLS.
         let allows_http = options.get_config_value(&ClientConfigKey::AllowHttp);
+        let clock = self.clock.clone();
         Ok(HttpClient::new(match allows_http.as_deref() {
-            Some("true") => Service { client: self.0.for_metadata(), is_credentials: true },
-            _ => Service { client: self.0.clone(), is_credentials: false },
+            Some("true") => {
+                Service { client: self.client.for_metadata(), clock, is_credentials: true }
+            }
+            _ => Service { client: self.client.clone(), clock, is_credentials: false },
         }))
     }
 }
@@ -58,6 +85,7 @@ impl HttpConnector for Transport {
 #[derive(Debug)]
 struct Service {
     client: Client,
+    clock: ServerClock,
     /// Whether statuses have a meaning to the caller.
     is_credentials: bool,
 }
@@ -80,6 +108,7 @@ impl HttpService for Service {
             false => fatal(error),
         })?;
         let (head, body) = response.into_parts();
+        self.clock.set(&head.headers);
         let mut body = self.client.limited(body, &url);
         // A missing object is for the caller to judge; a missing bucket is not.
         let is_told = matches!(head.status.as_u16(), 301 | 307 | 401 | 403 | 429 | 503)
