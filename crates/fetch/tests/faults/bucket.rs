@@ -145,3 +145,15 @@ fn a_listing_is_a_snapshot_only_if_no_object_is_new() {
     *date.lock().unwrap() = "Thu, 01 Jan 2026 00:01:00 GMT";
     fetch.all().unwrap();
 }
+
+#[test]
+fn objects_that_mark_folders_are_no_files() {
+    let server = Double::start(|asked| {
+        let objects =
+            [("m/", ""), ("m/onnx.json", "{}"), ("m/onnx/", ""), ("m/onnx/model.onnx", "x")];
+        answer(asked, &objects)
+    });
+    let fetch = s3(&server);
+    fetch.all().unwrap();
+    assert_eq!(fetch.files(), ["onnx.json", "onnx/model.onnx"]);
+}

@@ -5,7 +5,7 @@
 mod settings;
 mod transport;
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
@@ -81,7 +81,7 @@ impl Bucket {
             }
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok((files, newest))
+        Ok((without_markers(files), newest))
     }
 
     /// Fails if an upload to the bucket may still be running, judged by the server's own clock.
@@ -161,6 +161,17 @@ impl Bucket {
             validators,
         }))
     }
+}
+
+/// Leaves out objects that mark folders: empty ones above others. `object_store` drops the slash at
+/// the end of their names.
+fn without_markers(files: Vec<File>) -> Vec<File> {
+    let parents = files
+        .iter()
+        .flat_map(|file| file.path.match_indices('/').map(|(end, _)| &file.path[..end]));
+    let folders: BTreeSet<String> = parents.map(str::to_owned).collect();
+    let is_marker = |file: &File| file.bytes == Some(0) && folders.contains(&file.path);
+    files.into_iter().filter(|file| !is_marker(file)).collect()
 }
 
 /// Returns the id of a listing: a digest of all names, lengths and ETags.
