@@ -8,8 +8,8 @@ use std::sync::{
 use onnxd_proto::domain::fetch::{FetchErrorKind, Pin};
 
 use crate::{
-    double::{Asked, Double, Reply},
-    fetch::{Fetch, checksums, sha256},
+    double::{Asked, Double, Fault, Reply},
+    fetch::{Fetch, bytes, checksums, sha256},
 };
 
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -156,4 +156,31 @@ fn objects_that_mark_folders_are_no_files() {
     let fetch = s3(&server);
     fetch.all().unwrap();
     assert_eq!(fetch.files(), ["onnx.json", "onnx/model.onnx"]);
+}
+
+#[test]
+fn a_bucket_that_ignores_ranges_is_coped_with() {
+    let count = AtomicUsize::new(0);
+    let content = bytes(3 << 20);
+    let expected = content.clone();
+    let sums = checksums(&[("model.onnx", &content)]);
+    let server = Double::start(move |asked| {
+        let is_model = asked.path.contains("model.onnx") && asked.method == "GET";
+        let whole = |body: &[u8]| {
+            let etag = format!("\"{}\"", sha256(body));
+            Reply::ok(body).header("ETag", etag).header("Last-Modified", DATE)
+        };
+        match is_model {
+            true if count.fetch_add(1, Ordering::Relaxed) == 0 => {
+                whole(&content).fault(Fault::Truncate(2 << 20))
+            }
+            true => whole(&content),
+            false => whole(sums.as_bytes()),
+        }
+    });
+    let fetch = s3(&server);
+    let is_model = |line: &&String| line.starts_with("GET") && line.contains("model.onnx");
+    fetch.all().unwrap();
+    assert!(fetch.read("model.onnx") == expected);
+    assert_eq!(server.lines().iter().filter(is_model).count(), 3);
 }

@@ -16,7 +16,7 @@ use onnxd_proto::domain::{
 };
 use percent_encoding::percent_decode_str;
 
-use self::transport::{ServerClock, fetch_error};
+use self::transport::{ServerClock, fetch_error, is_range_ignored};
 use crate::{
     client::{Body, Client, SentSecrets, Times},
     digest,
@@ -259,8 +259,20 @@ impl Source for Bucket {
     async fn open(&self, file: &File, from: &Offset) -> Result<Opened, FetchError> {
         let if_match = file.identity.clone().or_else(|| from.validator.clone());
         let range = (from.bytes > 0).then_some(GetRange::Offset(from.bytes));
-        let options = GetOptions { if_match, range, ..GetOptions::default() };
-        let found = match self.store.get_opts(&self.path(&file.path)?, options).await {
+        let whole = GetOptions { if_match, ..GetOptions::default() };
+        let path = self.path(&file.path)?;
+        let found = match range {
+            None => self.store.get_opts(&path, whole).await,
+            Some(_) => {
+                match self.store.get_opts(&path, GetOptions { range, ..whole.clone() }).await {
+                    Err(error) if is_range_ignored(&error) => {
+                        self.store.get_opts(&path, whole).await
+                    }
+                    found => found,
+                }
+            }
+        };
+        let found = match found {
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(checksums::listed_but_missing(&file.path));
             }

@@ -2,6 +2,7 @@
 
 use std::{
     error::Error,
+    fmt,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -10,7 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{StatusCode, header::DATE};
+use http::{
+    StatusCode,
+    header::{DATE, RANGE},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, SizeHint};
 use object_store::{
@@ -98,6 +102,7 @@ impl HttpService for Service {
         let url = head.uri.to_string();
         // The query may be a signature.
         let url = url.split('?').next().unwrap_or_default().to_owned();
+        let has_range = head.headers.contains_key(RANGE);
         let is_listing = head.uri.query().is_some_and(|query| query.contains("list-type="));
         let request = http::Request::from_parts(head, Full::new(body));
         let response = self.client.exchange(request, &url).await;
@@ -109,6 +114,9 @@ impl HttpService for Service {
         })?;
         let (head, body) = response.into_parts();
         self.clock.set(&head.headers);
+        if has_range && head.status == StatusCode::OK {
+            return Err(HttpError::new(HttpErrorKind::Unknown, RangeIgnored));
+        }
         let mut body = self.client.limited(body, &url);
         // A missing object is for the caller to judge; a missing bucket is not.
         let is_told = matches!(head.status.as_u16(), 301 | 307 | 401 | 403 | 429 | 503)
@@ -131,6 +139,23 @@ impl HttpService for Service {
         });
         Ok(HttpResponse::from_parts(head, HttpResponseBody::new(Chunks(receiver))))
     }
+}
+
+/// The server sent a whole object instead of a range.
+#[derive(Debug)]
+struct RangeIgnored;
+
+impl fmt::Display for RangeIgnored {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the server ignores ranges")
+    }
+}
+
+impl Error for RangeIgnored {}
+
+/// Returns whether the server sent a whole object instead of a range.
+pub(super) fn is_range_ignored(error: &object_store::Error) -> bool {
+    innermost(error).is::<RangeIgnored>()
 }
 
 /// Converts our errors for `object_store`, which must not retry: our download resumes.
