@@ -8,7 +8,7 @@ use std::sync::{
 use onnxd_proto::domain::fetch::{FetchErrorKind, Pin};
 
 use crate::{
-    double::{Asked, Double, Fault, Reply},
+    double::{Asked, Double, Fault, Reply, closed},
     fetch::{Fetch, bytes, checksums, sha256},
 };
 
@@ -183,4 +183,12 @@ fn a_bucket_that_ignores_ranges_is_coped_with() {
     fetch.all().unwrap();
     assert!(fetch.read("model.onnx") == expected);
     assert_eq!(server.lines().iter().filter(is_model).count(), 3);
+}
+
+#[test]
+fn allowing_http_for_google_changes_no_error() {
+    let fetch = Fetch::of("gs://bucket/m").with("GOOGLE_SKIP_SIGNATURE", "true");
+    let fetch = fetch.with("GOOGLE_BASE_URL", format!("http://{}", closed()));
+    let error = fetch.with("GOOGLE_ALLOW_HTTP", "true").fails();
+    assert_eq!(error.kind, FetchErrorKind::Unreachable, "{error}");
 }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{
-    ObjectStore, RetryConfig,
+    ClientConfigKey, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
 };
@@ -39,7 +39,8 @@ const PROFILE_SETTINGS: [(&str, &str); 6] = [
     ("role_arn", "AWS_ROLE_ARN"),
 ];
 
-/// Creates the client of a bucket. It sets `clock` by the server's answers.
+/// Creates the client of a bucket. Leaves out `AWS_ALLOW_HTTP` and `GOOGLE_ALLOW_HTTP`, by which the
+/// transport tells the clients of credential services: `object_store` sets it for them. It sets `clock` by the server's answers.
 pub(super) fn store(
     scheme: Scheme,
     bucket: &str,
@@ -53,7 +54,9 @@ pub(super) fn store(
         let mut builder =
             GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("GOOGLE_")) {
-            if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
+            if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>()
+                && key != GoogleConfigKey::Client(ClientConfigKey::AllowHttp)
+            {
                 builder = builder.with_config(key, value);
             }
         }
@@ -65,9 +68,8 @@ pub(super) fn store(
     let variables = with_profile(environment)?;
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("AWS_")) {
-        // The transport tells credential services by `AWS_ALLOW_HTTP`, and ignores it otherwise.
         if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()
-            && name != "AWS_ALLOW_HTTP"
+            && key != AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)
         {
             builder = builder.with_config(key, value);
         }
