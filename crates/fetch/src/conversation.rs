@@ -204,6 +204,7 @@ impl Conversation {
             state: RefCell::new(state),
             progress,
             bytes_max: self.about.bytes_max,
+            files_max: self.about.files_max,
             pause: self.times.pause,
             sent: &self.sent,
         };

@@ -37,6 +37,8 @@ pub(crate) struct Download<'a, 'p> {
     pub(crate) progress: &'a Progress<'p>,
     /// Maximum bytes of all files.
     pub(crate) bytes_max: u64,
+    /// Maximum files of a snapshot.
+    pub(crate) files_max: usize,
     /// Pause before a broken download is resumed.
     pub(crate) pause: Duration,
     /// What the log must not repeat.
@@ -58,7 +60,7 @@ impl Download<'_, '_> {
         self.check_limits(missing.iter().map(|file| Part::bytes(self.folder, &file.path)).sum())?;
         let files = stream::iter(missing).map(|file| self.file(file)).buffer_unordered(PARALLEL);
         files.try_collect::<()>().await?;
-        self.source.confirm(self.snapshot).await
+        self.source.confirm(self.snapshot, self.files_max).await
     }
 
     /// Removes what earlier snapshots left behind.

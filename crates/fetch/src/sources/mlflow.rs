@@ -285,10 +285,10 @@ impl Source for Mlflow {
         opened(self.client.send(request).await?.success(REMEDY).await?, from)
     }
 
-    async fn confirm(&self, snapshot: &Snapshot) -> Result<(), FetchError> {
+    async fn confirm(&self, snapshot: &Snapshot, files_max: usize) -> Result<(), FetchError> {
         let Some(first) = snapshot.files.first() else { return Ok(()) };
         let (id, root) = identity(first);
-        match self.list(id, root, snapshot.files.len()).await? == snapshot.files {
+        match self.list(id, root, files_max).await? == snapshot.files {
             true => Ok(()),
             false => Err(FetchErrorKind::Incomplete.because(format!(
                 "{}: the files changed during the download; is an upload running?",

@@ -38,7 +38,7 @@ pub(crate) trait Source {
 
     /// Fails if the snapshot is no longer what the source contains. Called after a download from
     /// sources that have nothing that holds their files together.
-    async fn confirm(&self, _: &Snapshot) -> Result<(), FetchError> {
+    async fn confirm(&self, _: &Snapshot, _files_max: usize) -> Result<(), FetchError> {
         Ok(())
     }
 }
