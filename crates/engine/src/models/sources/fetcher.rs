@@ -52,7 +52,7 @@ impl Fetcher {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("onnxd-fetch").current_dir(folder);
         command.env_remove("LD_PRELOAD").envs(onnxd_telemetry::log::variables());
-        // Resolve it before the directory changes.
+        // By which the fetcher resolves relative paths in variables.
         if let Ok(here) = env::current_dir() {
             command.env("PWD", here);
         }
