@@ -109,7 +109,7 @@ impl Mlflow {
     ) -> Result<Self, FetchError> {
         if environment.get("MLFLOW_TRACKING_URI").is_none() {
             let message = "set MLFLOW_TRACKING_URI to the URL of the MLflow server";
-            return Err(FetchErrorKind::Unreachable.because(message));
+            return Err(FetchErrorKind::Configuration.because(message));
         }
         let endpoint = endpoint(environment, "MLFLOW_TRACKING_URI", "")?;
         let (name, version) = uri.revision();

@@ -66,7 +66,7 @@ impl Source for Web {
             StatusCode::NOT_MODIFIED => return Ok(None),
             StatusCode::NOT_FOUND => {
                 let message = checksums::missing(&response.url);
-                return Err(FetchErrorKind::Malformed.because(message));
+                return Err(FetchErrorKind::Incomplete.because(message));
             }
             _ => {}
         }

@@ -102,6 +102,17 @@ fn a_refusal_quotes_neither_key_nor_signature() {
 }
 
 #[test]
+fn an_invalid_setting_is_no_fault_of_the_server() {
+    for (source, variable, value) in [
+        ("s3://bucket/m", "AWS_ENDPOINT_URL", "no url"),
+        ("gs://bucket/m", "GOOGLE_SERVICE_ACCOUNT", "/nowhere"),
+    ] {
+        let error = Fetch::of(source).with(variable, value).fails();
+        assert_eq!(error.kind, FetchErrorKind::Configuration, "{variable}: {error}");
+    }
+}
+
+#[test]
 fn google_buckets_have_the_same_snapshots() {
     let server = Double::start(|asked| {
         let sums = checksums(&[("model.onnx", b"x")]);

@@ -124,6 +124,13 @@ fn a_missing_token_is_named_and_a_wrong_one_not_shown() {
 }
 
 #[test]
+fn an_invalid_endpoint_is_named() {
+    let error = Fetch::of("hf://org/name").with("HF_ENDPOINT", "ftp://hub").fails();
+    assert_eq!(error.kind, FetchErrorKind::Configuration);
+    assert!(error.message.contains("HF_ENDPOINT"), "{error}");
+}
+
+#[test]
 fn a_file_of_another_commit_is_refused() {
     let hub = Double::start(|asked| match asked.path.starts_with("/api/") {
         true => Reply::ok(described(false)),

@@ -73,6 +73,7 @@ fn only_a_version_that_is_ready_and_stays_so_is_downloaded() {
 #[test]
 fn a_missing_server_is_named() {
     let error = Fetch::of("mlflow://minilm/3").fails();
+    assert_eq!(error.kind, FetchErrorKind::Configuration);
     assert!(error.message.contains("MLFLOW_TRACKING_URI"), "{error}");
 }
 

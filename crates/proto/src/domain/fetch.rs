@@ -151,6 +151,8 @@ pub enum FetchErrorKind {
     Space,
     /// The address or the redirect is not allowed.
     Forbidden,
+    /// A variable is missing or invalid, or a file that one names is. A retry fails, too.
+    Configuration,
     /// A fault of this machine or of onnxd.
     Internal,
 }

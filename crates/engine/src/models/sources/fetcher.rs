@@ -207,7 +207,9 @@ fn refusal(error: FetchError) -> Refusal {
         FetchErrorKind::NotFound => RefusalKind::NotFound,
         FetchErrorKind::Incomplete => RefusalKind::Incomplete,
         FetchErrorKind::Checksum => RefusalKind::Checksum,
-        FetchErrorKind::Malformed | FetchErrorKind::TooLarge => RefusalKind::Contract,
+        FetchErrorKind::Malformed | FetchErrorKind::TooLarge | FetchErrorKind::Configuration => {
+            RefusalKind::Contract
+        }
         FetchErrorKind::Space => RefusalKind::Space,
         FetchErrorKind::Forbidden => RefusalKind::Forbidden,
         FetchErrorKind::Internal => RefusalKind::Internal,
@@ -246,6 +248,8 @@ mod tests {
     fn refusal_keeps_the_pause_that_the_server_asked_for() {
         let error = FetchErrorKind::Unreachable.because("429");
         assert_eq!(refusal(error.clone()).retry_after, None);
+        let invalid = FetchErrorKind::Configuration.because("HF_ENDPOINT");
+        assert!(!refusal(invalid).kind.is_transient(), "a start must not wait for it");
         let refusal = refusal(FetchError { retry_after_seconds: Some(90), ..error });
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(90)));
         assert_eq!((refusal.kind, refusal.message.as_str()), (RefusalKind::Unreachable, "429"));

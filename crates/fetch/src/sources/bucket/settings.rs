@@ -49,7 +49,10 @@ pub(super) fn store(
 ) -> Result<Arc<dyn ObjectStore>, FetchError> {
     let uri = format!("{scheme}://{bucket}");
     let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
-    let failed = |error| fetch_error(&uri, error);
+    let failed = |error| {
+        let kind = FetchErrorKind::Configuration;
+        FetchError { kind, ..fetch_error(&uri, error) }
+    };
     if scheme == Scheme::Gs {
         let mut builder =
             GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry);
@@ -96,7 +99,7 @@ fn trusting(
 ) -> Result<Client, FetchError> {
     let Some(text) = environment.get(variable) else { return Ok(client) };
     let url = Url::parse(text).map_err(|error| {
-        FetchErrorKind::Internal.because(format!("{variable}: invalid URL: {error}"))
+        FetchErrorKind::Configuration.because(format!("{variable}: invalid URL: {error}"))
     })?;
     Ok(client.trusting(&url))
 }
