@@ -38,8 +38,6 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const REASON_CHARS_MAX: usize = 200;
 /// Maximum time to connect to the credential service of the machine.
 const METADATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest pause that a server may ask for.
-const RETRY_AFTER_SECONDS_MAX: u64 = 24 * 3600;
 
 /// Limits of time.
 #[derive(Clone, Copy, Debug)]
@@ -192,15 +190,12 @@ pub(crate) fn status_error(
 /// clock.
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = match text.parse() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let until = httpdate::parse_http_date(text).ok()?;
-            let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
-            until.duration_since(now).unwrap_or_default().as_secs()
-        }
-    };
-    Some(seconds.min(RETRY_AFTER_SECONDS_MAX))
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default().as_secs())
 }
 
 /// The client. Cheap to clone.
