@@ -1,6 +1,6 @@
 //! Answers the supervisor's requests about one source.
 
-use std::{cell::RefCell, collections::BTreeMap, path::PathBuf};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, time::Instant};
 
 use onnxd_proto::domain::{
     SourceUri,
@@ -205,7 +205,8 @@ impl Conversation {
             progress,
             bytes_max: self.about.bytes_max,
             files_max: self.about.files_max,
-            pause: self.times.pause,
+            times: self.times,
+            started: Instant::now(),
             sent: &self.sent,
         };
         let result = download.run(files).await;

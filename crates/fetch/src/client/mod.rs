@@ -50,6 +50,10 @@ pub struct Times {
     pub window: Duration,
     /// See [`Times::window`].
     pub window_bytes: u64,
+    /// Maximum time of a download, besides that for its bytes at [`Times::download_rate`].
+    pub download: Duration,
+    /// Bytes per second.
+    pub download_rate: u64,
     /// Pause before a failed download is resumed, and between two listings.
     pub pause: Duration,
     /// Minimum age of the newest object in a listing that is a snapshot.
@@ -63,6 +67,8 @@ impl Default for Times {
             stall: Duration::from_secs(30),
             window: Duration::from_secs(60),
             window_bytes: 60 * 1024,
+            download: Duration::from_secs(10 * 60),
+            download_rate: 1 << 20,
             pause: Duration::from_secs(2),
             settle: Duration::from_secs(60),
         }

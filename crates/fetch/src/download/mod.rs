@@ -3,7 +3,12 @@
 
 mod progress;
 
-use std::{cell::RefCell, fs::File as LocalFile, io, io::Write as _, time::Duration};
+use std::{
+    cell::RefCell,
+    fs::File as LocalFile,
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -13,7 +18,7 @@ use rustix::io::Errno;
 
 pub(crate) use self::progress::Progress;
 use crate::{
-    client::SentSecrets,
+    client::{SentSecrets, Times},
     digest::{self, Digest},
     folder::{Folder, OWN, SPARE_BYTES},
     part::{Part, Wanted},
@@ -39,8 +44,8 @@ pub(crate) struct Download<'a, 'p> {
     pub(crate) bytes_max: u64,
     /// Maximum files of a snapshot.
     pub(crate) files_max: usize,
-    /// Pause before a broken download is resumed.
-    pub(crate) pause: Duration,
+    pub(crate) times: Times,
+    pub(crate) started: Instant,
     /// What the log must not repeat.
     pub(crate) sent: &'a SentSecrets,
 }
@@ -93,6 +98,7 @@ impl Download<'_, '_> {
         if self.is_there(&file).await.map_err(|error| local(&file.path, &error))? {
             return Ok(None);
         }
+        self.check_time()?;
         if file.bytes.is_none() || file.digest.is_none() {
             let digest = file.digest.clone();
             self.source.stat(&mut file).await?;
@@ -149,6 +155,20 @@ impl Download<'_, '_> {
         }
     }
 
+    /// Fails if the download takes too long for its bytes. The next process resumes it.
+    fn check_time(&self) -> Result<(), FetchError> {
+        let bytes = self.progress.total().max(self.progress.bytes());
+        let limit = Duration::from_secs(bytes / self.times.download_rate);
+        let limit = limit.saturating_add(self.times.download);
+        match self.started.elapsed() > limit {
+            true => Err(FetchErrorKind::Unreachable.because(format!(
+                "the download of {bytes} bytes took longer than {} s",
+                limit.as_secs()
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// Downloads a file, and resumes it if the connection breaks.
     async fn file(&self, file: File) -> Result<(), FetchError> {
         let (mut attempt, mut furthest) = (1, Part::bytes(self.folder, &file.path));
@@ -162,11 +182,12 @@ impl Download<'_, '_> {
                 Err(error)
                     if error.kind == FetchErrorKind::Unreachable
                         && error.retry_after_seconds.is_none()
-                        && attempt < ATTEMPTS =>
+                        && attempt < ATTEMPTS
+                        && self.check_time().is_ok() =>
                 {
                     let error = self.sent.redact(&error.message);
                     tracing::info!(path = file.path, attempt, error, "resuming a broken download");
-                    tokio::time::sleep(self.pause * attempt).await;
+                    tokio::time::sleep(self.times.pause * attempt).await;
                     attempt += 1;
                 }
                 result => return result,
@@ -267,6 +288,7 @@ impl Download<'_, '_> {
         part.remember(self.folder, total, opened.validator.take())
             .map_err(|error| local(&file.path, &error))?;
         while let Some(chunk) = opened.body.chunk().await? {
+            self.check_time()?;
             let end = part.offset.bytes + chunk.len() as u64;
             if total.is_some_and(|total| end > total) {
                 return Err(self.differs(file, "it is longer than the source states"));
