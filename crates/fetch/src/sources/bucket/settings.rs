@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{
-    ClientConfigKey, ObjectStore, RetryConfig,
+    ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
 };
@@ -54,8 +54,9 @@ pub(super) fn store(
         FetchError { kind, ..fetch_error(&uri, error) }
     };
     if scheme == Scheme::Gs {
-        let mut builder =
-            GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry);
+        // The builder's own options allow http, by which the transport tells credential services.
+        let builder = GoogleCloudStorageBuilder::new().with_client_options(ClientOptions::new());
+        let mut builder = builder.with_bucket_name(bucket).with_retry(retry);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("GOOGLE_")) {
             if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>()
                 && key != GoogleConfigKey::Client(ClientConfigKey::AllowHttp)
