@@ -13,7 +13,7 @@ use crate::{
     download::{Download, Progress},
     environment::Environment,
     folder::{Folder, OWN},
-    sources::{self, File, Known, Place, Snapshot, Source},
+    sources::{self, File, KnownSnapshot, Snapshot, Source, UnpackTarget},
     state::State,
 };
 
@@ -97,7 +97,7 @@ impl Conversation {
             return Err(FetchErrorKind::Internal.because(message));
         }
         self.about = about;
-        let mut known = Known { id: self.about.known.clone(), ..Known::default() };
+        let mut known = KnownSnapshot { id: self.about.known.clone(), ..KnownSnapshot::default() };
         if known.id.as_ref() == Some(&self.state.id) {
             known.validators = self.state.validators.clone();
         }
@@ -127,9 +127,13 @@ impl Conversation {
                 snapshot.archives.iter().map(|archive| (&archive.path, archive.clone())).collect();
             self.files(&snapshot, &mut state, archives.into_values().collect(), &progress).await?;
             let bytes_max = self.about.bytes_max;
-            let place =
-                Place { folder: &self.folder, bytes_max, files_max, tick: &|| progress.tick() };
-            snapshot = self.source.unpack(snapshot, &place).await?;
+            let target = UnpackTarget {
+                folder: &self.folder,
+                bytes_max,
+                files_max,
+                tick: &|| progress.tick(),
+            };
+            snapshot = self.source.unpack(snapshot, &target).await?;
         }
         if self.about.wants_signature {
             snapshot.files.extend(self.source.signature(&snapshot).await?);

@@ -21,9 +21,9 @@ use crate::{
     client::{SentSecrets, Times},
     digest::{self, Digest},
     folder::{Folder, OWN, SPARE_BYTES},
-    part::{Part, Wanted},
+    part::{Expected, Part},
     sources::{File, Opened, Snapshot, Source},
-    state::{self, Had, State},
+    state::{self, DownloadedFile, State},
 };
 
 /// Files downloaded at once.
@@ -113,8 +113,10 @@ impl Download<'_, '_> {
     async fn is_there(&self, file: &File) -> io::Result<bool> {
         let known = self.state.borrow().files.get(&file.path).cloned();
         // Without a digest, the identity shows whether the file is the one that was downloaded.
-        let known = known.filter(|had| file.identity.is_some() && had.identity == file.identity);
-        let expected = file.digest.clone().or(known.map(|had| Digest::Sha256(had.sha256)));
+        let known = known
+            .filter(|downloaded| file.identity.is_some() && downloaded.identity == file.identity);
+        let expected =
+            file.digest.clone().or(known.map(|downloaded| Digest::Sha256(downloaded.sha256)));
         let Some(expected) = expected else { return Ok(false) };
         let Some(mut found) = self.folder.read(&file.path)? else { return Ok(false) };
         let length = found.metadata()?.len();
@@ -132,8 +134,8 @@ impl Download<'_, '_> {
     }
 
     fn record(&self, file: &File, sha256: String) {
-        let had = Had { sha256, identity: file.identity.clone() };
-        self.state.borrow_mut().files.insert(file.path.clone(), had);
+        let downloaded = DownloadedFile { sha256, identity: file.identity.clone() };
+        self.state.borrow_mut().files.insert(file.path.clone(), downloaded);
     }
 
     /// Compares what is to be downloaded with the limit and the disk, of which parts already have
@@ -198,7 +200,7 @@ impl Download<'_, '_> {
     async fn attempt(&self, file: &File) -> Result<(), FetchError> {
         let broken = |error: io::Error| local(&file.path, &error);
         let mut sha256 = Context::new(&SHA256);
-        let wanted = Wanted {
+        let expected = Expected {
             identity: match (&file.digest, &file.identity) {
                 (Some(Digest::Sha256(hex) | Digest::GitBlob(hex)), _) => hex,
                 (None, Some(identity)) => identity,
@@ -207,7 +209,7 @@ impl Download<'_, '_> {
             is_verified: file.digest.is_some(),
             bytes: file.bytes,
         };
-        let mut part = Part::open(self.folder, &file.path, wanted).map_err(broken)?;
+        let mut part = Part::open(self.folder, &file.path, expected).map_err(broken)?;
         let tick = || self.progress.tick();
         digest::add(&mut sha256, &mut part.file, &tick).await.map_err(broken)?;
         let was_resumed = part.offset.bytes > 0;

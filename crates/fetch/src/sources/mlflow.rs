@@ -17,7 +17,7 @@ use crate::{
     part::Offset,
     sources::{
         answer::{Opened, Validators, encoded, endpoint, json, opened, ranged},
-        source::{File, Known, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source},
     },
 };
 
@@ -32,12 +32,12 @@ pub(super) struct Mlflow {
     client: Client,
     endpoint: Url,
     name: String,
-    version: Wanted,
+    version: VersionSelector,
     authorization: Option<HeaderValue>,
 }
 
 /// How the version is named.
-enum Wanted {
+enum VersionSelector {
     Alias(String),
     Number(String),
 }
@@ -57,7 +57,7 @@ struct Version {
 }
 
 #[derive(Deserialize)]
-struct Download {
+struct DownloadUri {
     artifact_uri: String,
 }
 
@@ -129,7 +129,11 @@ impl Mlflow {
             client: client.trusting(&endpoint),
             endpoint,
             name: percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned(),
-            version: if is_alias { Wanted::Alias(version) } else { Wanted::Number(version) },
+            version: if is_alias {
+                VersionSelector::Alias(version)
+            } else {
+                VersionSelector::Number(version)
+            },
             authorization,
         })
     }
@@ -157,8 +161,8 @@ impl Mlflow {
 
     async fn version(&self) -> Result<Version, FetchError> {
         let (path, query) = match &self.version {
-            Wanted::Alias(alias) => ("registered-models/alias", ("alias", alias.as_str())),
-            Wanted::Number(number) => ("model-versions/get", ("version", number.as_str())),
+            VersionSelector::Alias(alias) => ("registered-models/alias", ("alias", alias.as_str())),
+            VersionSelector::Number(number) => ("model-versions/get", ("version", number.as_str())),
         };
         let path = format!("api/2.0/mlflow/{path}");
         let answer: VersionAnswer = self.ask(&path, &[("name", &self.name), query]).await?;
@@ -169,7 +173,7 @@ impl Mlflow {
     async fn location(&self, version: &str) -> Result<String, FetchError> {
         let query = [("name", self.name.as_str()), ("version", version)];
         let path = "api/2.0/mlflow/model-versions/get-download-uri";
-        let mut uri = self.ask::<Download>(path, &query).await?.artifact_uri;
+        let mut uri = self.ask::<DownloadUri>(path, &query).await?.artifact_uri;
         if let Some(id) = uri.strip_prefix("models:/") {
             let path = format!("api/2.0/mlflow/logged-models/{}", encoded(id));
             uri = self.ask::<Logged>(&path, &[]).await?.model.info.artifact_uri;
@@ -245,7 +249,7 @@ fn identity(file: &File) -> (&str, &str) {
 impl Source for Mlflow {
     async fn resolve(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError> {
         let Version { version, status, creation_timestamp } = self.version().await?;

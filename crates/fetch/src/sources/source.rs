@@ -13,7 +13,7 @@ pub(crate) trait Source {
     /// sent `validators`.
     async fn resolve(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError>;
 
@@ -24,7 +24,11 @@ pub(crate) trait Source {
 
     /// Lists the files in the snapshot's archives, which were downloaded, and unpacks them into
     /// parts. Keeps the archives, so that another process need not download them again.
-    async fn unpack(&self, snapshot: Snapshot, _: &Place<'_>) -> Result<Snapshot, FetchError> {
+    async fn unpack(
+        &self,
+        snapshot: Snapshot,
+        _: &UnpackTarget<'_>,
+    ) -> Result<Snapshot, FetchError> {
         Ok(snapshot)
     }
 
@@ -44,7 +48,7 @@ pub(crate) trait Source {
 }
 
 /// Where a source unpacks archives, and how much.
-pub(crate) struct Place<'a> {
+pub(crate) struct UnpackTarget<'a> {
     pub(crate) folder: &'a Folder,
     /// Maximum bytes of all files.
     pub(crate) bytes_max: u64,
@@ -56,7 +60,7 @@ pub(crate) struct Place<'a> {
 
 /// What an earlier fetch saw.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownSnapshot {
     /// The id of the snapshot.
     pub(crate) id: Option<String>,
     /// Identify the answer that described it.

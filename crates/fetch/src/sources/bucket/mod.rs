@@ -25,7 +25,7 @@ use crate::{
     sources::{
         answer::{Opened, Validators},
         checksums,
-        source::{File, Known, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source},
     },
 };
 
@@ -124,7 +124,7 @@ impl Bucket {
     /// Resolves a source without `SHA256SUMS`.
     async fn resolve_listing(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError> {
         let (files, newest) = self.list(files_max).await?;
@@ -190,7 +190,7 @@ fn listing_id(files: &[File]) -> String {
 impl Source for Bucket {
     async fn resolve(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError> {
         let path = self.path(Checksums::FILE)?;

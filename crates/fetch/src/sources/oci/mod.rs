@@ -30,7 +30,7 @@ use crate::{
     part::{Offset, Part},
     sources::{
         answer::{Opened, Validators, opened, ranged},
-        source::{File, Known, Place, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source, UnpackTarget},
     },
 };
 
@@ -153,7 +153,11 @@ fn is_loopback(host: &str) -> bool {
 
 #[async_trait(?Send)]
 impl Source for Registry {
-    async fn resolve(&self, known: &Known, _: usize) -> Result<Option<Snapshot>, FetchError> {
+    async fn resolve(
+        &self,
+        known: &KnownSnapshot,
+        _: usize,
+    ) -> Result<Option<Snapshot>, FetchError> {
         let digest = self.digest().await?;
         let id = format!("{ID_PREFIX}{digest}");
         if known.id.as_ref() == Some(&id) {
@@ -181,14 +185,18 @@ impl Source for Registry {
         Ok(Some(Snapshot { id, pin, files, archives, notes, validators }))
     }
 
-    async fn unpack(&self, snapshot: Snapshot, place: &Place<'_>) -> Result<Snapshot, FetchError> {
-        let unpacked = unpack::unpack(place, &snapshot.archives).inspect_err(|error| {
-            Part::discard_all(place.folder);
+    async fn unpack(
+        &self,
+        snapshot: Snapshot,
+        target: &UnpackTarget<'_>,
+    ) -> Result<Snapshot, FetchError> {
+        let unpacked = unpack::unpack(target, &snapshot.archives).inspect_err(|error| {
+            Part::discard_all(target.folder);
             // A full disk may have room later, but an archive that cannot be unpacked stays so.
             let is_transient =
                 matches!(error.kind, FetchErrorKind::Space | FetchErrorKind::Internal);
             for archive in snapshot.archives.iter().filter(|_| !is_transient) {
-                let _ = place.folder.remove(&archive.path);
+                let _ = target.folder.remove(&archive.path);
             }
         })?;
         let mut files = snapshot.files;

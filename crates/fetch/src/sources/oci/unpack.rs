@@ -20,7 +20,7 @@ use crate::{
     digest::{self, Digest},
     folder::SPARE_BYTES,
     part::Part,
-    sources::source::{File, Place},
+    sources::source::{File, UnpackTarget},
 };
 
 /// The folder of a model in an image, as KServe's modelcars have it.
@@ -50,20 +50,23 @@ enum Change<'a> {
 }
 
 /// Unpacks the archives, in order, and returns their files.
-pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, FetchError> {
-    let check_count = |files: usize| match files > place.files_max {
+pub(super) fn unpack(
+    target: &UnpackTarget<'_>,
+    archives: &[File],
+) -> Result<Vec<File>, FetchError> {
+    let check_count = |files: usize| match files > target.files_max {
         true => Err(FetchErrorKind::TooLarge
-            .because(format!("the layers contain more than {} files", place.files_max))),
+            .because(format!("the layers contain more than {} files", target.files_max))),
         false => Ok(()),
     };
-    let root = if has_folder(place, archives)? { FOLDER } else { "" };
-    let mut budget = Budget { bytes: place.bytes_max, entries: ENTRIES_MAX };
+    let root = if has_folder(target, archives)? { FOLDER } else { "" };
+    let mut budget = Budget { bytes: target.bytes_max, entries: ENTRIES_MAX };
     // By path in the image.
     let mut files: BTreeMap<String, File> = BTreeMap::new();
     for archive in archives {
         // Whiteouts apply to earlier layers only.
         let mut added = BTreeMap::new();
-        each(place, archive, &mut budget, |path, entry| {
+        each(target, archive, &mut budget, |path, entry| {
             match change(path, root, entry.header().entry_type())? {
                 Change::File(inside) => {
                     if !is_inside(inside) {
@@ -71,7 +74,7 @@ pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, 
                         return Err(FetchErrorKind::Malformed.because(message));
                     }
                     check_count(added.len() + 1)?;
-                    added.insert(path.to_owned(), extract(place, inside, entry)?);
+                    added.insert(path.to_owned(), extract(target, inside, entry)?);
                 }
                 Change::Remove(path) => {
                     let folder = format!("{path}/");
@@ -92,11 +95,11 @@ pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, 
 }
 
 /// Returns whether the model is in [`FOLDER`]. Its layer is usually the last, so that is read first.
-fn has_folder(place: &Place<'_>, archives: &[File]) -> Result<bool, FetchError> {
-    let mut budget = Budget { bytes: place.bytes_max, entries: ENTRIES_MAX };
+fn has_folder(target: &UnpackTarget<'_>, archives: &[File]) -> Result<bool, FetchError> {
+    let mut budget = Budget { bytes: target.bytes_max, entries: ENTRIES_MAX };
     let mut is_found = false;
     for archive in archives.iter().rev() {
-        each(place, archive, &mut budget, |path, entry| {
+        each(target, archive, &mut budget, |path, entry| {
             is_found = path.starts_with(FOLDER) && is_file(entry.header().entry_type());
             Ok(if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
@@ -117,7 +120,7 @@ type Entry<'a> = tar::Entry<'a, Reported<'a>>;
 
 /// Calls `visit` with each entry and its path, until it breaks.
 fn each(
-    place: &Place<'_>,
+    target: &UnpackTarget<'_>,
     archive: &File,
     budget: &mut Budget,
     mut visit: impl FnMut(&str, &mut Entry<'_>) -> Result<ControlFlow<()>, FetchError>,
@@ -126,17 +129,17 @@ fn each(
     let malformed = |reason: &dyn std::fmt::Display| {
         FetchErrorKind::Malformed.because(format!("{name}: not a tar archive: {reason}"))
     };
-    let file = place.folder.read(name).ok().flatten();
+    let file = target.folder.read(name).ok().flatten();
     let file =
         file.ok_or_else(|| FetchErrorKind::Internal.because(format!("{name} is missing")))?;
     let limit = budget.bytes.saturating_add(HEADERS_BYTES_MAX);
     let bytes = decompressed(file).map_err(|error| malformed(&error))?;
-    let mut archive = Archive::new(Reported { bytes: bytes.take(limit), tick: place.tick });
+    let mut archive = Archive::new(Reported { bytes: bytes.take(limit), tick: target.tick });
     for entry in archive.entries().map_err(|error| malformed(&error))? {
         let mut entry = entry.map_err(|error| malformed(&error))?;
         let left = (budget.bytes.checked_sub(entry.size()), budget.entries.checked_sub(1));
         let (Some(bytes), Some(entries)) = left else {
-            let message = format!("{name}: unpacked, the layers exceed {} bytes", place.bytes_max);
+            let message = format!("{name}: unpacked, the layers exceed {} bytes", target.bytes_max);
             return Err(FetchErrorKind::TooLarge.because(message));
         };
         *budget = Budget { bytes, entries };
@@ -197,7 +200,11 @@ fn is_file(kind: EntryType) -> bool {
 }
 
 /// Writes a file into a part.
-fn extract(place: &Place<'_>, path: &str, entry: &mut Entry<'_>) -> Result<File, FetchError> {
+fn extract(
+    target: &UnpackTarget<'_>,
+    path: &str,
+    entry: &mut Entry<'_>,
+) -> Result<File, FetchError> {
     let failed = |error: io::Error| {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FetchErrorKind::Space,
@@ -207,8 +214,8 @@ fn extract(place: &Place<'_>, path: &str, entry: &mut Entry<'_>) -> Result<File,
         };
         kind.because(format!("unpacking {path}: {error}"))
     };
-    check_space(place, path, entry.size())?;
-    let mut part = Part::create(place.folder, path).map_err(failed)?;
+    check_space(target, path, entry.size())?;
+    let mut part = Part::create(target.folder, path).map_err(failed)?;
     let (mut sha256, mut bytes, mut unchecked) = (Context::new(&SHA256), 0, 0);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -222,19 +229,19 @@ fn extract(place: &Place<'_>, path: &str, entry: &mut Entry<'_>) -> Result<File,
         unchecked += read;
         if unchecked >= CHECK_BYTES {
             // Others write to the disk, too.
-            check_space(place, path, 0)?;
+            check_space(target, path, 0)?;
             unchecked = 0;
         }
     }
     let sha256 = digest::hex(sha256);
-    part.complete(place.folder, &sha256).map_err(failed)?;
+    part.complete(target.folder, &sha256).map_err(failed)?;
     let digest = Some(Digest::Sha256(sha256));
     Ok(File { path: path.to_owned(), bytes: Some(bytes), digest, identity: None })
 }
 
 /// Fails if the disk has no room for these bytes.
-fn check_space(place: &Place<'_>, path: &str, bytes: u64) -> Result<(), FetchError> {
-    let free = place.folder.free_bytes().unwrap_or(u64::MAX);
+fn check_space(target: &UnpackTarget<'_>, path: &str, bytes: u64) -> Result<(), FetchError> {
+    let free = target.folder.free_bytes().unwrap_or(u64::MAX);
     match bytes.saturating_add(SPARE_BYTES) > free {
         true => Err(FetchErrorKind::Space.because(format!(
             "unpacking {path}: {bytes} bytes to write, and {free} bytes are free on the disk of the \
@@ -283,8 +290,8 @@ mod tests {
             folder.write(&path, layer).unwrap();
             archives.push(File { path, ..File::default() });
         }
-        let place = Place { folder: &folder, bytes_max, files_max: 3, tick: &|| {} };
-        let files = unpack(&place, &archives)?;
+        let target = UnpackTarget { folder: &folder, bytes_max, files_max: 3, tick: &|| {} };
+        let files = unpack(&target, &archives)?;
         let read = |file: File| {
             let mut text = String::new();
             let part = format!("{OWN}/{}.part", Part::name(&file.path));
@@ -338,7 +345,7 @@ mod tests {
             builder.into_inner().unwrap()
         };
         let unusual = layer(EntryType::Continuous, 11, b"0123456789a");
-        assert_eq!(unpacked(&[unusual.clone()], 10).unwrap_err().kind, FetchErrorKind::TooLarge);
+        assert_eq!(unpacked(std::slice::from_ref(&unusual), 10).unwrap_err().kind, FetchErrorKind::TooLarge);
         assert_eq!(unpacked(&[unusual], 11).unwrap(), [pair("a", "0123456789a")]);
         let long = layer(EntryType::Regular, 1 << 60, b"0");
         let error = unpacked(&[long], u64::MAX).unwrap_err();
