@@ -153,7 +153,7 @@ async fn a_restart_without_the_source_serves_and_keeps_a_rollback() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_without_checksums_is_refused_with_the_remedy() {
+async fn a_first_start_waits_for_checksums_and_names_the_remedy() {
     let home = std::sync::Arc::new(Home::new());
     let folder = home.root().join("web/m");
     upload(&model("tiny/a"), &folder);
@@ -161,6 +161,10 @@ async fn a_source_without_checksums_is_refused_with_the_remedy() {
     let web = Web::start(folder.parent().unwrap());
     let spec = format!("m={}", web.uri("m"));
     let builder = Server::builder().home(&home).argument("--model").argument(&spec);
-    let exited = builder.try_start().await.expect_err("no model can be served");
-    assert!(exited.stderr.contains("sha256sum"), "{}", exited.stderr);
+    let mut server = builder.spawn();
+    let is_named = async || server.stderr().contains("sha256sum").then_some(());
+    eventually("the remedy in the log", SOON, is_named).await;
+    upload(&model("tiny/a"), &folder);
+    server.ready().await.unwrap();
+    server.stop().await;
 }

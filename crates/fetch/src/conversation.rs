@@ -1,6 +1,6 @@
 //! Answers the supervisor's requests about one source.
 
-use std::{cell::RefCell, collections::BTreeMap, path::PathBuf};
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf, time::Instant};
 
 use onnxd_proto::domain::{
     SourceUri,
@@ -9,11 +9,11 @@ use onnxd_proto::domain::{
 };
 
 use crate::{
-    client::{Client, Times},
+    client::{Client, SentSecrets, Times},
     download::{Download, Progress},
     environment::Environment,
     folder::{Folder, OWN},
-    sources::{self, File, Known, Place, Snapshot, Source},
+    sources::{self, File, KnownSnapshot, Snapshot, Source, UnpackTarget},
     state::State,
 };
 
@@ -36,6 +36,7 @@ pub struct Conversation {
     state: State,
     snapshot: Option<Snapshot>,
     times: Times,
+    sent: SentSecrets,
 }
 
 impl std::fmt::Debug for Conversation {
@@ -64,9 +65,10 @@ impl Conversation {
             FetchErrorKind::Internal.because(message)
         })?;
         let client = Client::new(&options.environment, options.times, about.allows_private)?;
+        let sent = client.sent();
         let source = sources::of(&uri, client, &options.environment)?;
         let state = State::load(&folder, &about.source);
-        Ok(Self { about, source, folder, state, snapshot: None, times: options.times })
+        Ok(Self { about, source, folder, state, snapshot: None, times: options.times, sent })
     }
 
     /// Answers a request. All events but the last go to `emit`.
@@ -78,10 +80,11 @@ impl Conversation {
         request: FetchRequest,
         emit: &mut dyn FnMut(FetchEvent),
     ) -> Result<FetchEvent, FetchError> {
-        match request {
+        let answer = match request {
             FetchRequest::Resolve(about) => self.resolve(about, emit).await,
             FetchRequest::Download(paths) => self.download(&paths, emit).await,
-        }
+        };
+        answer.map_err(|error| self.sent.redact_error(error))
     }
 
     async fn resolve(
@@ -94,7 +97,7 @@ impl Conversation {
             return Err(FetchErrorKind::Internal.because(message));
         }
         self.about = about;
-        let mut known = Known { id: self.about.known.clone(), ..Known::default() };
+        let mut known = KnownSnapshot { id: self.about.known.clone(), ..KnownSnapshot::default() };
         if known.id.as_ref() == Some(&self.state.id) {
             known.validators = self.state.validators.clone();
         }
@@ -111,12 +114,26 @@ impl Conversation {
         if self.about.known.as_ref() == Some(&snapshot.id) {
             return Ok(FetchEvent::Unchanged);
         }
+        if self.about.id_only {
+            let Snapshot { id, pin, notes, .. } = snapshot;
+            return Ok(FetchEvent::Snapshot(RemoteSnapshot { id, pin, files: Vec::new(), notes }));
+        }
         if !snapshot.archives.is_empty() {
+            let progress = Progress::new(emit);
             // Their files replace those of the state when they are downloaded.
             let mut state = State::default();
-            self.files(&snapshot, &mut state, snapshot.archives.clone(), emit).await?;
-            let place = Place { folder: &self.folder, bytes_max: self.about.bytes_max, files_max };
-            snapshot = self.source.unpack(snapshot, &place).await?;
+            // An image may have a layer twice.
+            let archives: BTreeMap<_, _> =
+                snapshot.archives.iter().map(|archive| (&archive.path, archive.clone())).collect();
+            self.files(&snapshot, &mut state, archives.into_values().collect(), &progress).await?;
+            let bytes_max = self.about.bytes_max;
+            let target = UnpackTarget {
+                folder: &self.folder,
+                bytes_max,
+                files_max,
+                tick: &|| progress.tick(),
+            };
+            snapshot = self.source.unpack(snapshot, &target).await?;
         }
         if self.about.wants_signature {
             snapshot.files.extend(self.source.signature(&snapshot).await?);
@@ -170,7 +187,8 @@ impl Conversation {
             files.insert(path, found.clone());
         }
         let mut state = std::mem::take(&mut self.state);
-        let result = self.files(&snapshot, &mut state, files.into_values().collect(), emit).await;
+        let (progress, files) = (Progress::new(emit), files.into_values().collect());
+        let result = self.files(&snapshot, &mut state, files, &progress).await;
         state.save(&self.folder);
         (self.state, self.snapshot) = (state, Some(snapshot));
         result.map(|()| FetchEvent::Downloaded)
@@ -181,19 +199,22 @@ impl Conversation {
         snapshot: &Snapshot,
         state: &mut State,
         files: Vec<File>,
-        emit: &mut dyn FnMut(FetchEvent),
+        progress: &Progress<'_>,
     ) -> Result<(), FetchError> {
         let download = Download {
             source: &*self.source,
             snapshot,
             folder: &self.folder,
             state: RefCell::new(state),
-            progress: Progress::new(emit),
+            progress,
             bytes_max: self.about.bytes_max,
-            pause: self.times.pause,
+            files_max: self.about.files_max,
+            times: self.times,
+            started: Instant::now(),
+            sent: &self.sent,
         };
         let result = download.run(files).await;
-        download.progress.finish();
+        progress.finish();
         result
     }
 }

@@ -40,18 +40,22 @@ impl Digest {
     }
 }
 
-/// Returns whether a file has the expected digest.
-pub(crate) async fn is_of_file(expected: &Digest, file: &mut File) -> io::Result<bool> {
+/// Returns whether a file has the expected digest. Calls `tick` now and then.
+pub(crate) async fn is_of_file(
+    expected: &Digest,
+    file: &mut File,
+    tick: &dyn Fn(),
+) -> io::Result<bool> {
     let (mut context, expected) = match expected {
         Digest::Sha256(hex) => (Context::new(&SHA256), hex),
         Digest::GitBlob(hex) => (git_blob(file.metadata()?.len()), hex),
     };
-    add(&mut context, file).await?;
+    add(&mut context, file, tick).await?;
     Ok(hex(context) == *expected)
 }
 
-/// Adds a whole file to a digest. Lets other tasks run meanwhile.
-pub(crate) async fn add(context: &mut Context, file: &mut File) -> io::Result<()> {
+/// Adds a whole file to a digest. Lets other tasks run meanwhile, and calls `tick` now and then.
+pub(crate) async fn add(context: &mut Context, file: &mut File, tick: &dyn Fn()) -> io::Result<()> {
     file.rewind()?;
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -60,6 +64,7 @@ pub(crate) async fn add(context: &mut Context, file: &mut File) -> io::Result<()
             return Ok(());
         }
         context.update(&chunk[..read]);
+        tick();
         tokio::task::yield_now().await;
     }
 }
@@ -98,10 +103,10 @@ mod tests {
         assert_eq!(super::sha256(b"hello\n"), sha256);
         for etag in [format!("\"{sha256}\""), format!("W/\"{git}\"")] {
             let digest = Digest::of_etag(&etag).unwrap();
-            assert!(is_of_file(&digest, &mut file).await.unwrap(), "{etag}");
+            assert!(is_of_file(&digest, &mut file, &|| {}).await.unwrap(), "{etag}");
         }
         let other = Digest::GitBlob("0".repeat(40));
-        assert!(!is_of_file(&other, &mut file).await.unwrap());
+        assert!(!is_of_file(&other, &mut file, &|| {}).await.unwrap());
         assert_eq!(Digest::of_etag("\"abc-2\""), None);
     }
 }

@@ -34,6 +34,26 @@ const FILES: [&str; 5] = [
     "DOCKER_CONFIG",
 ];
 
+/// Variables that name a file or a folder.
+const PATHS: [&str; 16] = [
+    "NETRC",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CA_BUNDLE",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_SERVICE_ACCOUNT",
+    "GOOGLE_SERVICE_ACCOUNT_PATH",
+    "DOCKER_CONFIG",
+    "REGISTRY_AUTH_FILE",
+    "HF_TOKEN_PATH",
+    "HF_HOME",
+    "HOME",
+    "SSL_CERT_FILE",
+    "ONNXD_SOURCE_CA_FILE",
+];
+
 /// A text that no log and no error shows.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
@@ -91,6 +111,7 @@ impl Environment {
         let variables = variables.into_iter().filter(|(_, value)| !value.is_empty());
         let mut environment = Self(variables.collect());
         environment.take_credentials();
+        environment.resolve_paths();
         environment
     }
 
@@ -132,6 +153,17 @@ impl Environment {
     pub(crate) fn files_read_later(&self) -> Vec<PathBuf> {
         let names = ["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];
         names.iter().filter_map(|name| self.get(name)).map(PathBuf::from).collect()
+    }
+
+    /// Resolves relative paths by `PWD`, where onnxd was started: the working directory is that of the
+    /// download.
+    fn resolve_paths(&mut self) {
+        let Some(start) = self.get("PWD").map(PathBuf::from) else { return };
+        for name in PATHS {
+            if let Some(path) = self.0.get_mut(name) {
+                *path = start.join(&*path).to_string_lossy().into_owned();
+            }
+        }
     }
 
     /// Adds the credentials that systemd passes, as files named like the variables.
@@ -181,5 +213,13 @@ mod tests {
         assert_eq!(environment.get("NETRC"), Some(&*format!("{path}/netrc")));
         let shown = format!("{environment:?} {:?}", Secret::new("hidden"));
         assert!(!shown.contains("set\"") && !shown.contains("hidden"), "{shown}");
+    }
+    #[test]
+    fn relative_paths_are_those_of_the_start() {
+        let pairs = [("PWD", "/start"), ("SSL_CERT_FILE", "ca.pem"), ("NETRC", "/etc/netrc")];
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let environment = Environment::new(pairs);
+        assert_eq!(environment.get("SSL_CERT_FILE"), Some("/start/ca.pem"));
+        assert_eq!(environment.get("NETRC"), Some("/etc/netrc"));
     }
 }

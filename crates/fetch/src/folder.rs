@@ -12,6 +12,8 @@ use rustix::{
 
 /// The folder of the fetcher's own files, which no source may contain.
 pub(crate) const OWN: &str = ".onnxd-fetch";
+/// Bytes that stay free on the disk.
+pub(crate) const SPARE_BYTES: u64 = 64 << 20;
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);

@@ -15,7 +15,7 @@ use crate::{
 
 /// Shorter files are not resumed.
 const RESUMED_BYTES_MIN: u64 = 1 << 20;
-/// Maximum bytes of a [`Note`].
+/// Maximum bytes of a [`ResumeInfo`].
 const NOTE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Where to begin with a file.
@@ -29,7 +29,7 @@ pub(crate) struct Offset {
 
 /// What a part must have in common with the file to continue it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted<'a> {
+pub(crate) struct Expected<'a> {
     /// The digest or ETag of the file, or the snapshot's id.
     pub(crate) identity: &'a str,
     /// Whether the result is compared with a digest, so that a validator is not necessary.
@@ -38,7 +38,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) bytes: Option<u64>,
 }
 
-/// A file in the making.
+/// A file that is not complete yet.
 pub(crate) struct Part {
     pub(crate) file: LocalFile,
     /// Where to continue.
@@ -49,8 +49,8 @@ pub(crate) struct Part {
 
 /// Says which bytes a part has.
 #[derive(Serialize, Deserialize)]
-struct Note {
-    /// See [`Wanted::identity`].
+struct ResumeInfo {
+    /// See [`Expected::identity`].
     identity: String,
     validator: Option<String>,
 }
@@ -69,21 +69,21 @@ impl Part {
     }
 
     /// Opens the part of a file, which is empty if it cannot be continued.
-    pub(crate) fn open(folder: &Folder, path: &str, wanted: Wanted<'_>) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Folder, path: &str, expected: Expected<'_>) -> io::Result<Self> {
         let name = Self::name(path);
-        let note = read_note(folder, &name).filter(|note| note.identity == wanted.identity);
+        let info = read_info(folder, &name).filter(|info| info.identity == expected.identity);
         let local = folder.append(&data(&name))?;
         let offset = Offset::default();
-        let identity = wanted.identity.to_owned();
+        let identity = expected.identity.to_owned();
         let mut part = Self { file: local, offset, name, identity };
         let bytes = part.file.metadata()?.len();
-        match note {
-            Some(note) if note.validator.is_some() || wanted.is_verified => {
-                part.offset = Offset { bytes, validator: note.validator };
+        match info {
+            Some(info) if info.validator.is_some() || expected.is_verified => {
+                part.offset = Offset { bytes, validator: info.validator };
             }
             _ => part.restart()?,
         }
-        if wanted.bytes.is_some_and(|length| bytes > length) {
+        if expected.bytes.is_some_and(|length| bytes > length) {
             part.restart()?;
         }
         Ok(part)
@@ -92,7 +92,7 @@ impl Part {
     /// Creates an empty part for a file that another file contains. [`Part::complete`] completes it.
     pub(crate) fn create(folder: &Folder, path: &str) -> io::Result<Self> {
         let name = Self::name(path);
-        folder.remove(&note(&name))?;
+        folder.remove(&info_path(&name))?;
         let file = folder.append(&data(&name))?;
         file.set_len(0)?;
         Ok(Self { file, offset: Offset::default(), name, identity: String::new() })
@@ -100,8 +100,8 @@ impl Part {
 
     /// Notes the digest of a complete part.
     pub(crate) fn complete(&self, folder: &Folder, sha256: &str) -> io::Result<()> {
-        let note = Note { identity: sha256.to_owned(), validator: None };
-        folder.write(&self::note(&self.name), &serde_json::to_vec(&note)?)
+        let info = ResumeInfo { identity: sha256.to_owned(), validator: None };
+        folder.write(&info_path(&self.name), &serde_json::to_vec(&info)?)
     }
 
     /// Empties the part.
@@ -120,20 +120,29 @@ impl Part {
         if total.is_some_and(|total| total < RESUMED_BYTES_MIN) {
             return Ok(());
         }
-        let note = Note { identity: self.identity.clone(), validator };
-        folder.write(&self::note(&self.name), &serde_json::to_vec(&note)?)
+        let info = ResumeInfo { identity: self.identity.clone(), validator };
+        folder.write(&info_path(&self.name), &serde_json::to_vec(&info)?)
     }
 
     /// Removes the part.
     pub(crate) fn discard(&self, folder: &Folder) {
         let _ = folder.remove(&data(&self.name));
-        let _ = folder.remove(&note(&self.name));
+        let _ = folder.remove(&info_path(&self.name));
+    }
+
+    /// Removes all parts.
+    pub(crate) fn discard_all(folder: &Folder) {
+        let names = folder.own_names();
+        for name in names.iter().filter_map(|name| name.strip_suffix(".part")) {
+            let _ = folder.remove(&data(name));
+            let _ = folder.remove(&info_path(name));
+        }
     }
 
     /// Moves the complete file into place.
     pub(crate) fn finish(&self, folder: &Folder, path: &str) -> io::Result<()> {
         folder.rename(&data(&self.name), path)?;
-        folder.remove(&note(&self.name))
+        folder.remove(&info_path(&self.name))
     }
 }
 
@@ -141,13 +150,13 @@ fn data(name: &str) -> String {
     format!("{OWN}/{name}.part")
 }
 
-fn note(name: &str) -> String {
+fn info_path(name: &str) -> String {
     format!("{OWN}/{name}.json")
 }
 
-fn read_note(folder: &Folder, name: &str) -> Option<Note> {
+fn read_info(folder: &Folder, name: &str) -> Option<ResumeInfo> {
     let mut text = Vec::new();
-    let file = folder.read(&note(name)).ok()??;
+    let file = folder.read(&info_path(name)).ok()??;
     file.take(NOTE_BYTES_MAX).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }

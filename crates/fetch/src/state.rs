@@ -25,12 +25,12 @@ pub(crate) struct State {
     /// See [`Validators`].
     pub(crate) validators: Validators,
     /// Downloaded files by path.
-    pub(crate) files: BTreeMap<String, Had>,
+    pub(crate) files: BTreeMap<String, DownloadedFile>,
 }
 
 /// A file that was downloaded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Had {
+pub(crate) struct DownloadedFile {
     /// The file's SHA-256 in hex.
     pub(crate) sha256: String,
     /// The identity that it had, for sources that state no digests.
@@ -75,8 +75,8 @@ mod tests {
         let folder = Folder::open(directory.path()).unwrap();
         let mut state = State::load(&folder, "hf://a/b");
         state.id = "hf:1".to_owned();
-        let had = Had { sha256: "00".to_owned(), identity: None };
-        state.files.insert("model.onnx".to_owned(), had);
+        let downloaded = DownloadedFile { sha256: "00".to_owned(), identity: None };
+        state.files.insert("model.onnx".to_owned(), downloaded);
         state.save(&folder);
         assert_eq!(State::load(&folder, "hf://a/b"), state);
         let other = State::load(&folder, "hf://a/c");

@@ -266,9 +266,10 @@ async fn tunnel(
             "{status} from {proxy}: write the user and password into HTTPS_PROXY"
         ))),
         "403" => Err(FetchErrorKind::Forbidden.because(format!("{proxy} does not allow {to}"))),
+        // The rest of the line could repeat the credentials.
         _ => {
-            let line: String = text.lines().next().unwrap_or_default().chars().take(80).collect();
-            let message = format!("{proxy}: no tunnel to {to}: {line:?}");
+            let status = status.parse().unwrap_or(0_u16);
+            let message = format!("{proxy}: no tunnel to {to}: the proxy answers {status}");
             Err(FetchErrorKind::Unreachable.because(message))
         }
     }

@@ -5,6 +5,7 @@ mod body;
 mod connector;
 mod policy;
 pub(crate) mod redirects;
+mod sent;
 mod tls;
 
 use std::{sync::Arc, time::Duration};
@@ -27,18 +28,16 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-pub(crate) use self::body::Body;
+pub(crate) use self::{body::Body, sent::SentSecrets};
 use self::{body::cause, connector::Connector};
 use crate::environment::Environment;
 
 /// Maximum bytes of a response's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Maximum bytes of an error's body that a message quotes.
-const REASON_BYTES_MAX: usize = 200;
+/// Maximum characters of an error's body that a message quotes.
+const REASON_CHARS_MAX: usize = 200;
 /// Maximum time to connect to the credential service of the machine.
 const METADATA_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Longest pause that a server may ask for.
-const RETRY_AFTER_SECONDS_MAX: u64 = 24 * 3600;
 
 /// Limits of time.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +50,14 @@ pub struct Times {
     pub window: Duration,
     /// See [`Times::window`].
     pub window_bytes: u64,
+    /// Maximum time of a download, besides that for its bytes at [`Times::download_rate`].
+    pub download: Duration,
+    /// Bytes per second.
+    pub download_rate: u64,
     /// Pause before a failed download is resumed, and between two listings.
     pub pause: Duration,
+    /// Minimum age of the newest object in a listing that is a snapshot.
+    pub settle: Duration,
 }
 
 impl Default for Times {
@@ -62,7 +67,10 @@ impl Default for Times {
             stall: Duration::from_secs(30),
             window: Duration::from_secs(60),
             window_bytes: 60 * 1024,
+            download: Duration::from_secs(10 * 60),
+            download_rate: 1 << 20,
             pause: Duration::from_secs(2),
+            settle: Duration::from_secs(60),
         }
     }
 }
@@ -126,6 +134,7 @@ pub(crate) struct Response {
     pub(crate) body: Body,
     /// The final URL, without query, for messages.
     pub(crate) url: String,
+    sent: SentSecrets,
 }
 
 impl Response {
@@ -148,9 +157,9 @@ impl Response {
         let type_ = self.header(CONTENT_TYPE).unwrap_or_default();
         if type_.contains("json") || type_.starts_with("text/plain") {
             let text = self.body.all(HEAD_BYTES_MAX as u64).await.unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let plain: String =
-                text.chars().filter(|c| !c.is_control()).take(REASON_BYTES_MAX).collect();
+            // Redacted first: half a token is a secret, too.
+            let text = self.sent.redact(&String::from_utf8_lossy(&text));
+            let plain: String = text.chars().take(REASON_CHARS_MAX).collect();
             if !plain.trim().is_empty() {
                 error.message = format!("{} (the server says: {})", error.message, plain.trim());
             }
@@ -187,15 +196,12 @@ pub(crate) fn status_error(
 /// clock.
 fn retry_after(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let seconds = match text.parse() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let until = httpdate::parse_http_date(text).ok()?;
-            let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
-            until.duration_since(now).unwrap_or_default().as_secs()
-        }
-    };
-    Some(seconds.min(RETRY_AFTER_SECONDS_MAX))
+    if let Ok(seconds) = text.parse() {
+        return Some(seconds);
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let now = httpdate::parse_http_date(headers.get(DATE)?.to_str().ok()?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default().as_secs())
 }
 
 /// The client. Cheap to clone.
@@ -204,6 +210,7 @@ pub(crate) struct Client {
     http: legacy::Client<Connector, Full<Bytes>>,
     connector: Connector,
     times: Times,
+    sent: SentSecrets,
 }
 
 impl Client {
@@ -230,15 +237,15 @@ impl Client {
             trusted: None,
             connect_timeout: times.connect,
         };
-        Ok(Self::over(connector, times))
+        Ok(Self::over(connector, times, SentSecrets::default()))
     }
 
-    fn over(connector: Connector, times: Times) -> Self {
+    fn over(connector: Connector, times: Times, sent: SentSecrets) -> Self {
         let http = legacy::Client::builder(TokioExecutor::new())
             .http1_max_buf_size(HEAD_BYTES_MAX)
             .pool_timer(TokioTimer::new())
             .build(connector.clone());
-        Self { http, connector, times }
+        Self { http, connector, times, sent }
     }
 
     /// Allows a server that the administrator configured, even with a private address.
@@ -246,7 +253,7 @@ impl Client {
         let host = server.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = server.port_or_known_default().unwrap_or_default();
         let connector = Connector { trusted: Some((host, port)), ..self.connector };
-        Self::over(connector, self.times)
+        Self::over(connector, self.times, self.sent)
     }
 
     /// Returns a client for the credential service of the machine, which is close or does not
@@ -260,7 +267,12 @@ impl Client {
             connect_timeout: connect,
             ..self.connector.clone()
         };
-        Self::over(connector, Times { connect, ..self.times })
+        Self::over(connector, Times { connect, ..self.times }, self.sent.clone())
+    }
+
+    /// Returns the credentials that this client and its clones have sent.
+    pub(crate) fn sent(&self) -> SentSecrets {
+        self.sent.clone()
     }
 
     /// Returns the limits of time.
@@ -323,6 +335,7 @@ impl Client {
             redirected: None,
             body: Body::new(body, url.clone(), self.times),
             url,
+            sent: self.sent.clone(),
         })
     }
 
@@ -337,13 +350,16 @@ impl Client {
         mut request: http::Request<Full<Bytes>>,
         url: &str,
     ) -> Result<http::Response<hyper::body::Incoming>, FetchError> {
-        // In a tunnel, the connector authenticates instead.
-        if request.uri().scheme_str() == Some("http")
-            && let Some(proxy) = self.connector.proxy(request.uri())
+        if let Some(proxy) = self.connector.proxy(request.uri())
             && let Some(credentials) = proxy.basic_auth()
         {
-            request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.clone());
+            self.sent.add(credentials);
+            // In a tunnel, the connector authenticates instead.
+            if request.uri().scheme_str() == Some("http") {
+                request.headers_mut().insert(PROXY_AUTHORIZATION, credentials.clone());
+            }
         }
+        self.sent.record(request.headers());
         // Connecting has its own, shorter limit.
         let limit = self.times.connect + self.times.stall;
         let unreachable =

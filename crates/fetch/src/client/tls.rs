@@ -19,7 +19,7 @@ pub(super) fn configuration(environment: &Environment) -> Result<ClientConfig, F
         let certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
         let certificates: Vec<_> = certificates.filter_map(Result::ok).collect();
         match roots.add_parsable_certificates(certificates) {
-            (0, _) => Err(FetchErrorKind::Internal
+            (0, _) => Err(FetchErrorKind::Configuration
                 .because(format!("{variable}={path}: no certificates; expected a PEM file"))),
             _ => Ok(()),
         }

@@ -3,7 +3,12 @@
 
 mod progress;
 
-use std::{cell::RefCell, io, io::Write as _, time::Duration};
+use std::{
+    cell::RefCell,
+    fs::File as LocalFile,
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
@@ -13,11 +18,12 @@ use rustix::io::Errno;
 
 pub(crate) use self::progress::Progress;
 use crate::{
+    client::{SentSecrets, Times},
     digest::{self, Digest},
-    folder::{Folder, OWN},
-    part::{Part, Wanted},
+    folder::{Folder, OWN, SPARE_BYTES},
+    part::{Expected, Part},
     sources::{File, Opened, Snapshot, Source},
-    state::{self, Had, State},
+    state::{self, DownloadedFile, State},
 };
 
 /// Files downloaded at once.
@@ -26,23 +32,25 @@ const PARALLEL: usize = 4;
 const ATTEMPTS: u32 = 3;
 /// Bytes that an attempt must add to count as progress.
 const PROGRESS_BYTES_MIN: u64 = 1 << 20;
-/// Bytes that a download leaves free on the disk.
-const SPARE_BYTES: u64 = 64 << 20;
 
 /// Downloads files of one snapshot.
-pub(crate) struct Download<'a> {
+pub(crate) struct Download<'a, 'p> {
     pub(crate) source: &'a dyn Source,
     pub(crate) snapshot: &'a Snapshot,
     pub(crate) folder: &'a Folder,
     pub(crate) state: RefCell<&'a mut State>,
-    pub(crate) progress: Progress<'a>,
+    pub(crate) progress: &'a Progress<'p>,
     /// Maximum bytes of all files.
     pub(crate) bytes_max: u64,
-    /// Pause before a broken download is resumed.
-    pub(crate) pause: Duration,
+    /// Maximum files of a snapshot.
+    pub(crate) files_max: usize,
+    pub(crate) times: Times,
+    pub(crate) started: Instant,
+    /// What the log must not repeat.
+    pub(crate) sent: &'a SentSecrets,
 }
 
-impl Download<'_> {
+impl Download<'_, '_> {
     /// Downloads the files that are not there yet.
     ///
     /// # Errors
@@ -57,7 +65,7 @@ impl Download<'_> {
         self.check_limits(missing.iter().map(|file| Part::bytes(self.folder, &file.path)).sum())?;
         let files = stream::iter(missing).map(|file| self.file(file)).buffer_unordered(PARALLEL);
         files.try_collect::<()>().await?;
-        self.source.confirm(self.snapshot).await
+        self.source.confirm(self.snapshot, self.files_max).await
     }
 
     /// Removes what earlier snapshots left behind.
@@ -90,6 +98,7 @@ impl Download<'_> {
         if self.is_there(&file).await.map_err(|error| local(&file.path, &error))? {
             return Ok(None);
         }
+        self.check_time()?;
         if file.bytes.is_none() || file.digest.is_none() {
             let digest = file.digest.clone();
             self.source.stat(&mut file).await?;
@@ -104,22 +113,29 @@ impl Download<'_> {
     async fn is_there(&self, file: &File) -> io::Result<bool> {
         let known = self.state.borrow().files.get(&file.path).cloned();
         // Without a digest, the identity shows whether the file is the one that was downloaded.
-        let known = known.filter(|had| file.identity.is_some() && had.identity == file.identity);
-        let expected = file.digest.clone().or(known.map(|had| Digest::Sha256(had.sha256)));
+        let known = known
+            .filter(|downloaded| file.identity.is_some() && downloaded.identity == file.identity);
+        let expected =
+            file.digest.clone().or(known.map(|downloaded| Digest::Sha256(downloaded.sha256)));
         let Some(expected) = expected else { return Ok(false) };
         let Some(mut found) = self.folder.read(&file.path)? else { return Ok(false) };
         let length = found.metadata()?.len();
         let is_there = file.bytes.is_none_or(|bytes| bytes == length)
-            && digest::is_of_file(&expected, &mut found).await?;
+            && self.has_digest(&expected, &mut found).await?;
         if is_there && let Digest::Sha256(sha256) = expected {
             self.record(file, sha256);
         }
         Ok(is_there)
     }
 
+    /// Returns whether a local file has a digest.
+    async fn has_digest(&self, expected: &Digest, file: &mut LocalFile) -> io::Result<bool> {
+        digest::is_of_file(expected, file, &|| self.progress.tick()).await
+    }
+
     fn record(&self, file: &File, sha256: String) {
-        let had = Had { sha256, identity: file.identity.clone() };
-        self.state.borrow_mut().files.insert(file.path.clone(), had);
+        let downloaded = DownloadedFile { sha256, identity: file.identity.clone() };
+        self.state.borrow_mut().files.insert(file.path.clone(), downloaded);
     }
 
     /// Compares what is to be downloaded with the limit and the disk, of which parts already have
@@ -141,6 +157,20 @@ impl Download<'_> {
         }
     }
 
+    /// Fails if the download takes too long for its bytes. The next process resumes it.
+    fn check_time(&self) -> Result<(), FetchError> {
+        let bytes = self.progress.total().max(self.progress.bytes());
+        let limit = Duration::from_secs(bytes / self.times.download_rate);
+        let limit = limit.saturating_add(self.times.download);
+        match self.started.elapsed() > limit {
+            true => Err(FetchErrorKind::Unreachable.because(format!(
+                "the download of {bytes} bytes took longer than {} s",
+                limit.as_secs()
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// Downloads a file, and resumes it if the connection breaks.
     async fn file(&self, file: File) -> Result<(), FetchError> {
         let (mut attempt, mut furthest) = (1, Part::bytes(self.folder, &file.path));
@@ -154,10 +184,12 @@ impl Download<'_> {
                 Err(error)
                     if error.kind == FetchErrorKind::Unreachable
                         && error.retry_after_seconds.is_none()
-                        && attempt < ATTEMPTS =>
+                        && attempt < ATTEMPTS
+                        && self.check_time().is_ok() =>
                 {
-                    tracing::info!(path = file.path, attempt, %error, "resuming a broken download");
-                    tokio::time::sleep(self.pause * attempt).await;
+                    let error = self.sent.redact(&error.message);
+                    tracing::info!(path = file.path, attempt, error, "resuming a broken download");
+                    tokio::time::sleep(self.times.pause * attempt).await;
                     attempt += 1;
                 }
                 result => return result,
@@ -168,7 +200,7 @@ impl Download<'_> {
     async fn attempt(&self, file: &File) -> Result<(), FetchError> {
         let broken = |error: io::Error| local(&file.path, &error);
         let mut sha256 = Context::new(&SHA256);
-        let wanted = Wanted {
+        let expected = Expected {
             identity: match (&file.digest, &file.identity) {
                 (Some(Digest::Sha256(hex) | Digest::GitBlob(hex)), _) => hex,
                 (None, Some(identity)) => identity,
@@ -177,8 +209,9 @@ impl Download<'_> {
             is_verified: file.digest.is_some(),
             bytes: file.bytes,
         };
-        let mut part = Part::open(self.folder, &file.path, wanted).map_err(broken)?;
-        digest::add(&mut sha256, &mut part.file).await.map_err(broken)?;
+        let mut part = Part::open(self.folder, &file.path, expected).map_err(broken)?;
+        let tick = || self.progress.tick();
+        digest::add(&mut sha256, &mut part.file, &tick).await.map_err(broken)?;
         let was_resumed = part.offset.bytes > 0;
         self.progress.add(part.offset.bytes);
         let result = self.complete(file, &mut part, &mut sha256).await;
@@ -227,7 +260,7 @@ impl Download<'_> {
         let is_right = match &expected {
             None => true,
             Some(Digest::Sha256(hex)) => digest::hex(sha256.clone()) == *hex,
-            Some(git) => digest::is_of_file(git, &mut part.file).await.map_err(broken)?,
+            Some(git) => self.has_digest(git, &mut part.file).await.map_err(broken)?,
         };
         match is_right {
             true => Ok(()),
@@ -257,6 +290,7 @@ impl Download<'_> {
         part.remember(self.folder, total, opened.validator.take())
             .map_err(|error| local(&file.path, &error))?;
         while let Some(chunk) = opened.body.chunk().await? {
+            self.check_time()?;
             let end = part.offset.bytes + chunk.len() as u64;
             if total.is_some_and(|total| end > total) {
                 return Err(self.differs(file, "it is longer than the source states"));

@@ -10,6 +10,8 @@ use onnxd_proto::domain::fetch::FetchEvent;
 
 /// Minimum time between two reports.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// Time after which work without downloaded bytes is reported: the supervisor ends a silent process.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The progress of a download.
 pub(crate) struct Progress<'a> {
@@ -70,6 +72,20 @@ impl<'a> Progress<'a> {
         }
     }
 
+    /// Repeats the last report if it is old. Called while files are read or unpacked.
+    pub(crate) fn tick(&self) {
+        let now = Instant::now();
+        match self.reported.get() {
+            Some(last) if now.duration_since(last) < HEARTBEAT => {}
+            last => {
+                self.reported.set(Some(now));
+                if last.is_some() {
+                    self.report();
+                }
+            }
+        }
+    }
+
     /// Reports the bytes since the last report, which would otherwise be missing from the sum.
     pub(crate) fn finish(&self) {
         if self.bytes() != self.reported_bytes.get() {
@@ -115,5 +131,20 @@ mod tests {
         drop(progress);
         let at = |bytes, total| FetchEvent::Progress { bytes, total };
         assert_eq!(events, [at(1, 17), at(25, 25), at(26, 26)]);
+    }
+
+    #[test]
+    fn long_work_without_bytes_is_reported() {
+        let mut events = Vec::new();
+        let mut emit = |event| events.push(event);
+        let progress = Progress::new(&mut emit);
+        progress.tick();
+        progress.tick();
+        let old = Instant::now().checked_sub(HEARTBEAT).unwrap();
+        progress.reported.set(Some(old));
+        progress.tick();
+        progress.tick();
+        drop(progress);
+        assert_eq!(events, [FetchEvent::Progress { bytes: 0, total: 0 }]);
     }
 }

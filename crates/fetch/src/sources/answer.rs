@@ -66,7 +66,7 @@ pub(super) fn endpoint(
     parsed.filter(is_valid).ok_or_else(|| {
         // The value may contain a password.
         let message = format!("{variable}: expected an http or https URL without user or password");
-        FetchErrorKind::Internal.because(message)
+        FetchErrorKind::Configuration.because(message)
     })
 }
 

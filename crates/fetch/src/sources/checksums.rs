@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What precedes the digest in the id of a snapshot.
-const ID_PREFIX: &str = "sha256:";
+pub(super) const ID_PREFIX: &str = "sha256:";
 
 /// Returns the snapshot that a `SHA256SUMS` from `from` describes. Its id is the digest of its bytes.
 pub(super) fn snapshot(

@@ -16,7 +16,7 @@ use crate::{
     part::Offset,
     sources::{
         answer::{Opened, Validators, encoded, endpoint, json, opened, part_encoded, ranged},
-        source::{File, Known, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source},
     },
 };
 
@@ -139,7 +139,11 @@ fn complete(file: &mut File, response: &Response) -> Result<(), FetchError> {
 
 #[async_trait(?Send)]
 impl Source for Hub {
-    async fn resolve(&self, known: &Known, _: usize) -> Result<Option<Snapshot>, FetchError> {
+    async fn resolve(
+        &self,
+        known: &KnownSnapshot,
+        _: usize,
+    ) -> Result<Option<Snapshot>, FetchError> {
         let revision = part_encoded(&self.revision);
         let path = format!("api/models/{}/revision/{revision}?blobs=true", self.name);
         let response =

@@ -17,7 +17,7 @@ use crate::{
     part::Offset,
     sources::{
         answer::{Opened, Validators, encoded, endpoint, json, opened, ranged},
-        source::{File, Known, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source},
     },
 };
 
@@ -32,12 +32,12 @@ pub(super) struct Mlflow {
     client: Client,
     endpoint: Url,
     name: String,
-    version: Wanted,
+    version: VersionSelector,
     authorization: Option<HeaderValue>,
 }
 
 /// How the version is named.
-enum Wanted {
+enum VersionSelector {
     Alias(String),
     Number(String),
 }
@@ -57,7 +57,7 @@ struct Version {
 }
 
 #[derive(Deserialize)]
-struct Download {
+struct DownloadUri {
     artifact_uri: String,
 }
 
@@ -109,7 +109,7 @@ impl Mlflow {
     ) -> Result<Self, FetchError> {
         if environment.get("MLFLOW_TRACKING_URI").is_none() {
             let message = "set MLFLOW_TRACKING_URI to the URL of the MLflow server";
-            return Err(FetchErrorKind::Unreachable.because(message));
+            return Err(FetchErrorKind::Configuration.because(message));
         }
         let endpoint = endpoint(environment, "MLFLOW_TRACKING_URI", "")?;
         let (name, version) = uri.revision();
@@ -129,7 +129,11 @@ impl Mlflow {
             client: client.trusting(&endpoint),
             endpoint,
             name: percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned(),
-            version: if is_alias { Wanted::Alias(version) } else { Wanted::Number(version) },
+            version: if is_alias {
+                VersionSelector::Alias(version)
+            } else {
+                VersionSelector::Number(version)
+            },
             authorization,
         })
     }
@@ -167,8 +171,8 @@ impl Mlflow {
 
     async fn version(&self) -> Result<Version, FetchError> {
         let (path, query) = match &self.version {
-            Wanted::Alias(alias) => ("registered-models/alias", ("alias", alias.as_str())),
-            Wanted::Number(number) => ("model-versions/get", ("version", number.as_str())),
+            VersionSelector::Alias(alias) => ("registered-models/alias", ("alias", alias.as_str())),
+            VersionSelector::Number(number) => ("model-versions/get", ("version", number.as_str())),
         };
         let path = format!("api/2.0/mlflow/{path}");
         let answer: VersionAnswer = self.ask(&path, &[("name", &self.name), query]).await?;
@@ -179,7 +183,7 @@ impl Mlflow {
     async fn location(&self, version: &str) -> Result<String, FetchError> {
         let query = [("name", self.name.as_str()), ("version", version)];
         let path = "api/2.0/mlflow/model-versions/get-download-uri";
-        let mut uri = self.ask::<Download>(path, &query).await?.artifact_uri;
+        let mut uri = self.ask::<DownloadUri>(path, &query).await?.artifact_uri;
         if let Some(id) = uri.strip_prefix("models:/") {
             let path = format!("api/2.0/mlflow/logged-models/{}", encoded(id));
             uri = self.ask::<Logged>(&path, &[]).await?.model.info.artifact_uri;
@@ -255,7 +259,7 @@ fn identity(file: &File) -> (&str, &str) {
 impl Source for Mlflow {
     async fn resolve(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError> {
         let Version { version, status, creation_timestamp } = self.version().await?;
@@ -295,10 +299,10 @@ impl Source for Mlflow {
         opened(self.client.send(request).await?.success(self.remedy()).await?, from)
     }
 
-    async fn confirm(&self, snapshot: &Snapshot) -> Result<(), FetchError> {
+    async fn confirm(&self, snapshot: &Snapshot, files_max: usize) -> Result<(), FetchError> {
         let Some(first) = snapshot.files.first() else { return Ok(()) };
         let (id, root) = identity(first);
-        match self.list(id, root, snapshot.files.len()).await? == snapshot.files {
+        match self.list(id, root, files_max).await? == snapshot.files {
             true => Ok(()),
             false => Err(FetchErrorKind::Incomplete.because(format!(
                 "{}: the files changed during the download; is an upload running?",

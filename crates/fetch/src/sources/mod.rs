@@ -14,7 +14,7 @@ use onnxd_proto::domain::{RemoteUri, Scheme, fetch::FetchError};
 
 pub(crate) use self::{
     answer::{Opened, Validators},
-    source::{File, Known, Place, Snapshot, Source},
+    source::{File, KnownSnapshot, Snapshot, Source, UnpackTarget},
 };
 use crate::{client::Client, environment::Environment};
 

@@ -13,7 +13,7 @@ pub(crate) trait Source {
     /// sent `validators`.
     async fn resolve(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError>;
 
@@ -23,8 +23,12 @@ pub(crate) trait Source {
     }
 
     /// Lists the files in the snapshot's archives, which were downloaded, and unpacks them into
-    /// parts.
-    async fn unpack(&self, snapshot: Snapshot, _: &Place<'_>) -> Result<Snapshot, FetchError> {
+    /// parts. Keeps the archives, so that another process need not download them again.
+    async fn unpack(
+        &self,
+        snapshot: Snapshot,
+        _: &UnpackTarget<'_>,
+    ) -> Result<Snapshot, FetchError> {
         Ok(snapshot)
     }
 
@@ -38,23 +42,25 @@ pub(crate) trait Source {
 
     /// Fails if the snapshot is no longer what the source contains. Called after a download from
     /// sources that have nothing that holds their files together.
-    async fn confirm(&self, _: &Snapshot) -> Result<(), FetchError> {
+    async fn confirm(&self, _: &Snapshot, _files_max: usize) -> Result<(), FetchError> {
         Ok(())
     }
 }
 
 /// Where a source unpacks archives, and how much.
-pub(crate) struct Place<'a> {
+pub(crate) struct UnpackTarget<'a> {
     pub(crate) folder: &'a Folder,
     /// Maximum bytes of all files.
     pub(crate) bytes_max: u64,
     /// Maximum files of a snapshot.
     pub(crate) files_max: usize,
+    /// Called while the work goes on.
+    pub(crate) tick: &'a dyn Fn(),
 }
 
 /// What an earlier fetch saw.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownSnapshot {
     /// The id of the snapshot.
     pub(crate) id: Option<String>,
     /// Identify the answer that described it.

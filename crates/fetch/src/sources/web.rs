@@ -20,7 +20,7 @@ use crate::{
     sources::{
         answer::{Opened, Validators, encoded, opened, ranged},
         checksums,
-        source::{File, Known, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source},
     },
 };
 
@@ -67,14 +67,18 @@ impl Web {
 
 #[async_trait(?Send)]
 impl Source for Web {
-    async fn resolve(&self, known: &Known, _: usize) -> Result<Option<Snapshot>, FetchError> {
+    async fn resolve(
+        &self,
+        known: &KnownSnapshot,
+        _: usize,
+    ) -> Result<Option<Snapshot>, FetchError> {
         let request = known.validators.apply(self.request(Checksums::FILE, Request::get)?);
         let response = self.client.send(request).await?;
         match response.status {
             StatusCode::NOT_MODIFIED => return Ok(None),
             StatusCode::NOT_FOUND => {
                 let message = checksums::missing(&response.url);
-                return Err(FetchErrorKind::Malformed.because(message));
+                return Err(FetchErrorKind::Incomplete.because(message));
             }
             _ => {}
         }

@@ -1,12 +1,15 @@
 //! Buckets whose listing changes, and those of Google, for which no server runs in tests.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use onnxd_proto::domain::fetch::{FetchErrorKind, Pin};
 
 use crate::{
-    double::{Asked, Double, Reply},
-    fetch::{Fetch, checksums, sha256},
+    double::{Asked, Double, Fault, Reply, closed},
+    fetch::{Fetch, bytes, checksums, sha256},
 };
 
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
@@ -99,6 +102,17 @@ fn a_refusal_quotes_neither_key_nor_signature() {
 }
 
 #[test]
+fn an_invalid_setting_is_no_fault_of_the_server() {
+    for (source, variable, value) in [
+        ("s3://bucket/m", "AWS_ENDPOINT_URL", "no url"),
+        ("gs://bucket/m", "GOOGLE_SERVICE_ACCOUNT", "/nowhere"),
+    ] {
+        let error = Fetch::of(source).with(variable, value).fails();
+        assert_eq!(error.kind, FetchErrorKind::Configuration, "{variable}: {error}");
+    }
+}
+
+#[test]
 fn google_buckets_have_the_same_snapshots() {
     let server = Double::start(|asked| {
         let sums = checksums(&[("model.onnx", b"x")]);
@@ -106,9 +120,6 @@ fn google_buckets_have_the_same_snapshots() {
     });
     let mut fetch = Fetch::of("gs://bucket/m").with("GOOGLE_BASE_URL", server.url(""));
     fetch = fetch.with("GOOGLE_SKIP_SIGNATURE", "true");
-    // Otherwise the client looks for the credentials of this machine.
-    let key = r#"{"gcs_base_url": "URL", "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}"#;
-    fetch = fetch.with("GOOGLE_SERVICE_ACCOUNT_KEY", key.replace("URL", &server.url("")));
     let snapshot = fetch.all().unwrap();
     assert_eq!(snapshot.pin, Pin::Checksums);
     assert_eq!(fetch.read("model.onnx"), b"x");
@@ -116,4 +127,83 @@ fn google_buckets_have_the_same_snapshots() {
     server.asked();
     assert_eq!(fetch.resolve().unwrap(), None);
     assert_eq!(server.lines(), ["GET /bucket/m%2FSHA256SUMS"]);
+}
+
+#[test]
+fn a_snapshot_with_checksums_is_not_replaced_by_a_listing() {
+    let server = Double::start(|asked| answer(asked, &[("m/model.onnx", "x")]));
+    let mut fetch = s3(&server);
+    fetch.about.known = Some(format!("sha256:{}", "a".repeat(64)));
+    let error = fetch.fails();
+    assert_eq!(error.kind, FetchErrorKind::Incomplete, "{error}");
+    assert!(error.message.contains("SHA256SUMS"), "{error}");
+}
+
+#[test]
+fn a_listing_is_a_snapshot_only_if_no_object_is_new() {
+    let date = Arc::new(Mutex::new("Thu, 01 Jan 2026 00:00:40 GMT"));
+    let now = Arc::clone(&date);
+    let server = Double::start(move |asked| {
+        answer(asked, &[("m/model.onnx", "x")]).header("Date", *now.lock().unwrap())
+    });
+    let fetch = s3(&server);
+    let error = fetch.fails();
+    assert_eq!(error.kind, FetchErrorKind::Incomplete, "{error}");
+    assert_eq!(error.retry_after_seconds, Some(20), "{error}");
+    *date.lock().unwrap() = "Thu, 01 Jan 2026 00:01:00 GMT";
+    fetch.all().unwrap();
+}
+
+#[test]
+fn objects_that_mark_folders_are_no_files() {
+    let server = Double::start(|asked| {
+        let objects =
+            [("m/", ""), ("m/onnx.json", "{}"), ("m/onnx/", ""), ("m/onnx/model.onnx", "x")];
+        answer(asked, &objects)
+    });
+    let fetch = s3(&server);
+    fetch.all().unwrap();
+    assert_eq!(fetch.files(), ["onnx.json", "onnx/model.onnx"]);
+}
+
+#[test]
+fn a_bucket_that_ignores_ranges_is_coped_with() {
+    let count = AtomicUsize::new(0);
+    let content = bytes(3 << 20);
+    let expected = content.clone();
+    let sums = checksums(&[("model.onnx", &content)]);
+    let server = Double::start(move |asked| {
+        let whole = |body: &[u8]| {
+            let etag = format!("\"{}\"", sha256(body));
+            Reply::ok(body).header("ETag", etag).header("Last-Modified", DATE)
+        };
+        match asked.path.contains("model.onnx") {
+            true if asked.method == "GET" && count.fetch_add(1, Ordering::Relaxed) == 0 => {
+                whole(&content).fault(Fault::Truncate(2 << 20))
+            }
+            true => whole(&content),
+            false => whole(sums.as_bytes()),
+        }
+    });
+    let fetch = s3(&server);
+    fetch.all().unwrap();
+    assert!(fetch.read("model.onnx") == expected);
+    let asked = server.asked();
+    assert!(asked.iter().any(|asked| asked.start() == 2 << 20));
+    assert_eq!(asked.last().unwrap().start(), 0);
+}
+
+#[test]
+fn a_google_bucket_is_no_credential_service() {
+    for allowed in ["true", "false"] {
+        let fetch = Fetch::of("gs://bucket/m").with("GOOGLE_SKIP_SIGNATURE", "true");
+        let fetch = fetch.with("GOOGLE_BASE_URL", format!("http://{}", closed()));
+        let error = fetch.with("GOOGLE_ALLOW_HTTP", allowed).fails();
+        assert_eq!(error.kind, FetchErrorKind::Unreachable, "{error}");
+    }
+    let proxy = Double::start(|asked| answer(asked, &[("m/model.onnx", "x")]));
+    let fetch = Fetch::of("gs://bucket/m").with("GOOGLE_SKIP_SIGNATURE", "true");
+    let fetch = fetch.with("GOOGLE_BASE_URL", "http://google.invalid");
+    let error = fetch.with("HTTP_PROXY", proxy.url("")).fails();
+    assert!(proxy.lines()[0].contains("http://google.invalid/bucket"), "{error}");
 }

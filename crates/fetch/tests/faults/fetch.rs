@@ -25,6 +25,7 @@ impl Fetch {
             known: None,
             allows_private: true,
             wants_signature: false,
+            id_only: false,
             bytes_max: 64 << 20,
             files_max: 100,
         };

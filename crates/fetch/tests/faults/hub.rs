@@ -125,6 +125,13 @@ fn a_missing_token_is_named_and_a_wrong_one_not_shown() {
 }
 
 #[test]
+fn an_invalid_endpoint_is_named() {
+    let error = Fetch::of("hf://org/name").with("HF_ENDPOINT", "ftp://hub").fails();
+    assert_eq!(error.kind, FetchErrorKind::Configuration);
+    assert!(error.message.contains("HF_ENDPOINT"), "{error}");
+}
+
+#[test]
 fn a_file_of_another_commit_is_refused() {
     let hub = Double::start(|asked| match asked.path.starts_with("/api/") {
         true => Reply::ok(described(false)),
@@ -133,4 +140,24 @@ fn a_file_of_another_commit_is_refused() {
     assert_eq!(fetch_of(&hub).kind(), FetchErrorKind::Malformed);
     let hub = Double::start(|_| Reply::ok(r#"{"sha": "../../x", "siblings": []}"#));
     assert_eq!(fetch_of(&hub).kind(), FetchErrorKind::Malformed);
+}
+
+#[test]
+fn a_server_that_repeats_the_token_does_not_bring_it_into_an_error() {
+    let hub = Double::start(|asked| {
+        let sent = asked.header("authorization").replace("Bearer ", "");
+        let body = format!("bad\u{202e} token\u{1b}[31m {}{sent}", "x".repeat(150));
+        Reply::status(400).header("Content-Type", "text/plain").body(body)
+    });
+    let token = format!("hf_{}", "a1b2".repeat(20));
+    let error = fetch_of(&hub).with("HF_TOKEN", token).fails();
+    assert!(error.message.contains("bad token"), "{error}");
+    assert!(!error.message.contains("a1b2"), "{error}");
+    // Parsers quote what they do not expect.
+    let hub = Double::start(|asked| {
+        Reply::ok(json!({"sha": COMMIT, "siblings": asked.header("authorization")}).to_string())
+    });
+    let error = fetch_of(&hub).with("HF_TOKEN", "hf_a1b2c3d4").fails();
+    assert_eq!(error.kind, FetchErrorKind::Malformed);
+    assert!(!error.message.contains("a1b2"), "{error}");
 }

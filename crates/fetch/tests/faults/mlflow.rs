@@ -73,5 +73,23 @@ fn only_a_version_that_is_ready_and_stays_so_is_downloaded() {
 #[test]
 fn a_missing_server_is_named() {
     let error = Fetch::of("mlflow://minilm/3").fails();
+    assert_eq!(error.kind, FetchErrorKind::Configuration);
     assert!(error.message.contains("MLFLOW_TRACKING_URI"), "{error}");
+}
+
+#[test]
+fn empty_folders_of_a_version_do_not_count_as_files() {
+    let server = Double::start(|asked| match asked.path.split_once("artifacts?path=") {
+        Some((_, path)) if path.ends_with("empty") => Reply::ok(r#"{"files": []}"#),
+        Some(_) => {
+            let folder = |name| json!({"path": name, "is_dir": true});
+            let file = json!({"path": "model.onnx", "is_dir": false, "file_size": 7});
+            let files = [file, folder("an-empty"), folder("another-empty")];
+            Reply::ok(json!({"files": files}).to_string())
+        }
+        None => answer(asked, "READY", "content"),
+    });
+    let fetch = fetch_of(&server);
+    fetch.all().unwrap();
+    assert_eq!(fetch.files(), ["model.onnx"]);
 }

@@ -54,6 +54,7 @@ fn only_certificates_of_known_authorities_are_accepted() {
         assert_eq!(fetch.read("model.onnx"), b"x");
     }
     let error = fetch_of(&server).with("ONNXD_SOURCE_CA_FILE", "/nowhere").fails();
+    assert_eq!(error.kind, FetchErrorKind::Configuration);
     assert!(error.message.contains("ONNXD_SOURCE_CA_FILE=/nowhere"), "{error}");
 }
 

@@ -173,7 +173,8 @@ fn a_busy_server_states_the_pause() {
     for (reply, seconds) in [
         (Reply::status(429).header("Retry-After", "7"), Some(7)),
         (date("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60)),
-        (Reply::status(503).header("Retry-After", "99999999"), Some(86_400)),
+        // The supervisor limits it.
+        (Reply::status(503).header("Retry-After", "99999999"), Some(99_999_999)),
         (Reply::status(500), None),
     ] {
         let server = Double::start(move |_| reply.clone());
@@ -299,6 +300,35 @@ fn stalls_and_trickles_are_given_up() {
 }
 
 #[test]
+fn a_download_has_a_time_limit_and_is_resumed_later() {
+    let content = bytes(LONG);
+    let expected = content.clone();
+    let is_slow = Arc::new(Mutex::new(true));
+    let slow = Arc::clone(&is_slow);
+    let server = one_file(content, move |asked, content| {
+        let reply = Reply::of_file(asked, content, "\"v1\"");
+        match *slow.lock().unwrap() && asked.method == "GET" {
+            true => reply.fault(Fault::Trickle(Duration::from_millis(20))),
+            false => reply,
+        }
+    });
+    let mut fetch = Fetch::of(server.url("/m/"));
+    (fetch.times.download, fetch.times.download_rate) = (Duration::from_millis(300), 1 << 30);
+    let started = Instant::now();
+    let error = fetch.fails();
+    assert_eq!(error.kind, FetchErrorKind::Unreachable, "{error}");
+    assert!(error.message.contains("took longer"), "{error}");
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert_eq!(fetch.parts().len(), 1);
+    *is_slow.lock().unwrap() = false;
+    server.asked();
+    fetch.times.download = Duration::from_secs(60);
+    fetch.all().unwrap();
+    assert!(fetch.read("model.onnx") == expected);
+    assert!(server.asked().iter().any(|asked| asked.start() > 0), "resumed");
+}
+
+#[test]
 fn an_announced_excess_is_refused_before_a_byte() {
     let server = one_file(b"content".to_vec(), |_, content| {
         Reply::ok(content).header("Content-Length", "20000000000")
@@ -341,7 +371,7 @@ fn malformed_and_incomplete_checksums_are_distinguished() {
     }
     let server = Double::start(|_| Reply::status(404));
     let error = Fetch::of(server.url("/m/")).fails();
-    assert_eq!(error.kind, FetchErrorKind::Malformed);
+    assert_eq!(error.kind, FetchErrorKind::Incomplete, "the first upload may be running");
     assert!(error.message.contains("sha256sum"), "{error}");
     let files: Vec<String> = (0..101).map(|number| format!("{digest}  {number}\n")).collect();
     let server = Double::start(move |_| Reply::ok(files.concat()));
@@ -383,4 +413,17 @@ fn links_in_the_download_directory_are_not_followed() {
     symlink(outside.path(), fetch.directory.path().join("onnx")).unwrap();
     assert_eq!(fetch.kind(), FetchErrorKind::Internal);
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_server_that_repeats_the_password_does_not_bring_it_into_an_error() {
+    let server = Double::start(|_| {
+        Reply::status(400).header("Content-Type", "text/plain").body("user:hunter2 or hunter2?")
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let netrc = directory.path().join("netrc");
+    fs::write(&netrc, "machine 127.0.0.1 login user password hunter2").unwrap();
+    let error = Fetch::of(server.url("/m/")).with("NETRC", netrc.to_string_lossy()).fails();
+    assert!(error.message.contains("the server says"), "{error}");
+    assert!(!error.message.contains("hunter2"), "{error}");
 }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub enum FetchRequest {
     /// Identify what the source holds. Answered by [`FetchEvent::Unchanged`] or
-    /// [`FetchEvent::Snapshot`]. An image's layers are downloaded to list its files, so
-    /// [`FetchEvent::Progress`] may precede that.
+    /// [`FetchEvent::Snapshot`]. An image's layers are downloaded to list its files, unless
+    /// [`Resolve::id_only`] is set, so [`FetchEvent::Progress`] may precede that.
     Resolve(Resolve),
     /// Download files of the snapshot, named by their paths. Answered by any number of
     /// [`FetchEvent::Progress`] and one [`FetchEvent::Downloaded`]. A file that exists in the working
@@ -34,6 +34,10 @@ pub struct Resolve {
     /// Whether to offer the signature of `SHA256SUMS` as well, which that cannot list.
     #[serde(default)]
     pub wants_signature: bool,
+    /// Whether only the id is of interest. The snapshot then lists no files, and none of them can be
+    /// downloaded.
+    #[serde(default)]
+    pub id_only: bool,
     /// Maximum bytes to download.
     pub bytes_max: u64,
     /// Maximum files of a snapshot.
@@ -69,7 +73,7 @@ pub struct RemoteSnapshot {
     pub id: String,
     /// What holds the content together.
     pub pin: Pin,
-    /// All files, sorted by path.
+    /// All files, sorted by path. Empty if only the id was asked for.
     pub files: Vec<RemoteFile>,
     /// Notes for the operator.
     pub notes: Vec<String>,
@@ -161,6 +165,8 @@ pub enum FetchErrorKind {
     Space,
     /// The address or the redirect is not allowed.
     Forbidden,
+    /// A variable is missing or invalid, or a file that one names is. A retry fails, too.
+    Configuration,
     /// A fault of this machine or of onnxd.
     Internal,
 }

@@ -2,6 +2,7 @@
 //! JSON (see [`onnxd_proto::domain::fetch`]). Called by [`remote`](super::remote).
 
 use std::{
+    collections::BTreeSet,
     env,
     fs::File,
     io::{self, Read, Write},
@@ -51,7 +52,7 @@ impl Fetcher {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("onnxd-fetch").current_dir(folder);
         command.env_remove("LD_PRELOAD").envs(onnxd_telemetry::log::variables());
-        // Resolve it before the directory changes.
+        // By which the fetcher resolves relative paths in variables.
         if let Ok(here) = env::current_dir() {
             command.env("PWD", here);
         }
@@ -175,8 +176,8 @@ impl Drop for Conversation {
     }
 }
 
-/// Checks that all paths are inside the source and no path is another's folder. The process that sent
-/// them has talked to strangers.
+/// Checks that all paths are inside the source and no path is another's folder. The fetcher is not
+/// trusted: it parses what other servers send.
 fn validate(snapshot: RemoteSnapshot, files_max: usize) -> Result<RemoteSnapshot, Refusal> {
     let malformed = |message: String| Err(RefusalKind::Malformed.because(message));
     if snapshot.files.len() > files_max {
@@ -186,16 +187,17 @@ fn validate(snapshot: RemoteSnapshot, files_max: usize) -> Result<RemoteSnapshot
     if let Some(file) = snapshot.files.iter().find(|file| !is_inside(&file.path)) {
         return malformed(format!("the source names {:?}, which is outside it", file.path));
     }
-    let mut paths: Vec<&str> = snapshot.files.iter().map(|file| file.path.as_str()).collect();
-    paths.sort_unstable();
-    let is_clash = |pair: &&[&str]| {
-        pair[0] == pair[1]
-            || pair[1].strip_prefix(pair[0]).is_some_and(|rest| rest.starts_with('/'))
-    };
-    match paths.windows(2).find(is_clash) {
-        Some(pair) => malformed(format!("the source names both {:?} and {:?}", pair[0], pair[1])),
-        None => Ok(snapshot),
+    let mut paths = BTreeSet::new();
+    if let Some(file) = snapshot.files.iter().find(|file| !paths.insert(file.path.as_str())) {
+        return malformed(format!("the source names {:?} twice", file.path));
     }
+    for path in &paths {
+        let mut folders = path.match_indices('/').map(|(end, _)| &path[..end]);
+        if let Some(file) = folders.find(|folder| paths.contains(folder)) {
+            return malformed(format!("the source names both {file:?} and {path:?}"));
+        }
+    }
+    Ok(snapshot)
 }
 
 fn refusal(error: FetchError) -> Refusal {
@@ -205,7 +207,9 @@ fn refusal(error: FetchError) -> Refusal {
         FetchErrorKind::NotFound => RefusalKind::NotFound,
         FetchErrorKind::Incomplete => RefusalKind::Incomplete,
         FetchErrorKind::Checksum => RefusalKind::Checksum,
-        FetchErrorKind::Malformed | FetchErrorKind::TooLarge => RefusalKind::Contract,
+        FetchErrorKind::Malformed | FetchErrorKind::TooLarge | FetchErrorKind::Configuration => {
+            RefusalKind::Contract
+        }
         FetchErrorKind::Space => RefusalKind::Space,
         FetchErrorKind::Forbidden => RefusalKind::Forbidden,
         FetchErrorKind::Internal => RefusalKind::Internal,
@@ -220,12 +224,32 @@ fn failed(error: &dyn std::fmt::Display) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use onnxd_proto::domain::fetch::{Pin, RemoteFile};
+
     use super::*;
+
+    #[test]
+    fn no_path_may_be_the_folder_of_another() {
+        let validated = |paths: &[&str]| {
+            let file =
+                |path: &&str| RemoteFile { path: (*path).to_owned(), bytes: None, sha256: None };
+            let files = paths.iter().map(file).collect();
+            let (id, notes) = ("hf:1".to_owned(), Vec::new());
+            validate(RemoteSnapshot { id, pin: Pin::Commit, files, notes }, 3)
+        };
+        assert!(validated(&["onnx.json", "onnx/a", "onnx/b"]).is_ok());
+        // In order, another path is between the two.
+        for paths in [&["onnx", "onnx.json", "onnx/model.onnx"][..], &["a", "b", "a"], &["../a"]] {
+            assert_eq!(validated(paths).unwrap_err().kind, RefusalKind::Malformed, "{paths:?}");
+        }
+    }
 
     #[test]
     fn refusal_keeps_the_pause_that_the_server_asked_for() {
         let error = FetchErrorKind::Unreachable.because("429");
         assert_eq!(refusal(error.clone()).retry_after, None);
+        let invalid = FetchErrorKind::Configuration.because("HF_ENDPOINT");
+        assert!(!refusal(invalid).kind.is_transient(), "a start must not wait for it");
         let refusal = refusal(FetchError { retry_after_seconds: Some(90), ..error });
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(90)));
         assert_eq!((refusal.kind, refusal.message.as_str()), (RefusalKind::Unreachable, "429"));

@@ -132,8 +132,7 @@ pub trait Source: Debug + Send {
         progress: Progress<'_>,
     ) -> Result<Resolved, Refusal>;
 
-    /// Returns the id of the source's current content, or `None` if it is `known`. Downloads nothing
-    /// else, except the layers of an image.
+    /// Returns the id of the source's current content, or `None` if it is `known`. Downloads no files.
     ///
     /// # Errors
     /// The source cannot be reached, or its content cannot be a version.

@@ -59,9 +59,11 @@ impl Remote {
     }
 
     /// Starts a fetcher in the source's download directory and identifies the source's content.
+    /// `id_only` leaves out its files.
     fn ask(
         &self,
         known: Option<&SnapshotId>,
+        id_only: bool,
         progress: Progress<'_>,
     ) -> Result<(Conversation, Option<Offer>, PathBuf), Refusal> {
         let Some(fetcher) = &self.sources.fetcher else {
@@ -80,6 +82,7 @@ impl Remote {
             known: known.map(|known| known.as_str().to_owned()),
             allows_private: self.conditions.allows_private,
             wants_signature: !self.conditions.keys.is_empty(),
+            id_only,
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
         };
@@ -98,7 +101,7 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Resolved, Refusal> {
-        let (mut conversation, offer, folder) = self.ask(known, progress)?;
+        let (mut conversation, offer, folder) = self.ask(known, false, progress)?;
         let Some(offer) = offer else { return Ok(Resolved::Unchanged) };
         let source = self.name();
         tracing::info!(source, snapshot = offer.id, pinned_by = %offer.pin, "new snapshot");
@@ -143,7 +146,7 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Option<SnapshotId>, Refusal> {
-        let (_, offer, _) = self.ask(known, progress)?;
+        let (_, offer, _) = self.ask(known, true, progress)?;
         Ok(offer.map(|offer| SnapshotId::new(offer.id)))
     }
 }

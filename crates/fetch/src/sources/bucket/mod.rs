@@ -1,11 +1,11 @@
 //! `s3://bucket/prefix` and `gs://bucket/prefix`: objects below a prefix. A `SHA256SUMS`, uploaded
-//! last, is the snapshot; without one, two equal listings are. `object_store` signs and lists, over
-//! our own client.
+//! last, is the snapshot; without one, two equal listings are, if no object is new. `object_store`
+//! signs and lists, over our own client.
 
 mod settings;
 mod transport;
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt as _;
@@ -16,16 +16,16 @@ use onnxd_proto::domain::{
 };
 use percent_encoding::percent_decode_str;
 
-use self::transport::fetch_error;
+use self::transport::{ServerClock, fetch_error, is_range_ignored};
 use crate::{
-    client::{Body, Client, Times},
+    client::{Body, Client, SentSecrets, Times},
     digest,
     environment::Environment,
     part::Offset,
     sources::{
         answer::{Opened, Validators},
         checksums,
-        source::{File, Known, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source},
     },
 };
 
@@ -36,6 +36,8 @@ pub(super) struct Bucket {
     /// The source's URI, for messages.
     uri: String,
     times: Times,
+    clock: ServerClock,
+    sent: SentSecrets,
 }
 
 impl Bucket {
@@ -50,9 +52,10 @@ impl Bucket {
         let prefix = percent_decode_str(prefix).decode_utf8_lossy();
         let prefix = Path::parse(&prefix)
             .map_err(|error| FetchErrorKind::Malformed.because(format!("{shown}: {error}")))?;
-        let times = client.times();
-        let store = settings::store(uri.scheme(), bucket, client, environment)?;
-        Ok(Self { store, prefix, uri: shown, times })
+        let (times, sent) = (client.times(), client.sent());
+        let clock = ServerClock::default();
+        let store = settings::store(uri.scheme(), bucket, (client, &clock), environment)?;
+        Ok(Self { store, prefix, uri: shown, times, clock, sent })
     }
 
     fn path(&self, file: &str) -> Result<Path, FetchError> {
@@ -62,14 +65,15 @@ impl Bucket {
     }
 
     fn error(&self, error: object_store::Error) -> FetchError {
-        fetch_error(&self.uri, error)
+        self.sent.redact_error(fetch_error(&self.uri, error))
     }
 
-    /// Lists all objects below the prefix.
-    async fn list(&self, files_max: usize) -> Result<Vec<File>, FetchError> {
+    /// Lists all objects below the prefix. Returns when the newest was uploaded, too.
+    async fn list(&self, files_max: usize) -> Result<(Vec<File>, SystemTime), FetchError> {
         let mut objects = self.store.list(Some(&self.prefix));
-        let mut files = Vec::new();
+        let (mut files, mut newest) = (Vec::new(), SystemTime::UNIX_EPOCH);
         while let Some(object) = objects.try_next().await.map_err(|error| self.error(error))? {
+            newest = newest.max(object.last_modified.into());
             files.extend(self.listed(object)?);
             if files.len() > files_max {
                 let message = format!("{}: more than {files_max} objects", self.uri);
@@ -77,7 +81,25 @@ impl Bucket {
             }
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(files)
+        Ok((without_markers(files), newest))
+    }
+
+    /// Fails if an upload to the bucket may still be running, judged by the server's own clock.
+    fn check_age(&self, newest: SystemTime) -> Result<(), FetchError> {
+        let age = self.clock.now().duration_since(newest).unwrap_or_default();
+        let left = self.times.settle.saturating_sub(age);
+        if left.is_zero() {
+            return Ok(());
+        }
+        let message = format!(
+            "{}: the newest object is {} s old, and an upload without {} counts as complete after {} s",
+            self.uri,
+            age.as_secs(),
+            Checksums::FILE,
+            self.times.settle.as_secs()
+        );
+        let retry_after_seconds = Some(left.as_secs().max(1));
+        Err(FetchError { retry_after_seconds, ..FetchErrorKind::Incomplete.because(message) })
     }
 
     /// Returns the file of an object. `None` if it only marks a folder.
@@ -102,10 +124,10 @@ impl Bucket {
     /// Resolves a source without `SHA256SUMS`.
     async fn resolve_listing(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError> {
-        let files = self.list(files_max).await?;
+        let (files, newest) = self.list(files_max).await?;
         if files.is_empty() {
             let message = format!("{}: no objects below this prefix", self.uri);
             return Err(FetchErrorKind::NotFound.because(message));
@@ -118,8 +140,9 @@ impl Bucket {
         if known.id.as_ref() == Some(&id) {
             return Ok(None);
         }
+        self.check_age(newest)?;
         tokio::time::sleep(self.times.pause).await;
-        if self.list(files_max).await? != files {
+        if self.list(files_max).await?.0 != files {
             let message = format!("{}: the objects changed between two listings", self.uri);
             return Err(FetchErrorKind::Incomplete.because(message));
         }
@@ -140,6 +163,17 @@ impl Bucket {
     }
 }
 
+/// Leaves out objects that mark folders: empty ones above others. `object_store` drops the slash at
+/// the end of their names.
+fn without_markers(files: Vec<File>) -> Vec<File> {
+    let parents = files
+        .iter()
+        .flat_map(|file| file.path.match_indices('/').map(|(end, _)| &file.path[..end]));
+    let folders: BTreeSet<String> = parents.map(str::to_owned).collect();
+    let is_marker = |file: &File| file.bytes == Some(0) && folders.contains(&file.path);
+    files.into_iter().filter(|file| !is_marker(file)).collect()
+}
+
 /// Returns the id of a listing: a digest of all names, lengths and ETags.
 fn listing_id(files: &[File]) -> String {
     let lines: String = files
@@ -156,7 +190,7 @@ fn listing_id(files: &[File]) -> String {
 impl Source for Bucket {
     async fn resolve(
         &self,
-        known: &Known,
+        known: &KnownSnapshot,
         files_max: usize,
     ) -> Result<Option<Snapshot>, FetchError> {
         let path = self.path(Checksums::FILE)?;
@@ -165,6 +199,16 @@ impl Source for Bucket {
         let found = match self.store.get_opts(&path, options).await {
             Err(object_store::Error::NotModified { .. }) => return Ok(None),
             Err(object_store::Error::NotFound { .. }) => {
+                // The weaker pin must not replace the stronger one while an upload runs.
+                if known.id.as_ref().is_some_and(|id| id.starts_with(checksums::ID_PREFIX)) {
+                    let message = format!(
+                        "{}: {} of the last version is missing; is an upload running? Upload the \
+                         file again, after all others",
+                        self.uri,
+                        Checksums::FILE
+                    );
+                    return Err(FetchErrorKind::Incomplete.because(message));
+                }
                 return self.resolve_listing(known, files_max).await;
             }
             Err(error) => return Err(self.error(error)),
@@ -215,8 +259,20 @@ impl Source for Bucket {
     async fn open(&self, file: &File, from: &Offset) -> Result<Opened, FetchError> {
         let if_match = file.identity.clone().or_else(|| from.validator.clone());
         let range = (from.bytes > 0).then_some(GetRange::Offset(from.bytes));
-        let options = GetOptions { if_match, range, ..GetOptions::default() };
-        let found = match self.store.get_opts(&self.path(&file.path)?, options).await {
+        let whole = GetOptions { if_match, ..GetOptions::default() };
+        let path = self.path(&file.path)?;
+        let found = match range {
+            None => self.store.get_opts(&path, whole).await,
+            Some(_) => {
+                match self.store.get_opts(&path, GetOptions { range, ..whole.clone() }).await {
+                    Err(error) if is_range_ignored(&error) => {
+                        self.store.get_opts(&path, whole).await
+                    }
+                    found => found,
+                }
+            }
+        };
+        let found = match found {
             Err(object_store::Error::NotFound { .. }) => {
                 return Err(checksums::listed_but_missing(&file.path));
             }

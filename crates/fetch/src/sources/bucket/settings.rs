@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{
-    ObjectStore, RetryConfig,
+    ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
 };
@@ -14,7 +14,7 @@ use onnxd_proto::domain::{
 };
 use url::Url;
 
-use super::transport::{Transport, fetch_error};
+use super::transport::{ServerClock, Transport, fetch_error};
 use crate::{
     client::Client,
     environment::{Environment, read},
@@ -39,34 +39,41 @@ const PROFILE_SETTINGS: [(&str, &str); 6] = [
     ("role_arn", "AWS_ROLE_ARN"),
 ];
 
-/// Creates the client of a bucket.
+/// Creates the client of a bucket. Leaves out `AWS_ALLOW_HTTP` and `GOOGLE_ALLOW_HTTP`, by which the
+/// transport tells the clients of credential services: `object_store` sets it for them. It sets `clock` by the server's answers.
 pub(super) fn store(
     scheme: Scheme,
     bucket: &str,
-    client: Client,
+    (client, clock): (Client, &ServerClock),
     environment: &Environment,
 ) -> Result<Arc<dyn ObjectStore>, FetchError> {
     let uri = format!("{scheme}://{bucket}");
     let retry = RetryConfig { max_retries: RETRIES, ..RetryConfig::default() };
-    let failed = |error| fetch_error(&uri, error);
+    let failed = |error| {
+        let kind = FetchErrorKind::Configuration;
+        FetchError { kind, ..fetch_error(&uri, error) }
+    };
     if scheme == Scheme::Gs {
-        let mut builder =
-            GoogleCloudStorageBuilder::new().with_bucket_name(bucket).with_retry(retry);
+        // The builder's own options allow http, by which the transport tells credential services.
+        let builder = GoogleCloudStorageBuilder::new().with_client_options(ClientOptions::new());
+        let mut builder = builder.with_bucket_name(bucket).with_retry(retry);
         for (name, value) in environment.iter().filter(|(name, _)| name.starts_with("GOOGLE_")) {
-            if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>() {
+            if let Ok(key) = name.to_ascii_lowercase().parse::<GoogleConfigKey>()
+                && key != GoogleConfigKey::Client(ClientConfigKey::AllowHttp)
+            {
                 builder = builder.with_config(key, value);
             }
         }
         let client = trusting(client, environment, "GOOGLE_BASE_URL")?;
-        let store = builder.with_http_connector(Transport::new(client)).build().map_err(failed)?;
+        let transport = Transport::new(client, clock.clone());
+        let store = builder.with_http_connector(transport).build().map_err(failed)?;
         return Ok(Arc::new(store));
     }
     let variables = with_profile(environment)?;
     let mut builder = AmazonS3Builder::new().with_bucket_name(bucket).with_retry(retry);
     for (name, value) in variables.iter().filter(|(name, _)| name.starts_with("AWS_")) {
-        // The transport tells credential services by `AWS_ALLOW_HTTP`, and ignores it otherwise.
         if let Ok(key) = name.to_ascii_lowercase().parse::<AmazonS3ConfigKey>()
-            && name != "AWS_ALLOW_HTTP"
+            && key != AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)
         {
             builder = builder.with_config(key, value);
         }
@@ -80,7 +87,8 @@ pub(super) fn store(
         Some(_) => trusting(client, &environment, "AWS_ENDPOINT_URL_S3")?,
         None => client,
     };
-    let store = builder.with_http_connector(Transport::new(client)).build().map_err(failed)?;
+    let transport = Transport::new(client, clock.clone());
+    let store = builder.with_http_connector(transport).build().map_err(failed)?;
     Ok(Arc::new(store))
 }
 
@@ -92,7 +100,7 @@ fn trusting(
 ) -> Result<Client, FetchError> {
     let Some(text) = environment.get(variable) else { return Ok(client) };
     let url = Url::parse(text).map_err(|error| {
-        FetchErrorKind::Internal.because(format!("{variable}: invalid URL: {error}"))
+        FetchErrorKind::Configuration.because(format!("{variable}: invalid URL: {error}"))
     })?;
     Ok(client.trusting(&url))
 }

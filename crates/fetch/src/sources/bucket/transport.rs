@@ -2,13 +2,19 @@
 
 use std::{
     error::Error,
+    fmt,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{
+    StatusCode,
+    header::{DATE, RANGE},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Frame, SizeHint};
 use object_store::{
@@ -21,7 +27,7 @@ use object_store::{
 use onnxd_proto::domain::fetch::{FetchError, FetchErrorKind};
 use tokio::sync::mpsc;
 
-use crate::client::{Body, Client, status_error};
+use crate::client::{Body, Client, SentSecrets, status_error};
 
 /// Chunks that wait for the reader of a body.
 const CHUNKS_MAX: usize = 4;
@@ -32,14 +38,36 @@ const REMEDY: &str = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFI
                       GOOGLE_APPLICATION_CREDENTIALS to credentials that may read the bucket; for a \
                       public bucket, set AWS_SKIP_SIGNATURE=true or GOOGLE_SKIP_SIGNATURE=true";
 
+/// The clock of the server, which times in listings are of. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerClock(Arc<Mutex<Option<SystemTime>>>);
+
+impl ServerClock {
+    /// Returns the date of the last answer, or this machine's if the server states none.
+    #[expect(clippy::disallowed_methods, reason = "compared with times that a server states")]
+    pub(super) fn now(&self) -> SystemTime {
+        let date = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        date.unwrap_or_else(SystemTime::now)
+    }
+
+    fn set(&self, headers: &http::HeaderMap) {
+        let date =
+            headers.get(DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = date;
+    }
+}
+
 /// Creates clients for `object_store`.
 #[derive(Debug)]
-pub(super) struct Transport(Client);
+pub(super) struct Transport {
+    client: Client,
+    clock: ServerClock,
+}
 
 impl Transport {
-    /// Sends requests with this client.
-    pub(super) fn new(client: Client) -> Self {
-        Self(client)
+    /// Sends requests with this client, and sets the clock.
+    pub(super) fn new(client: Client, clock: ServerClock) -> Self {
+        Self { client, clock }
     }
 }
 
@@ -47,9 +75,12 @@ impl HttpConnector for Transport {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
         // Only the credential services of machines and containers are asked without TLS.
         let allows_http = options.get_config_value(&ClientConfigKey::AllowHttp);
+        let clock = self.clock.clone();
         Ok(HttpClient::new(match allows_http.as_deref() {
-            Some("true") => Service { client: self.0.for_metadata(), is_credentials: true },
-            _ => Service { client: self.0.clone(), is_credentials: false },
+            Some("true") => {
+                Service { client: self.client.for_metadata(), clock, is_credentials: true }
+            }
+            _ => Service { client: self.client.clone(), clock, is_credentials: false },
         }))
     }
 }
@@ -58,6 +89,7 @@ impl HttpConnector for Transport {
 #[derive(Debug)]
 struct Service {
     client: Client,
+    clock: ServerClock,
     /// Whether statuses have a meaning to the caller.
     is_credentials: bool,
 }
@@ -70,6 +102,7 @@ impl HttpService for Service {
         let url = head.uri.to_string();
         // The query may be a signature.
         let url = url.split('?').next().unwrap_or_default().to_owned();
+        let has_range = head.headers.contains_key(RANGE);
         let is_listing = head.uri.query().is_some_and(|query| query.contains("list-type="));
         let request = http::Request::from_parts(head, Full::new(body));
         let response = self.client.exchange(request, &url).await;
@@ -80,12 +113,16 @@ impl HttpService for Service {
             false => fatal(error),
         })?;
         let (head, body) = response.into_parts();
+        self.clock.set(&head.headers);
+        if has_range && head.status == StatusCode::OK {
+            return Err(HttpError::new(HttpErrorKind::Unknown, RangeIgnored));
+        }
         let mut body = self.client.limited(body, &url);
         // A missing object is for the caller to judge; a missing bucket is not.
         let is_told = matches!(head.status.as_u16(), 301 | 307 | 401 | 403 | 429 | 503)
             || is_listing && head.status == StatusCode::NOT_FOUND;
         if is_told && !self.is_credentials {
-            return Err(fatal(refused(head.status, &head.headers, &url, body).await));
+            return Err(fatal(refused(&head, &url, body, &self.client.sent()).await));
         }
         let (sender, receiver) = mpsc::channel(CHUNKS_MAX);
         tokio::spawn(async move {
@@ -104,6 +141,23 @@ impl HttpService for Service {
     }
 }
 
+/// The server sent a whole object instead of a range.
+#[derive(Debug)]
+struct RangeIgnored;
+
+impl fmt::Display for RangeIgnored {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the server ignores ranges")
+    }
+}
+
+impl Error for RangeIgnored {}
+
+/// Returns whether the server sent a whole object instead of a range.
+pub(super) fn is_range_ignored(error: &object_store::Error) -> bool {
+    innermost(error).is::<RangeIgnored>()
+}
+
 /// Converts our errors for `object_store`, which must not retry: our download resumes.
 fn fatal(error: FetchError) -> HttpError {
     HttpError::new(HttpErrorKind::Unknown, error)
@@ -112,13 +166,14 @@ fn fatal(error: FetchError) -> HttpError {
 /// Returns the error for a status. Quotes only the code of an answer in XML, because the rest may
 /// repeat what was signed.
 async fn refused(
-    status: StatusCode,
-    headers: &http::HeaderMap,
+    head: &http::response::Parts,
     url: &str,
     body: Body,
+    sent: &SentSecrets,
 ) -> FetchError {
+    let (status, headers) = (head.status, &head.headers);
     let text = body.all(REASON_BYTES_MAX).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&text).into_owned();
+    let text = sent.redact(&String::from_utf8_lossy(&text));
     let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
     let code = code.map(|(code, _)| code.chars().take(80).collect::<String>());
     if matches!(status.as_u16(), 301 | 307) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use url::Url;
 
 use crate::{
-    client::{Client, Request, shown},
+    client::{Client, Request, redirects::is_same_server, shown},
     environment::{Environment, Secret, read},
     sources::answer::json,
 };
@@ -74,8 +74,8 @@ impl Login {
         let realm = parameter(parameters, "realm").and_then(|realm| Url::parse(&realm).ok());
         let mut realm = realm.ok_or_else(|| refused("the registry names no token server"))?;
         // The password must not be sent in plain text, unless the registry itself is asked so.
-        if realm.scheme() != "https" && realm.scheme() != registry.scheme() {
-            return Err(refused("the token server is not https"));
+        if realm.scheme() != "https" && !is_same_server(&realm, registry) {
+            return Err(refused("the registry names a token server that is not https"));
         }
         for name in ["service", "scope"] {
             if let Some(value) = parameter(parameters, name) {

@@ -23,14 +23,14 @@ use self::{
     manifest::{Content, Manifest},
 };
 use crate::{
-    client::{Client, Request, Response},
+    client::{Client, Request, Response, redirects::is_same_server},
     digest::{self, Digest},
     environment::Environment,
     folder::OWN,
-    part::Offset,
+    part::{Offset, Part},
     sources::{
         answer::{Opened, Validators, opened, ranged},
-        source::{File, Known, Place, Snapshot, Source},
+        source::{File, KnownSnapshot, Snapshot, Source, UnpackTarget},
     },
 };
 
@@ -88,7 +88,9 @@ impl Registry {
             .map_err(|error| FetchErrorKind::Malformed.because(format!("{path}: {error}")))?;
         let known = self.authorization.borrow().clone();
         let response = self.client.send(of(url.clone()).authorization(known)).await?;
-        if response.status != StatusCode::UNAUTHORIZED {
+        let is_own = Url::parse(&response.url).is_ok_and(|url| is_same_server(&url, &self.base));
+        // Another server, to which the registry redirected, must not learn the password.
+        if response.status != StatusCode::UNAUTHORIZED || !is_own {
             return Ok(response);
         }
         let challenge = response.header(WWW_AUTHENTICATE).unwrap_or_default().to_owned();
@@ -151,7 +153,11 @@ fn is_loopback(host: &str) -> bool {
 
 #[async_trait(?Send)]
 impl Source for Registry {
-    async fn resolve(&self, known: &Known, _: usize) -> Result<Option<Snapshot>, FetchError> {
+    async fn resolve(
+        &self,
+        known: &KnownSnapshot,
+        _: usize,
+    ) -> Result<Option<Snapshot>, FetchError> {
         let digest = self.digest().await?;
         let id = format!("{ID_PREFIX}{digest}");
         if known.id.as_ref() == Some(&id) {
@@ -179,14 +185,23 @@ impl Source for Registry {
         Ok(Some(Snapshot { id, pin, files, archives, notes, validators }))
     }
 
-    async fn unpack(&self, snapshot: Snapshot, place: &Place<'_>) -> Result<Snapshot, FetchError> {
-        let unpacked = unpack::unpack(place, &snapshot.archives);
-        for archive in &snapshot.archives {
-            let _ = place.folder.remove(&archive.path);
-        }
+    async fn unpack(
+        &self,
+        snapshot: Snapshot,
+        target: &UnpackTarget<'_>,
+    ) -> Result<Snapshot, FetchError> {
+        let unpacked = unpack::unpack(target, &snapshot.archives).inspect_err(|error| {
+            Part::discard_all(target.folder);
+            // A full disk may have room later, but an archive that cannot be unpacked stays so.
+            let is_transient =
+                matches!(error.kind, FetchErrorKind::Space | FetchErrorKind::Internal);
+            for archive in snapshot.archives.iter().filter(|_| !is_transient) {
+                let _ = target.folder.remove(&archive.path);
+            }
+        })?;
         let mut files = snapshot.files;
-        files.extend(unpacked?);
-        Ok(Snapshot { files, archives: Vec::new(), ..snapshot })
+        files.extend(unpacked);
+        Ok(Snapshot { files, ..snapshot })
     }
 
     async fn open(&self, file: &File, from: &Offset) -> Result<Opened, FetchError> {

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     fs::File as LocalFile,
     io::{self, BufRead as _, BufReader, Read, Write as _},
+    ops::ControlFlow,
 };
 
 use flate2::bufread::MultiGzDecoder;
@@ -17,8 +18,9 @@ use tar::{Archive, EntryType};
 
 use crate::{
     digest::{self, Digest},
+    folder::SPARE_BYTES,
     part::Part,
-    sources::source::{File, Place},
+    sources::source::{File, UnpackTarget},
 };
 
 /// The folder of a model in an image, as KServe's modelcars have it.
@@ -32,61 +34,56 @@ const ENTRIES_MAX: usize = 200_000;
 const HEADERS_BYTES_MAX: u64 = 256 << 20;
 /// Bytes copied at a time.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes written between two looks at the free space.
+const CHECK_BYTES: usize = 16 << 20;
 
 /// What an entry does.
 #[derive(Debug, PartialEq, Eq)]
 enum Change<'a> {
-    /// Adds a file.
+    /// Adds a file of the model.
     File(&'a str),
-    /// Removes a file or folder.
+    /// Removes a file or folder of the image.
     Remove(String),
-    /// Removes the content of a folder.
+    /// Removes the content of a folder of the image.
     Empty(&'a str),
     None,
 }
 
 /// Unpacks the archives, in order, and returns their files.
-pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, FetchError> {
-    let mut budget = Budget { bytes: place.bytes_max, entries: ENTRIES_MAX };
-    let mut has_folder = false;
-    for archive in archives {
-        each(place, archive, &mut budget, |path, kind, _| {
-            has_folder |= path.starts_with(FOLDER) && kind.is_file();
-            Ok(())
-        })?;
-    }
-    let check_count = |files: usize| match files > place.files_max {
+pub(super) fn unpack(
+    target: &UnpackTarget<'_>,
+    archives: &[File],
+) -> Result<Vec<File>, FetchError> {
+    let check_count = |files: usize| match files > target.files_max {
         true => Err(FetchErrorKind::TooLarge
-            .because(format!("the layers contain more than {} files", place.files_max))),
+            .because(format!("the layers contain more than {} files", target.files_max))),
         false => Ok(()),
     };
-    let root = if has_folder { FOLDER } else { "" };
-    let mut budget = Budget { bytes: place.bytes_max, entries: ENTRIES_MAX };
-    let mut files = BTreeMap::new();
+    let root = if has_folder(target, archives)? { FOLDER } else { "" };
+    let mut budget = Budget { bytes: target.bytes_max, entries: ENTRIES_MAX };
+    // By path in the image.
+    let mut files: BTreeMap<String, File> = BTreeMap::new();
     for archive in archives {
         // Whiteouts apply to earlier layers only.
         let mut added = BTreeMap::new();
-        each(place, archive, &mut budget, |path, kind, content| {
-            let Some(path) = path.strip_prefix(root) else { return Ok(()) };
-            match change(path, kind)? {
-                Change::File(path) => {
-                    if !is_inside(path) {
-                        let message = format!("a layer contains {path:?}, outside the model");
+        each(target, archive, &mut budget, |path, entry| {
+            match change(path, root, entry.header().entry_type())? {
+                Change::File(inside) => {
+                    if !is_inside(inside) {
+                        let message = format!("a layer contains {inside:?}, outside the model");
                         return Err(FetchErrorKind::Malformed.because(message));
                     }
                     check_count(added.len() + 1)?;
-                    added.insert(path.to_owned(), extract(place, path, content)?);
+                    added.insert(path.to_owned(), extract(target, inside, entry)?);
                 }
                 Change::Remove(path) => {
                     let folder = format!("{path}/");
-                    files.retain(|name: &String, _: &mut File| {
-                        *name != path && !name.starts_with(&folder)
-                    });
+                    files.retain(|name, _| *name != path && !name.starts_with(&folder));
                 }
                 Change::Empty(folder) => files.retain(|name, _| !name.starts_with(folder)),
                 Change::None => {}
             }
-            Ok(())
+            Ok(ControlFlow::Continue(()))
         })?;
         files.extend(added);
         check_count(files.len())?;
@@ -97,45 +94,76 @@ pub(super) fn unpack(place: &Place<'_>, archives: &[File]) -> Result<Vec<File>, 
     }
 }
 
+/// Returns whether the model is in [`FOLDER`]. Its layer is usually the last, so that is read first.
+fn has_folder(target: &UnpackTarget<'_>, archives: &[File]) -> Result<bool, FetchError> {
+    let mut budget = Budget { bytes: target.bytes_max, entries: ENTRIES_MAX };
+    let mut is_found = false;
+    for archive in archives.iter().rev() {
+        each(target, archive, &mut budget, |path, entry| {
+            is_found = path.starts_with(FOLDER) && is_file(entry.header().entry_type());
+            Ok(if is_found { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        if is_found {
+            break;
+        }
+    }
+    Ok(is_found)
+}
+
 /// What may still be unpacked.
 struct Budget {
     bytes: u64,
     entries: usize,
 }
 
-/// Calls `visit` with the path, kind and content of each entry.
+type Entry<'a> = tar::Entry<'a, Reported<'a>>;
+
+/// Calls `visit` with each entry and its path, until it breaks.
 fn each(
-    place: &Place<'_>,
+    target: &UnpackTarget<'_>,
     archive: &File,
     budget: &mut Budget,
-    mut visit: impl FnMut(&str, EntryType, &mut dyn Read) -> Result<(), FetchError>,
+    mut visit: impl FnMut(&str, &mut Entry<'_>) -> Result<ControlFlow<()>, FetchError>,
 ) -> Result<(), FetchError> {
     let name = &archive.path;
     let malformed = |reason: &dyn std::fmt::Display| {
         FetchErrorKind::Malformed.because(format!("{name}: not a tar archive: {reason}"))
     };
-    let file = place.folder.read(name).ok().flatten();
+    let file = target.folder.read(name).ok().flatten();
     let file =
         file.ok_or_else(|| FetchErrorKind::Internal.because(format!("{name} is missing")))?;
     let limit = budget.bytes.saturating_add(HEADERS_BYTES_MAX);
-    let mut archive =
-        Archive::new(decompressed(file).map_err(|error| malformed(&error))?.take(limit));
+    let bytes = decompressed(file).map_err(|error| malformed(&error))?;
+    let mut archive = Archive::new(Reported { bytes: bytes.take(limit), tick: target.tick });
     for entry in archive.entries().map_err(|error| malformed(&error))? {
         let mut entry = entry.map_err(|error| malformed(&error))?;
-        let kind = entry.header().entry_type();
-        let bytes = if kind.is_file() { entry.size() } else { 0 };
-        let left = (budget.bytes.checked_sub(bytes), budget.entries.checked_sub(1));
+        let left = (budget.bytes.checked_sub(entry.size()), budget.entries.checked_sub(1));
         let (Some(bytes), Some(entries)) = left else {
-            let message = format!("{name}: unpacked, the layers exceed {} bytes", place.bytes_max);
+            let message = format!("{name}: unpacked, the layers exceed {} bytes", target.bytes_max);
             return Err(FetchErrorKind::TooLarge.because(message));
         };
         *budget = Budget { bytes, entries };
         let path = entry.path_bytes().into_owned();
         let path = std::str::from_utf8(&path).map_err(|error| malformed(&error))?;
         let path = path.trim_start_matches("./").trim_start_matches('/').to_owned();
-        visit(&path, kind, &mut entry)?;
+        if visit(&path, &mut entry)?.is_break() {
+            break;
+        }
     }
     Ok(())
+}
+
+/// Reports while an archive is read that the work goes on. Skipping a long file takes time, too.
+struct Reported<'a> {
+    bytes: io::Take<Box<dyn Read>>,
+    tick: &'a dyn Fn(),
+}
+
+impl Read for Reported<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (self.tick)();
+        self.bytes.read(buffer)
+    }
 }
 
 /// Returns the bytes of an archive, decompressed if it is gzip.
@@ -145,52 +173,39 @@ fn decompressed(file: LocalFile) -> io::Result<Box<dyn Read>> {
     Ok(if is_gzip { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
-/// Returns what an entry of the model's folder does.
-fn change(path: &str, kind: EntryType) -> Result<Change<'_>, FetchError> {
-    if kind.is_dir() || path.is_empty() {
-        return Ok(Change::None);
-    }
+/// Returns what an entry does to the model below `root`.
+fn change<'a>(path: &'a str, root: &str, kind: EntryType) -> Result<Change<'a>, FetchError> {
     let at = path.rfind('/').map_or(0, |slash| slash + 1);
     let (folder, name) = path.split_at(at);
+    // Also those of the folders above the model.
     if name == OPAQUE {
         return Ok(Change::Empty(folder));
     }
     if let Some(name) = name.strip_prefix(WHITEOUT) {
         return Ok(Change::Remove(format!("{folder}{name}")));
     }
-    match kind {
-        EntryType::Regular | EntryType::Continuous => Ok(Change::File(path)),
-        _ => Err(FetchErrorKind::Malformed.because(format!(
-            "{path} in a layer is a link or a special file; put plain files below /models"
-        ))),
+    match path.strip_prefix(root) {
+        Some(inside) if !inside.is_empty() && !kind.is_dir() => match is_file(kind) {
+            true => Ok(Change::File(inside)),
+            false => Err(FetchErrorKind::Malformed.because(format!(
+                "{inside} in a layer is a link or a special file; put plain files below /models"
+            ))),
+        },
+        _ => Ok(Change::None),
     }
 }
 
-/// Writes a file into a part.
-fn extract(place: &Place<'_>, path: &str, content: &mut dyn Read) -> Result<File, FetchError> {
-    let write = || -> io::Result<(u64, String)> {
-        let mut part = Part::create(place.folder, path)?;
-        let (mut sha256, mut bytes) = (Context::new(&SHA256), 0);
-        let mut chunk = vec![0; CHUNK_BYTES];
-        loop {
-            let read = content.read(&mut chunk)?;
-            if read == 0 {
-                let sha256 = digest::hex(sha256);
-                part.complete(place.folder, &sha256)?;
-                return Ok((bytes, sha256));
-            }
-            part.file.write_all(&chunk[..read])?;
-            sha256.update(&chunk[..read]);
-            bytes += read as u64;
-        }
-    };
-    let (bytes, sha256) = write_all(write, path)?;
-    let digest = Some(Digest::Sha256(sha256));
-    Ok(File { path: path.to_owned(), bytes: Some(bytes), digest, identity: None })
+fn is_file(kind: EntryType) -> bool {
+    matches!(kind, EntryType::Regular | EntryType::Continuous)
 }
 
-fn write_all<T>(write: impl FnOnce() -> io::Result<T>, path: &str) -> Result<T, FetchError> {
-    write().map_err(|error| {
+/// Writes a file into a part.
+fn extract(
+    target: &UnpackTarget<'_>,
+    path: &str,
+    entry: &mut Entry<'_>,
+) -> Result<File, FetchError> {
+    let failed = |error: io::Error| {
         let kind = match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => FetchErrorKind::Space,
             io::ErrorKind::FileTooLarge => FetchErrorKind::TooLarge,
@@ -198,7 +213,42 @@ fn write_all<T>(write: impl FnOnce() -> io::Result<T>, path: &str) -> Result<T, 
             _ => FetchErrorKind::Malformed,
         };
         kind.because(format!("unpacking {path}: {error}"))
-    })
+    };
+    check_space(target, path, entry.size())?;
+    let mut part = Part::create(target.folder, path).map_err(failed)?;
+    let (mut sha256, mut bytes, mut unchecked) = (Context::new(&SHA256), 0, 0);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let read = entry.read(&mut chunk).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        part.file.write_all(&chunk[..read]).map_err(failed)?;
+        sha256.update(&chunk[..read]);
+        bytes += read as u64;
+        unchecked += read;
+        if unchecked >= CHECK_BYTES {
+            // Others write to the disk, too.
+            check_space(target, path, 0)?;
+            unchecked = 0;
+        }
+    }
+    let sha256 = digest::hex(sha256);
+    part.complete(target.folder, &sha256).map_err(failed)?;
+    let digest = Some(Digest::Sha256(sha256));
+    Ok(File { path: path.to_owned(), bytes: Some(bytes), digest, identity: None })
+}
+
+/// Fails if the disk has no room for these bytes.
+fn check_space(target: &UnpackTarget<'_>, path: &str, bytes: u64) -> Result<(), FetchError> {
+    let free = target.folder.free_bytes().unwrap_or(u64::MAX);
+    match bytes.saturating_add(SPARE_BYTES) > free {
+        true => Err(FetchErrorKind::Space.because(format!(
+            "unpacking {path}: {bytes} bytes to write, and {free} bytes are free on the disk of the \
+             state directory"
+        ))),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -209,22 +259,24 @@ mod tests {
     use crate::folder::{Folder, OWN};
 
     /// Entries: a path and its text, or a kind.
-    type Entry<'a> = (&'a str, Result<&'a str, EntryType>);
+    type Described<'a> = (&'a str, Result<&'a str, EntryType>);
 
-    fn archive(entries: &[Entry<'_>]) -> Vec<u8> {
+    fn header(path: &str, kind: EntryType, bytes: u64) -> tar::Header {
+        let mut header = tar::Header::new_gnu();
+        // The builder refuses paths that climb.
+        header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+        header.set_entry_type(kind);
+        header.set_size(bytes);
+        header.set_cksum();
+        header
+    }
+
+    fn archive(entries: &[Described<'_>]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());
         for (path, content) in entries {
-            let mut header = tar::Header::new_gnu();
-            // The builder refuses paths that climb.
-            header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
             let text = content.unwrap_or_default();
-            header.set_size(text.len() as u64);
-            if let Err(kind) = content {
-                header.set_entry_type(*kind);
-                header.set_link_name("/etc/passwd").unwrap();
-            }
-            header.set_cksum();
-            builder.append(&header, text.as_bytes()).unwrap();
+            let kind = content.err().unwrap_or(EntryType::Regular);
+            builder.append(&header(path, kind, text.len() as u64), text.as_bytes()).unwrap();
         }
         builder.into_inner().unwrap()
     }
@@ -238,8 +290,8 @@ mod tests {
             folder.write(&path, layer).unwrap();
             archives.push(File { path, ..File::default() });
         }
-        let place = Place { folder: &folder, bytes_max, files_max: 3 };
-        let files = unpack(&place, &archives)?;
+        let target = UnpackTarget { folder: &folder, bytes_max, files_max: 3, tick: &|| {} };
+        let files = unpack(&target, &archives)?;
         let read = |file: File| {
             let mut text = String::new();
             let part = format!("{OWN}/{}.part", Part::name(&file.path));
@@ -248,6 +300,10 @@ mod tests {
             (file.path, text)
         };
         Ok(files.into_iter().map(read).collect())
+    }
+
+    fn pair(path: &str, text: &str) -> (String, String) {
+        (path.to_owned(), text.to_owned())
     }
 
     #[test]
@@ -263,11 +319,37 @@ mod tests {
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&second).unwrap();
         let files = unpacked(&[first.clone(), gzip.finish().unwrap()], 100).unwrap();
-        let pair = |path: &str, text: &str| (path.to_owned(), text.to_owned());
         assert_eq!(files, [pair("a", "new"), pair("c", "c")]);
         let opaque = archive(&[("models/.wh..wh..opq", Ok("")), ("models/d", Ok("d"))]);
         assert_eq!(unpacked(&[first, opaque], 100).unwrap(), [pair("d", "d")]);
         assert_eq!(unpacked(&[archive(&[("x", Ok("y"))])], 100).unwrap(), [pair("x", "y")]);
+    }
+
+    #[test]
+    fn the_models_folder_is_deleted_with_those_above_it() {
+        let first = archive(&[("models/a", Ok("a")), ("models/onnx/b", Ok("b"))]);
+        for whiteout in [".wh.models", "./.wh.models", ".wh..wh..opq", "models/.wh..wh..opq"] {
+            let second = archive(&[(whiteout, Ok("")), ("models/c", Ok("c"))]);
+            let files = unpacked(&[first.clone(), second], 100).unwrap();
+            assert_eq!(files, [pair("c", "c")], "{whiteout}");
+        }
+        let error = unpacked(&[first, archive(&[(".wh.models", Ok(""))])], 100).unwrap_err();
+        assert_eq!(error.kind, FetchErrorKind::NotFound);
+    }
+
+    #[test]
+    fn every_written_byte_counts_and_must_fit_on_the_disk() {
+        let layer = |kind, bytes, text: &[u8]| {
+            let mut builder = tar::Builder::new(Vec::new());
+            builder.append(&header("models/a", kind, bytes), text).unwrap();
+            builder.into_inner().unwrap()
+        };
+        let unusual = layer(EntryType::Continuous, 11, b"0123456789a");
+        assert_eq!(unpacked(std::slice::from_ref(&unusual), 10).unwrap_err().kind, FetchErrorKind::TooLarge);
+        assert_eq!(unpacked(&[unusual], 11).unwrap(), [pair("a", "0123456789a")]);
+        let long = layer(EntryType::Regular, 1 << 60, b"0");
+        let error = unpacked(&[long], u64::MAX).unwrap_err();
+        assert_eq!(error.kind, FetchErrorKind::Space, "{error}");
     }
 
     #[test]
