@@ -8,7 +8,8 @@
 //!
 //! A failure before the record is durable leaves the serving generation untouched. One update runs
 //! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
-//! replaced it. After a commit the new version is on probation: if its workers fail twice in that
+//! replaced it. Staging may be a long download, so a rollback, an unload or a pause interrupts it, see
+//! [`interrupt`]. After a commit the new version is on probation: if its workers fail twice in that
 //! time, the machine rolls back to the previous version.
 //!
 //! A prepared version is *proposed*; the coordinator *decides* whether it becomes a generation, and
@@ -19,6 +20,7 @@
 
 mod ahead;
 pub mod events;
+mod interrupt;
 mod outcome;
 mod pace;
 mod pending;
@@ -38,6 +40,7 @@ use crate::models::machine::{
         Action, CallId, Candidate, Committed, Content, Decision, Event, Job, Payload, Proposal,
         Stop, Target, WorkerEvent,
     },
+    outcome::is_unloaded,
     pace::Pace,
     pending::PendingLoads,
     phase::{Leftovers, Loading, Origin, Phase, Prepared, Progress, Running, Update},
@@ -157,6 +160,7 @@ impl<P: Payload> UpdateMachine<P> {
             Event::Resumed => self.pauses = self.pauses.saturating_sub(1),
             Event::Stopped(stop) => self.stop(now, stop),
         }
+        self.interrupt();
         self.next(now);
         std::mem::take(&mut self.actions)
     }
@@ -204,9 +208,9 @@ impl<P: Payload> UpdateMachine<P> {
         if self.running.is_some() || self.pauses > 0 || self.stopped.is_some() {
             return;
         }
-        let serving = self.serving.as_ref().map(|(generation, _)| *generation);
+        let is_due = self.is_rollback_due();
         if let Some(failed) = self.probation.take_if(|probation| probation.has_failed())
-            && serving == Some(failed.generation)
+            && is_due
         {
             let to = failed.rollback_to.as_ref().to_owned();
             self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
@@ -377,22 +381,18 @@ impl<P: Payload> UpdateMachine<P> {
     }
 }
 
-fn is_unloaded() -> Refusal {
-    RefusalKind::NotFound.because("the model is unloaded")
-}
+#[cfg(test)]
+mod decision_tests;
 
 #[cfg(test)]
-#[path = "decision_tests.rs"]
-mod decision_tests;
+mod interrupt_tests;
 
 #[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "unload_tests.rs"]
 mod unload_tests;
 
 #[cfg(test)]
-#[path = "world.rs"]
 mod world;

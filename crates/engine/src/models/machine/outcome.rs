@@ -11,8 +11,12 @@ use onnxd_proto::{
 use crate::models::machine::{
     Leftovers, Origin, Phase, Probation, Running, Update, UpdateMachine,
     events::{Action, CallId, Committed, Payload, Stop},
-    is_unloaded,
 };
+
+/// Returns the refusal for requests to a model that was unloaded.
+pub(super) fn is_unloaded() -> Refusal {
+    RefusalKind::NotFound.because("the model is unloaded")
+}
 
 impl<P: Payload> UpdateMachine<P> {
     /// Commits the prepared version, whose record is durable.

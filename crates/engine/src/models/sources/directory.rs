@@ -22,7 +22,7 @@ use crate::models::{
     disk::{hex, io_refusal},
     sources::{
         Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
-        Source, Transfer, checksums,
+        Source, Transfer, cancelled, checksums,
         digests::{Digests, Identity},
         lister::Lister,
         selection,
@@ -297,14 +297,10 @@ impl Snapshot for DirectorySnapshot {
                 target.display()
             )));
         }
-        let (mut done, mut is_pinned) = (0, true);
+        let (mut counter, mut is_pinned) = (Counter { done: 0, all, progress }, true);
         let mut files = Vec::new();
         for (SnapshotFile { path, .. }, (file, identity)) in self.files.iter().zip(&self.handles) {
-            let mut count = |bytes| {
-                done += bytes;
-                progress(Transfer { bytes: done, total: all, downloaded: 0 });
-                done <= VERSION_BYTES_MAX
-            };
+            let mut count = |bytes| counter.add(bytes);
             let (bytes, sha256) = copy(file, &target.join(path), &mut count)
                 .map_err(|error| self.tree.refusal(path, &error))?;
             is_pinned &= self.digests.remember(file, identity, &sha256);
@@ -325,14 +321,11 @@ impl DirectorySnapshot {
         target: &Path,
         progress: Progress<'_>,
     ) -> Result<Fetched, Refusal> {
-        let (all, mut done, mut files) = (bytes_of(&self.files), 0, Vec::new());
+        let (all, mut files) = (bytes_of(&self.files), Vec::new());
+        let mut counter = Counter { done: 0, all, progress };
         for (SnapshotFile { path, .. }, (file, _)) in self.files.iter().zip(&self.handles) {
             let to = target.join(path);
-            let mut count = |bytes| {
-                done += bytes;
-                progress(Transfer { bytes: done, total: all, downloaded: 0 });
-                done <= VERSION_BYTES_MAX
-            };
+            let mut count = |bytes| counter.add(bytes);
             let moved = rename(file, &self.tree.path().join(path), &to)
                 .and_then(|()| transfer(file, &mut io::sink(), &mut count));
             let (bytes, sha256) = moved.map_err(|error| self.tree.refusal(path, &error))?;
@@ -355,6 +348,29 @@ impl DirectorySnapshot {
         }
         for note in &self.listing.notes {
             tracing::info!(%source, note, "source listed");
+        }
+    }
+}
+
+/// Counts the bytes of a version while its files are copied.
+struct Counter<'a> {
+    done: u64,
+    all: u64,
+    progress: Progress<'a>,
+}
+
+impl Counter<'_> {
+    /// Reports `bytes` more.
+    ///
+    /// # Errors
+    /// The files have grown beyond the limit of a version, or the copy was cancelled.
+    fn add(&mut self, bytes: u64) -> io::Result<()> {
+        self.done += bytes;
+        self.progress.report(Transfer { bytes: self.done, total: self.all, downloaded: 0 });
+        match self.done <= VERSION_BYTES_MAX {
+            _ if self.progress.is_cancelled() => Err(io::Error::other(cancelled())),
+            true => Ok(()),
+            false => Err(io::Error::other("the model exceeds the size limit of a version")),
         }
     }
 }

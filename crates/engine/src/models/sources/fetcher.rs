@@ -5,7 +5,10 @@ use std::{
     env,
     fs::File,
     io::{self, Read, Write},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
@@ -19,8 +22,12 @@ use onnxd_proto::domain::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::models::sources::{Progress, cancelled};
+
 /// Time limit for the next event. Shorter limits of the fetcher apply before.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
+/// Longest time until a cancelled conversation ends.
+const CANCEL_TICK: Duration = Duration::from_millis(100);
 /// Maximum bytes of an event: room for the paths of all files of a source.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
@@ -46,7 +53,11 @@ impl Fetcher {
     ///
     /// # Errors
     /// The process cannot be started.
-    pub(super) fn start(&self, folder: &Path) -> Result<Conversation, Refusal> {
+    pub(super) fn start<'p>(
+        &self,
+        folder: &Path,
+        progress: Progress<'p>,
+    ) -> Result<Conversation<'p>, Refusal> {
         // The child resolves this path before it closes the descriptors that it must not inherit.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("onnxd-fetch").current_dir(folder);
@@ -62,7 +73,8 @@ impl Fetcher {
         let mut child = command.spawn().map_err(|error| failed(&error))?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(requests), Some(events)) => {
-                Ok(Conversation { child, requests: Some(requests), events, unread: Vec::new() })
+                let unread = Vec::new();
+                Ok(Conversation { child, requests: Some(requests), events, unread, progress })
             }
             _ => Err(failed(&"its pipes are missing")),
         }
@@ -70,15 +82,16 @@ impl Fetcher {
 }
 
 /// A running fetcher. Dropping it ends the process.
-#[derive(Debug)]
-pub(super) struct Conversation {
+pub(super) struct Conversation<'p> {
     child: Child,
     requests: Option<ChildStdin>,
     events: ChildStdout,
     unread: Vec<u8>,
+    /// Asked whether to go on while the fetcher is silent.
+    progress: Progress<'p>,
 }
 
-impl Conversation {
+impl Conversation<'_> {
     /// Identifies what the source holds; `None` if it is what the request calls known. Reports progress
     /// because the files of a container image are known only after its layers were downloaded.
     ///
@@ -140,32 +153,43 @@ impl Conversation {
             if self.unread.len() > LINE_BYTES_MAX {
                 return Err(failed(&format!("an event exceeds {LINE_BYTES_MAX} bytes")));
             }
-            if self.read(deadline).map_err(|error| failed(&error))? == 0 {
+            self.wait(&self.events, PollFlags::IN, deadline)?;
+            if self.read().map_err(|error| failed(&error))? == 0 {
                 let status = self.child.wait().map_err(|error| failed(&error))?;
                 return Err(failed(&format!("it exited without a result: {status}")));
             }
         }
     }
 
-    fn read(&mut self, deadline: Instant) -> io::Result<usize> {
-        let mut part = [0; 16 << 10];
+    /// Waits until a pipe is ready, or the conversation is cancelled.
+    fn wait(&self, pipe: &impl AsFd, flags: PollFlags, deadline: Instant) -> Result<(), Refusal> {
         loop {
+            if self.progress.is_cancelled() {
+                return Err(cancelled());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&left)) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            let pause =
+                Timespec::try_from(left.min(CANCEL_TICK)).map_err(|error| failed(&error))?;
+            match poll(&mut [PollFd::new(pipe, flags)], Some(&pause)) {
+                Ok(0) if left.is_zero() => {
+                    return Err(failed(&io::Error::from(io::ErrorKind::TimedOut)));
+                }
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(failed(&error)),
             }
         }
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        let mut part = [0; 16 << 10];
         let length = self.events.read(&mut part)?;
         self.unread.extend_from_slice(&part[..length]);
         Ok(length)
     }
 }
 
-impl Drop for Conversation {
+impl Drop for Conversation<'_> {
     fn drop(&mut self) {
         self.requests = None;
         // It has nothing to finish: unfinished downloads are resumed. Ignore errors: it may have

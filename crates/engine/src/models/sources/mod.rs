@@ -31,7 +31,7 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{ModelChoice, Refusal, SourceUri, fetch::Pin},
+    domain::{ModelChoice, Refusal, RefusalKind, SourceUri, fetch::Pin},
     layout::Layout,
 };
 
@@ -105,8 +105,30 @@ impl Default for Conditions {
     }
 }
 
-/// Called while a source is read.
-pub type Progress<'a> = &'a dyn Fn(Transfer);
+/// Follows the reading of a source, and may end it early.
+pub type Progress<'a> = &'a dyn Follow;
+
+/// See [`Progress`]. Implemented by functions, which never end it.
+pub trait Follow {
+    /// Called while a source is read.
+    fn report(&self, transfer: Transfer);
+
+    /// Returns whether the content is not needed any more. Reading then ends with a refusal.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(Transfer)> Follow for F {
+    fn report(&self, transfer: Transfer) {
+        self(transfer);
+    }
+}
+
+/// Returns the refusal of reading that was cancelled.
+fn cancelled() -> Refusal {
+    RefusalKind::Busy.because("reading the source was interrupted; retry the update")
+}
 
 /// How far the reading of a source has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -59,18 +59,18 @@ impl Remote {
     }
 
     /// Starts a fetcher in the source's download directory and identifies the source's content.
-    fn ask(
+    fn ask<'p>(
         &self,
         known: Option<&SnapshotId>,
-        progress: Progress<'_>,
-    ) -> Result<(Conversation, Option<Offer>, PathBuf), Refusal> {
+        progress: Progress<'p>,
+    ) -> Result<(Conversation<'p>, Option<Offer>, PathBuf), Refusal> {
         let Some(fetcher) = &self.sources.fetcher else {
             let message = format!("{}: sources on other servers need onnxd-fetch", self.name());
             return Err(RefusalKind::Internal.because(message));
         };
         let folder = self.layout.downloads().join(hex(&Sha256::digest(self.name())[..16]));
         fs::create_dir_all(&folder).map_err(|error| io_refusal(&folder, &error))?;
-        let mut conversation = fetcher.start(&folder)?;
+        let mut conversation = fetcher.start(&folder, progress)?;
         let request = Resolve {
             source: self.name(),
             known: known.map(|known| known.as_str().to_owned()),
@@ -174,7 +174,7 @@ fn transfer(progress: Progress<'_>, before: u64) -> impl Fn(u64, u64) + '_ {
     move |bytes, total| {
         let downloaded = bytes.saturating_sub(last.replace(bytes));
         let (bytes, total) = (before.saturating_add(bytes), before.saturating_add(total));
-        progress(Transfer { bytes, total, downloaded });
+        progress.report(Transfer { bytes, total, downloaded });
     }
 }
 
@@ -223,7 +223,7 @@ impl Download<'_> {
     fn add(
         &mut self,
         paths: BTreeSet<String>,
-        conversation: &mut Conversation,
+        conversation: &mut Conversation<'_>,
         progress: Progress<'_>,
     ) -> Result<bool, Refusal> {
         let new =

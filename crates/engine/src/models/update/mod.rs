@@ -15,7 +15,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -112,6 +112,8 @@ pub struct Updater {
     /// By slot: whether a generation was kept when the server started.
     kept: Vec<bool>,
     startup: Startup,
+    /// Pauses that are not resumed yet.
+    pauses: AtomicU32,
 }
 
 /// A handle to one model's update task, used by callers and by the dispatcher's worker events.
@@ -175,14 +177,15 @@ impl Updater {
         let started = deps.registry.models().iter().map(start).collect::<io::Result<Vec<_>>>()?;
         let (handles, kept) = started.into_iter().unzip();
         let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
-        Ok(Self { registry, metrics, handles, kept, startup: Startup::new(Phase::Begun) })
+        let (startup, pauses) = (Startup::new(Phase::Begun), AtomicU32::new(0));
+        Ok(Self { registry, metrics, handles, kept, startup, pauses })
     }
 
     /// Returns an updater that loads no model, for tests. Its start is done.
     pub fn without_models(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
         let (handles, kept, startup) = (Vec::new(), Vec::new(), Startup::new(Phase::Done));
-        Self { registry, metrics, handles, kept, startup }
+        Self { registry, metrics, handles, kept, startup, pauses: AtomicU32::new(0) }
     }
 
     /// Returns the progress of the start.
@@ -282,8 +285,10 @@ impl Updater {
     }
 
     /// Pauses new updates of all models and returns once none is running, so that a successor finds
-    /// everything durable. Calls wait until [`Updater::resume`].
+    /// everything durable. Calls wait until [`Updater::resume`]; so do updates that are still being
+    /// staged, because a download may take hours.
     pub async fn pause(&self) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
         let mut idle = Vec::new();
         for handle in &self.handles {
             let (waiter, paused) = oneshot::channel();
@@ -298,9 +303,15 @@ impl Updater {
 
     /// Resumes updates after [`Updater::pause`].
     pub async fn resume(&self) {
+        self.pauses.fetch_sub(1, Ordering::Relaxed);
         for handle in &self.handles {
             let _ = handle.0.send(Input::Event(Event::Resumed)).await;
         }
+    }
+
+    /// Returns whether updates are paused.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pauses.load(Ordering::Relaxed) > 0
     }
 
     /// Hands updates over to a successor and tells waiting callers to retry with it.

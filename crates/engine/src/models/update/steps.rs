@@ -3,18 +3,21 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use onnxd_proto::{
+    control_page::Slot,
     domain::{
         Checked, Facts, Guess, Output, Record, Refusal, RefusalKind, Shortened,
         model_name::ModelName,
     },
     generation::Generation,
 };
-use tokio::time;
+use onnxd_telemetry::metrics::Metrics;
+use tokio::{sync::mpsc, time};
+use tokio_util::sync::CancellationToken;
 
 use crate::models::{
     gate::Presence,
     machine::events::{Content, Event, Job},
-    sources::Transfer,
+    sources::{Follow, Transfer},
     store::{Staged, pins::PinnedVersion},
     update::{
         driver::{Driver, Input},
@@ -30,19 +33,21 @@ impl Driver {
     /// Fetches the source or finds the version.
     pub(super) fn stage(&mut self, job: Job) {
         let (store, model) = (Arc::clone(&self.deps.store), Arc::clone(&self.model));
-        let inputs = self.inputs.clone();
-        let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
-        let progress = move |Transfer { bytes, total, downloaded }| {
-            metrics.model(slot).source.downloaded(downloaded);
-            // A caller that does not read in time misses some progress.
-            let _ = inputs.try_send(Input::Staging { bytes, of: total });
+        let cancelled = CancellationToken::new();
+        let follow = FollowStaging {
+            metrics: Arc::clone(&self.deps.metrics),
+            slot: model.slot,
+            inputs: self.inputs.clone(),
+            cancelled: cancelled.clone(),
         };
         let background = self.deps.background.clone();
         let checker = self.deps.checker.clone();
         self.begin(async move {
+            // If the step is aborted, this ends its thread as well.
+            let _guard = cancelled.drop_guard();
             let layout = store.layout().clone();
             let requirements = checker.requirements();
-            let resolve = move || resolve(&store, &model, &job, requirements, &progress);
+            let resolve = move || resolve(&store, &model, &job, requirements, &follow);
             let resolved = background.run(resolve).await;
             if let Ok(resolved) = &resolved
                 && let Content::Durable(_, record) = &resolved.candidate.content
@@ -177,6 +182,26 @@ impl Driver {
             let written = background.run(write).await;
             let _ = inputs.send(Input::Event(Event::Recorded(written))).await;
         });
+    }
+}
+
+/// Reports the progress of staging to the metrics and to the caller.
+struct FollowStaging {
+    metrics: Arc<Metrics>,
+    slot: Slot,
+    inputs: mpsc::Sender<Input>,
+    cancelled: CancellationToken,
+}
+
+impl Follow for FollowStaging {
+    fn report(&self, Transfer { bytes, total, downloaded }: Transfer) {
+        self.metrics.model(self.slot).source.downloaded(downloaded);
+        // A caller that does not read in time misses some progress.
+        let _ = self.inputs.try_send(Input::Staging { bytes, of: total });
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
     }
 }
 

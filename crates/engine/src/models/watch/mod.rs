@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use onnxd_proto::domain::{Refusal, Step};
+use onnxd_proto::{
+    control_page::Slot,
+    domain::{Refusal, Step},
+};
 use onnxd_telemetry::metrics::{Metrics, source::Check};
 use tokio::sync::{Notify, mpsc};
 
@@ -20,7 +23,7 @@ use crate::{
         registry::{Model, Registry},
         requester::Requester,
         schedule::Schedule,
-        sources::{SnapshotId, Transfer},
+        sources::{Follow, SnapshotId, Transfer},
         store::Store,
         update::{Updater, background::Background},
     },
@@ -146,9 +149,10 @@ impl Watcher {
                 () = tokio::time::sleep_until(schedule.due().into()) => {}
                 () = self.watches.of(&self.model).check.notified() => {}
             }
-            // Nobody needs the content of a model that is not loaded; loading it reads the source.
+            // The content of a model that is not loaded is not needed; loading it reads the source.
             let is_loaded = self.model.gate.presence() == Presence::Loaded;
-            let result = match is_loaded || self.is_missing() {
+            let is_paused = self.deps.updater.is_paused();
+            let result = match (is_loaded || self.is_missing()) && !is_paused {
                 true => self.check().await,
                 false => Ok(()),
             };
@@ -182,12 +186,13 @@ impl Watcher {
             refused.or_else(|| store.known_snapshot(&uri, &conditions).filter(|_| !is_missing));
         let looked = known.clone();
         let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
-        let peek = move || {
-            let progress =
-                |transfer: Transfer| metrics.model(slot).source.downloaded(transfer.downloaded);
-            store.peek(&uri, &conditions, looked.as_ref(), &progress)
-        };
+        let follow = FollowPeek { metrics, slot, updater: Arc::clone(&self.deps.updater) };
+        let peek = move || store.peek(&uri, &conditions, looked.as_ref(), &follow);
         let peeked = self.deps.background.run(peek).await;
+        if peeked.is_err() && self.deps.updater.is_paused() {
+            // Interrupted; see `FollowPeek`.
+            return Ok(());
+        }
         let (now, metrics) = (SystemTime::now(), self.deps.metrics.model(slot));
         metrics.source.checked(result_of(&peeked), now);
         {
@@ -246,6 +251,23 @@ impl Watcher {
         if self.refused.is_none() && state.last_error.take().is_some() {
             tracing::info!(model = %self.model.name, source = %self.model.source, "source usable again");
         }
+    }
+}
+
+/// Counts the bytes of image layers. A succession does not wait for them.
+struct FollowPeek {
+    metrics: Arc<Metrics>,
+    slot: Slot,
+    updater: Arc<Updater>,
+}
+
+impl Follow for FollowPeek {
+    fn report(&self, transfer: Transfer) {
+        self.metrics.model(self.slot).source.downloaded(transfer.downloaded);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.updater.is_paused()
     }
 }
 
