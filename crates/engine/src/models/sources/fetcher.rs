@@ -73,6 +73,7 @@ impl Fetcher {
         let mut child = command.spawn().map_err(|error| failed(&error))?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(requests), Some(events)) => {
+                rustix::io::ioctl_fionbio(&requests, true).map_err(|error| failed(&error))?;
                 let unread = Vec::new();
                 Ok(Conversation { child, requests: Some(requests), events, unread, progress })
             }
@@ -138,8 +139,19 @@ impl Conversation<'_> {
     fn send(&mut self, request: &FetchRequest) -> Result<(), Refusal> {
         let mut line = serde_json::to_vec(request).map_err(|error| failed(&error))?;
         line.push(b'\n');
-        let Some(requests) = &mut self.requests else { return Err(failed(&"it was ended")) };
-        requests.write_all(&line).map_err(|error| failed(&error))
+        let deadline = Instant::now() + SILENCE_MAX;
+        let mut rest = &line[..];
+        while !rest.is_empty() {
+            let Some(requests) = &self.requests else { return Err(failed(&"it was ended")) };
+            // The fetcher may have stopped to read.
+            self.wait(requests, PollFlags::OUT, deadline)?;
+            match (&mut &*requests).write(rest) {
+                Ok(length) => rest = &rest[length..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the next event, within the limits.
@@ -245,6 +257,59 @@ fn failed(error: &dyn std::fmt::Display) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::sources::{Follow, Transfer};
+
+    /// Starts a shell script instead of a fetcher, which keeps running if the result is dropped.
+    fn conversation<'p>(script: &str, progress: Progress<'p>) -> Conversation<'p> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (requests, events) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        rustix::io::ioctl_fionbio(&requests, true).unwrap();
+        Conversation { child, requests: Some(requests), events, unread: Vec::new(), progress }
+    }
+
+    struct CancelSoon(Instant);
+
+    impl Follow for CancelSoon {
+        fn report(&self, _: Transfer) {}
+
+        fn is_cancelled(&self) -> bool {
+            self.0.elapsed() > CANCEL_TICK
+        }
+    }
+
+    #[test]
+    fn fetcher_that_neither_reads_nor_writes_can_be_cancelled() {
+        let begin = Instant::now();
+        let progress = CancelSoon(begin);
+        let mut silent = conversation("exec sleep 60", &progress);
+        // More than the pipe takes.
+        let files = vec!["x".repeat(100); 10_000];
+        let refusal = silent.download(files, &mut |_, _| {}).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Busy, "{refusal}");
+        let refusal = silent.next().unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Busy, "{refusal}");
+        drop(silent);
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn requests_larger_than_the_pipe_arrive_whole() {
+        let mut counting = conversation("head -n 1 | wc -c; echo '\"downloaded\"'", &|_| {});
+        let files = vec!["x".repeat(100); 10_000];
+        let line = serde_json::to_vec(&FetchRequest::Download(files.clone())).unwrap();
+        counting.send(&FetchRequest::Download(files)).unwrap();
+        counting.read().unwrap();
+        let count: usize = String::from_utf8_lossy(&counting.unread)
+            .lines()
+            .next()
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        assert_eq!(count, line.len() + 1);
+    }
 
     #[test]
     fn refusal_keeps_the_pause_that_the_server_asked_for() {
