@@ -10,8 +10,7 @@ use rustix::{
     io::Errno,
 };
 
-/// The folder of the fetcher's own files, which no source may contain.
-pub(crate) const OWN: &str = ".onnxd-fetch";
+pub(crate) use onnxd_proto::domain::fetch::OWN_FOLDER as OWN;
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);

@@ -6,6 +6,7 @@
 //!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names,
 //!   and [`transfer`] copies them.
 //! - [`remote`]: a source on another server, downloaded by a [`fetcher`] and then read as a directory.
+//!   [`download`] tells which files it needs, and [`download_folder`] locks where they are.
 //! - [`checksums`]: a source's optional `SHA256SUMS`.
 //! - [`signature`]: signatures of a source, by the keys of a model.
 //! - [`digests`]: the digests of files that need not be read again.
@@ -13,6 +14,8 @@
 mod checksums;
 pub mod digests;
 mod directory;
+mod download;
+pub(super) mod download_folder;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod fetcher;
