@@ -9,6 +9,7 @@ use crate::models::machine::{
     world::{Machine, TIMES, Text, World, candidate, job, on_probation, worker_failed},
     *,
 };
+use crate::models::requester::Requester;
 
 /// Returns the proposal of `version` as the generation after `after`.
 fn propose(version: &str, after: Generation) -> Action<Text> {
@@ -314,6 +315,16 @@ fn same_content_gets_a_new_generation_without_loading() {
     assert_eq!(world.pending, [propose("b", 2)]);
     world.finish_one(10);
     assert_eq!(world.pending, [Action::Record(3, "b".into(), "b".into())]);
+}
+
+#[test]
+fn poll_that_finds_the_serving_version_commits_nothing() {
+    let mut world = on_probation();
+    world.call(Job { requester: Requester::Poll, ..job("b", Load::Ahead) });
+    world.settle();
+    let unchanged = world.answers[&2].as_ref().unwrap();
+    assert_eq!((unchanged.generation, unchanged.previous), (2, 2));
+    assert_eq!(world.commits.len(), 2);
 }
 
 #[test]

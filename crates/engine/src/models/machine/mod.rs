@@ -47,6 +47,7 @@ use crate::models::machine::{
     presence::Presence,
     probation::Probation,
 };
+use crate::models::requester::Requester;
 
 /// Maximum callers waiting for one model. More are refused.
 pub const CALLERS_MAX: usize = 4096;
@@ -260,6 +261,9 @@ impl<P: Payload> UpdateMachine<P> {
             );
             return self.refuse(now, update, Leftovers::Version, &refusal);
         }
+        if update.job.requester == Requester::Poll && self.serves(&version) {
+            return self.keep_serving(update);
+        }
         let progress = match content {
             Content::Unchecked(staged) => {
                 self.actions.push(Action::Check(update.job.clone(), staged));
@@ -289,8 +293,7 @@ impl<P: Payload> UpdateMachine<P> {
 
     /// Loads a kept version ahead, or proposes it at once.
     fn prepare(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>) {
-        let same = self.serving.as_ref().is_some_and(|(_, version)| *version == prepared.version);
-        if update.job.load == Load::Ahead && !same {
+        if update.job.load == Load::Ahead && !self.serves(&prepared.version) {
             self.actions.push(Action::ListWorkers);
             self.running = Some(Running { update, phase: Phase::ListingWorkers(prepared) });
         } else {

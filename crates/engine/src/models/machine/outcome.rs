@@ -56,6 +56,23 @@ impl<P: Payload> UpdateMachine<P> {
         self.actions.push(Action::Retire);
     }
 
+    /// Returns whether this version serves.
+    pub(super) fn serves(&self, version: &P::Version) -> bool {
+        self.serving.as_ref().is_some_and(|(_, serving)| serving == version)
+    }
+
+    /// Ends an update to the version that serves already, without a new generation.
+    pub(super) fn keep_serving(&mut self, update: Update<P>) {
+        let Some((generation, version)) = self.serving.clone() else { return };
+        let (version, load) = (version.as_ref().to_owned(), update.job.load);
+        let unchanged = Committed { generation, version, previous: generation, load };
+        if let Some(caller) = update.caller() {
+            self.actions.push(Action::Answer(caller, Ok(unchanged)));
+        }
+        let message = format!("superseded by a newer update, which left generation {generation}");
+        self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
+    }
+
     pub(super) fn end_unload(&mut self) {
         let Some(Running { update, .. }) =
             self.take_running(|phase| matches!(phase, Phase::Unloading))

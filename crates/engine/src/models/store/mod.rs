@@ -9,6 +9,7 @@ mod lock;
 mod manifest;
 pub mod pins;
 mod retention;
+pub mod seen;
 mod staged_cache;
 
 use std::{
@@ -28,7 +29,10 @@ use onnxd_proto::{
 
 use crate::models::{
     disk::io_refusal,
-    sources::{Conditions, Fetched, Progress, Resolved, Snapshot, SnapshotId, Sources},
+    registry::ModelSource,
+    sources::{
+        Conditions, Fetched, Progress, Resolved, Snapshot, SnapshotId, Sources, download_folder,
+    },
     store::{
         manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
@@ -119,6 +123,15 @@ impl Store {
         // No version is in use yet, so this also removes what a crash left unfinished.
         store.retire(&HashSet::new());
         Ok(store)
+    }
+
+    /// Removes what is kept of sources that no model is configured with.
+    pub fn remove_unconfigured(&self, models: &[ModelSource]) {
+        let uris: Vec<&SourceUri> = models.iter().map(|model| &model.uri).collect();
+        download_folder::remove_unconfigured(&self.layout, &uris);
+        let keys = |model: &ModelSource| model.rules.keys.id();
+        let sources: Vec<_> = models.iter().map(|model| (&model.uri, keys(model))).collect();
+        self.staged.remove_unconfigured(&sources);
     }
 
     /// Writes this process's PID into the lock file, for example after a successor failed.

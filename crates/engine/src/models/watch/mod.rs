@@ -11,7 +11,7 @@ use std::{
 
 use onnxd_proto::{
     control_page::Slot,
-    domain::{Refusal, Step},
+    domain::{Refusal, RefusalKind, Step},
 };
 use onnxd_telemetry::metrics::{Metrics, source::Check};
 use tokio::sync::{Notify, mpsc};
@@ -23,8 +23,8 @@ use crate::{
         registry::{Model, Registry},
         requester::Requester,
         schedule::Schedule,
-        sources::{Follow, SnapshotId, Transfer},
-        store::Store,
+        sources::{Conditions, Follow, SnapshotId, Transfer},
+        store::{Store, seen::Seen},
         update::{Updater, background::Background},
     },
     tasks::EssentialTasks,
@@ -89,11 +89,17 @@ impl Watches {
             if interval.is_some() {
                 deps.metrics.model(model.slot).source.watch();
             }
+            let seen = deps.store.seen(model);
+            {
+                let mut state = watches.of(model).state();
+                state.snapshot = seen.as_ref().map(|seen| seen.snapshot.as_str().to_owned());
+                state.last_error = seen.as_ref().and_then(|seen| seen.refused.clone());
+            }
             let watcher = Watcher {
                 deps: deps.clone(),
                 watches: Arc::clone(&watches),
                 model: Arc::clone(model),
-                refused: None,
+                seen,
                 reminded: None,
             };
             deps.tasks.spawn(format!("source of {}", model.name), watcher.run(interval));
@@ -129,8 +135,8 @@ struct Watcher {
     deps: Deps,
     watches: Arc<Watches>,
     model: Arc<Model>,
-    /// The snapshot that was refused last.
-    refused: Option<SnapshotId>,
+    /// What the last checks saw, also those of an earlier process.
+    seen: Option<Seen>,
     /// When a failure was logged last.
     reminded: Option<Instant>,
 }
@@ -160,7 +166,11 @@ impl Watcher {
                 Ok(()) => schedule.succeeded(Instant::now()),
                 Err(refusal) => {
                     self.failed(&refusal);
-                    schedule.failed(Instant::now(), refusal.retry_after);
+                    let (now, retry_after) = (Instant::now(), refusal.retry_after);
+                    match refusal.kind {
+                        RefusalKind::Incomplete => schedule.postponed(now, retry_after),
+                        _ => schedule.failed(now, retry_after),
+                    }
                 }
             }
         }
@@ -179,11 +189,8 @@ impl Watcher {
     #[expect(clippy::disallowed_methods, reason = "times of checks are for people to read")]
     async fn check(&mut self) -> Result<(), Refusal> {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
-        let refused = self.refused.clone();
         let conditions = self.model.rules.conditions(Requester::Poll, true);
-        let is_missing = self.is_missing();
-        let known =
-            refused.or_else(|| store.known_snapshot(&uri, &conditions).filter(|_| !is_missing));
+        let known = self.known(&conditions);
         let looked = known.clone();
         let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
         let follow = FollowPeek { metrics, slot, updater: Arc::clone(&self.deps.updater) };
@@ -201,9 +208,12 @@ impl Watcher {
             if peeked.is_ok() {
                 state.last_checked = Some(now);
             }
-            state.snapshot = known.map(|known| known.as_str().to_owned());
+            state.snapshot = known.as_ref().map(|known| known.as_str().to_owned());
         }
         let Some(snapshot) = peeked? else {
+            if let (Some(snapshot), None) = (known, &self.seen) {
+                self.see(Seen { snapshot, refused: None });
+            }
             self.recovered();
             return Ok(());
         };
@@ -218,17 +228,32 @@ impl Watcher {
         let job = Job::from_source(None, onnxd_proto::domain::Load::default());
         let job = Job { requester: Requester::Poll, ..job };
         match self.deps.updater.update(&self.model, job, progress).await {
-            Ok(_) => self.refused = None,
+            Ok(_) => self.see(Seen { snapshot, refused: None }),
             Err(refusal) if refusal.kind.is_transient() => return Err(refusal),
-            Err(refusal) => {
+            Err(Refusal { message, .. }) => {
                 // The updater has logged it.
-                self.watches.of(&self.model).state().last_error = Some(refusal.message);
-                self.refused = Some(snapshot);
-                return Ok(());
+                self.watches.of(&self.model).state().last_error = Some(message.clone());
+                self.see(Seen { snapshot, refused: Some(message) });
             }
         }
         self.recovered();
         Ok(())
+    }
+
+    /// Returns the snapshot that the source need not report again: it was served, even if something
+    /// else serves now, or was refused.
+    fn known(&self, conditions: &Conditions) -> Option<SnapshotId> {
+        let is_missing = self.is_missing();
+        match &self.seen {
+            Some(seen) => (!is_missing || seen.refused.is_some()).then(|| seen.snapshot.clone()),
+            None if is_missing => None,
+            None => self.deps.store.known_snapshot(&self.model.source, conditions),
+        }
+    }
+
+    fn see(&mut self, seen: Seen) {
+        self.deps.store.set_seen(&self.model, &seen);
+        self.seen = Some(seen);
     }
 
     fn failed(&mut self, refusal: &Refusal) {
@@ -248,7 +273,8 @@ impl Watcher {
     fn recovered(&mut self) {
         let mut state = self.watches.of(&self.model).state();
         // A refused snapshot stays an error until the source changes.
-        if self.refused.is_none() && state.last_error.take().is_some() {
+        let is_refused = self.seen.as_ref().is_some_and(|seen| seen.refused.is_some());
+        if !is_refused && state.last_error.take().is_some() {
             tracing::info!(model = %self.model.name, source = %self.model.source, "source usable again");
         }
     }
