@@ -22,7 +22,7 @@ use crate::models::{
     update::{
         driver::{Driver, Input},
         payload::CheckedFacts,
-        resolve::{require_compatible, resolve},
+        resolve::{ResolvedContent, require_compatible, resolve},
     },
 };
 
@@ -47,16 +47,34 @@ impl Driver {
             let _guard = cancelled.drop_guard();
             let layout = store.layout().clone();
             let requirements = checker.requirements();
-            let resolve = move || resolve(&store, &model, &job, requirements, &follow);
-            let resolved = background.run(resolve).await;
-            if let Ok(resolved) = &resolved
-                && let Content::Durable(_, record) = &resolved.candidate.content
-            {
+            let request = Arc::new((job, follow));
+            loop {
+                let (from, model, request) =
+                    (Arc::clone(&store), Arc::clone(&model), Arc::clone(&request));
+                let resolve = move || resolve(&from, &model, &request.0, requirements, &request.1);
+                let resolved = background.run(resolve).await;
+                let Ok(ResolvedContent { candidate, .. }) = &resolved else {
+                    return Input::Staged(resolved.map(Box::new));
+                };
+                let Content::Durable(generation, record) = &candidate.content else {
+                    return Input::Staged(resolved.map(Box::new));
+                };
                 // The compiled form may be missing or stale after a restart.
-                let version = layout.version(&record.version);
-                checker.compile(&version, &layout.compiled(&record.version)).await;
+                let (version, generation) = (record.version.clone(), *generation);
+                let compiled = layout.compiled(&version);
+                let Err(refusal) = checker.compile(&layout.version(&version), &compiled).await
+                else {
+                    return Input::Staged(resolved.map(Box::new));
+                };
+                drop(resolved);
+                let reason = refusal.message;
+                tracing::error!(generation, reason, "a kept version is damaged, not serving it");
+                // Then an older generation is the last one, or the source is read again.
+                let store = Arc::clone(&store);
+                if let Err(refusal) = background.run(move || store.set_aside(&version)).await {
+                    return Input::Staged(Err(refusal));
+                }
             }
-            Input::Staged(resolved.map(Box::new))
         });
     }
 
