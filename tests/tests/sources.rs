@@ -59,14 +59,14 @@ async fn served() -> (Web, Server, std::path::PathBuf) {
 async fn failure(server: &Server) -> String {
     eventually("a failed check", SOON, async || {
         let status = server.status().await;
-        status.model("m").watch.clone().and_then(|watch| watch.last_error)
+        status.model("m").source_state.clone().and_then(|state| state.error)
     })
     .await
 }
 
 /// Waits for `count` more checks of the source.
 async fn checks(server: &Server, count: u64) {
-    let seen = async || server.status().await.model("m").watch.clone().unwrap().checks;
+    let seen = async || server.status().await.model("m").source_state.clone().unwrap().checks;
     let before = seen().await;
     eventually("checks", SOON, async || (seen().await >= before + count).then_some(())).await;
 }
@@ -102,10 +102,10 @@ async fn unchanged_content_costs_one_request_without_a_body() {
     let served = web.take_served();
     let expected = Served { method: "GET".into(), path: "/m/SHA256SUMS".into(), status: 304 };
     assert!(served.len() >= 2 && served.iter().all(|one| *one == expected), "{served:?}");
-    let watch = server.status().await.model("m").watch.clone().unwrap();
-    assert!(watch.snapshot.unwrap().starts_with("sha256:"));
+    let state = server.status().await.model("m").source_state.clone().unwrap();
+    assert!(state.snapshot.unwrap().starts_with("sha256:"));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    assert!(now - watch.last_checked.unwrap() < 60, "{now}");
+    assert!(now - state.checked.unwrap() < 60, "{now}");
     server.stop().await;
 }
 
@@ -123,7 +123,7 @@ async fn a_source_that_is_away_disturbs_nothing_and_is_used_when_it_is_back() {
     load.follow(&server, start, 1, "b").await;
     eventually("no error", SOON, async || {
         let status = server.status().await;
-        status.model("m").watch.clone().unwrap().last_error.is_none().then_some(())
+        status.model("m").source_state.clone().unwrap().error.is_none().then_some(())
     })
     .await;
     let summary = load.finish().await;

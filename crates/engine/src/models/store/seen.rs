@@ -6,7 +6,9 @@ use std::fs;
 use onnxd_proto::domain::SourceUri;
 use serde::{Deserialize, Serialize};
 
-use crate::models::{disk::replace, registry::Model, sources::SnapshotId, store::Store};
+use crate::models::{
+    disk::replace, registry::Model, requester::Requester, sources::SnapshotId, store::Store,
+};
 
 /// The snapshot that a watcher saw last.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,11 @@ struct StoredSeen {
 }
 
 impl Store {
+    /// Returns the snapshot that was staged last from the model's source, if its version is kept.
+    pub fn staged_snapshot(&self, model: &Model) -> Option<SnapshotId> {
+        self.known_snapshot(&model.source, &model.rules.conditions(Requester::Server, true))
+    }
+
     /// Returns what the watcher of the model's source saw last, if source and keys are unchanged since.
     pub fn seen(&self, model: &Model) -> Option<Seen> {
         let text = fs::read(self.layout().watched(&model.name)).ok()?;

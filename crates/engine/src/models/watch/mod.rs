@@ -90,11 +90,8 @@ impl Watches {
                 deps.metrics.model(model.slot).source.watch();
             }
             let seen = deps.store.seen(model);
-            {
-                let mut state = watches.of(model).state();
-                state.snapshot = seen.as_ref().map(|seen| seen.snapshot.as_str().to_owned());
-                state.last_error = seen.as_ref().and_then(|seen| seen.refused.clone());
-            }
+            watches.of(model).state().last_error =
+                seen.as_ref().and_then(|seen| seen.refused.clone());
             let watcher = Watcher {
                 deps: deps.clone(),
                 watches: Arc::clone(&watches),
@@ -102,6 +99,7 @@ impl Watches {
                 seen,
                 reminded: None,
             };
+            watcher.show(watcher.seen.as_ref().map(|seen| &seen.snapshot));
             deps.tasks.spawn(format!("source of {}", model.name), watcher.run(interval));
         }
         watches
@@ -208,8 +206,8 @@ impl Watcher {
             if peeked.is_ok() {
                 state.last_checked = Some(now);
             }
-            state.snapshot = known.as_ref().map(|known| known.as_str().to_owned());
         }
+        self.show(known.as_ref());
         let Some(snapshot) = peeked? else {
             if let (Some(snapshot), None) = (known, &self.seen) {
                 self.see(Seen { snapshot, refused: None });
@@ -217,11 +215,8 @@ impl Watcher {
             self.recovered();
             return Ok(());
         };
-        {
-            let mut state = self.watches.of(&self.model).state();
-            state.last_changed = Some(now);
-            state.snapshot = Some(snapshot.as_str().to_owned());
-        }
+        self.watches.of(&self.model).state().last_changed = Some(now);
+        self.show(Some(&snapshot));
         tracing::info!(model = %self.model.name, source = %self.model.source, snapshot = snapshot.as_str(), "source changed, updating");
         let (progress, steps) = mpsc::channel::<Step>(1);
         drop(steps);
@@ -233,6 +228,7 @@ impl Watcher {
             Err(Refusal { message, .. }) => {
                 // The updater has logged it.
                 self.watches.of(&self.model).state().last_error = Some(message.clone());
+                metrics.source.failed(SystemTime::now());
                 self.see(Seen { snapshot, refused: Some(message) });
             }
         }
@@ -256,7 +252,16 @@ impl Watcher {
         self.seen = Some(seen);
     }
 
+    /// Shows a snapshot in the status and the metrics.
+    fn show(&self, snapshot: Option<&SnapshotId>) {
+        let snapshot = snapshot.map(SnapshotId::as_str);
+        self.watches.of(&self.model).state().snapshot = snapshot.map(str::to_owned);
+        self.deps.metrics.model(self.model.slot).source.set_snapshot(snapshot);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "times of failures are for people to read")]
     fn failed(&mut self, refusal: &Refusal) {
+        self.deps.metrics.model(self.model.slot).source.failed(SystemTime::now());
         let is_new = {
             let mut state = self.watches.of(&self.model).state();
             state.failures += 1;
