@@ -176,6 +176,32 @@ async fn a_restart_without_the_source_serves_and_keeps_a_rollback() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_undoes_no_rollback_of_a_polled_directory() {
+    let builder = Server::builder();
+    let folder = builder.directories().root().join("m");
+    upload(&model("tiny/a"), &folder);
+    let spec = format!("m={}", folder.display());
+    let builder = builder.argument("--model").argument(&spec).argument("--poll=m=1");
+    // The version that was rolled back is not kept.
+    let builder = builder.argument("--retention=1");
+    let mut server = builder.clone().start().await;
+    checks(&server, 1).await;
+    upload(&model("tiny/b"), &folder);
+    server.generation_above("m", 1).await;
+    server.rollback("m", Some(1)).await.unwrap_err();
+    let other = builder.directories().root().join("other");
+    upload(&model("tiny/a"), &other);
+    let committed = server.update("m", Some(&other)).await.unwrap();
+    checks(&server, 3).await;
+    server.terminate().await;
+    let server = builder.start().await;
+    checks(&server, 3).await;
+    let after = server.status().await.model("m").clone();
+    assert_eq!((after.generation, after.version), (committed.generation, committed.version));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_source_without_checksums_is_refused_with_the_remedy() {
     let home = std::sync::Arc::new(Home::new());
     let folder = home.root().join("web/m");

@@ -8,15 +8,14 @@
 //!
 //! A failure before the record is durable leaves the serving generation untouched. One update runs
 //! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
-//! replaced it. Staging may be a long download, so a rollback, an unload or a pause interrupts it, see
-//! [`interrupt`]. After a commit the new version is on probation: if its workers fail twice in that
-//! time, the machine rolls back to the previous version.
+//! replaced it. A rollback, an unload or a pause [interrupts](interrupt) staging, which may take hours.
+//! After a commit the new version is on probation: if its workers fail twice in that time, the machine
+//! rolls back.
 //!
 //! A prepared version is *proposed*; the coordinator *decides* whether it becomes a generation, and
 //! assigns the number. Until then the update can be aborted; after that its number is used up.
-//!
 //! An unload is a job as well: draining, unloading, idle. Requests that arrive while nothing serves
-//! wait and share one load, see [`PendingLoads`].
+//! share one load, see [`PendingLoads`].
 
 mod ahead;
 pub mod events;

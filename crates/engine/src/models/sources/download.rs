@@ -19,7 +19,9 @@ use onnxd_proto::{
 
 use crate::models::{
     disk::io_refusal,
-    sources::{Progress, Transfer, directory::VERSION_BYTES_MAX, fetcher::Conversation, selection},
+    sources::{
+        Progress, Transfer, directory_snapshot::VERSION_BYTES_MAX, fetcher::Conversation, selection,
+    },
 };
 
 /// The folder of files that are moved aside while the source is listed. Hidden, so that no listing sees

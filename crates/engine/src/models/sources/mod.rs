@@ -2,7 +2,7 @@
 //! [`Snapshot::fetch`] copies that content into a directory. The version consists of the bytes written,
 //! not of those offered. [`Sources`] opens the source of a URI. Called by `update`, through the store.
 //!
-//! - [`directory`]: a directory laid out as on the Hugging Face hub. [`tree`] opens its files,
+//! - [`directory`]: a directory laid out as on the Hugging Face hub, and its [`directory_snapshot`]. [`tree`] opens its files,
 //!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names,
 //!   and [`transfer`] copies them.
 //! - [`remote`]: a source on another server, downloaded by a [`fetcher`] and then read as a directory.
@@ -14,6 +14,7 @@
 mod checksums;
 pub mod digests;
 mod directory;
+mod directory_snapshot;
 mod download;
 pub(super) mod download_folder;
 #[cfg(test)]
@@ -80,7 +81,8 @@ impl SourceRules {
             Requester::Operator | Requester::Network => self.settle.unwrap_or_default(),
         };
         let allows_private = is_configured || requester != Requester::Network;
-        Conditions { keys: self.keys.clone(), settle, allows_private }
+        let keys = self.keys.clone();
+        Conditions { keys, settle, allows_private, with_signatures: false }
     }
 }
 
@@ -93,6 +95,8 @@ pub struct Conditions {
     pub(super) settle: Duration,
     /// Whether servers with private addresses may be asked.
     pub(super) allows_private: bool,
+    /// Whether the files with signatures are needed even without keys.
+    pub(super) with_signatures: bool,
 }
 
 impl Conditions {
@@ -196,6 +200,12 @@ pub trait Snapshot: Debug + Send {
     /// # Errors
     /// A file differs or is missing.
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal>;
+
+    /// Reads a file that proves others unchanged, see [`selection::PROOFS`]; `None` if it is missing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is too large.
+    fn proof(&self, path: &str) -> Result<Option<Vec<u8>>, Refusal>;
 
     /// Copies the files into `target`, an existing empty directory.
     ///

@@ -3,12 +3,12 @@
 //! step by step: first those selected by name, then the model file, then the weights that its graph
 //! names.
 
-use std::{cell::Cell, fs, path::Path, time::Duration};
+use std::{cell::Cell, path::Path, time::Duration};
 
 use onnxd_proto::{
     domain::{
         Listing, Refusal, RefusalKind, RemoteUri, SourceUri,
-        fetch::{Pin, RemoteFile, RemoteSnapshot as Offer, Resolve},
+        fetch::{Pin, RemoteSnapshot as Offer, Resolve},
     },
     layout::Layout,
 };
@@ -16,7 +16,7 @@ use onnxd_proto::{
 use crate::models::sources::{
     Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
     Source, Sources,
-    directory::{DirectorySnapshot, VERSION_BYTES_MAX},
+    directory_snapshot::{DirectorySnapshot, VERSION_BYTES_MAX},
     download::{Download, named, transfer},
     download_folder::{self, DownloadFolder},
     fetcher::Conversation,
@@ -49,7 +49,7 @@ impl Remote {
     }
 
     /// Starts a fetcher in the source's download directory and identifies the source's content.
-    fn ask<'p>(
+    fn identify<'p>(
         &self,
         known: Option<&SnapshotId>,
         progress: Progress<'p>,
@@ -66,7 +66,7 @@ impl Remote {
             source: self.name(),
             known: known.map(|known| known.as_str().to_owned()),
             allows_private: self.conditions.allows_private,
-            wants_signature: !self.conditions.keys.is_empty(),
+            wants_signature: self.conditions.with_signatures || !self.conditions.keys.is_empty(),
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
         };
@@ -85,7 +85,7 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Resolved, Refusal> {
-        let (conversation, offer, folder) = self.ask(known, progress)?;
+        let (conversation, offer, folder) = self.identify(known, progress)?;
         let Some(offer) = offer else { return Ok(Resolved::Unchanged) };
         let source = self.name();
         tracing::info!(source, snapshot = offer.id, pinned_by = ?offer.pin, "source changed");
@@ -114,7 +114,7 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Option<SnapshotId>, Refusal> {
-        let (_, offer, _) = self.ask(known, progress)?;
+        let (_, offer, _) = self.identify(known, progress)?;
         Ok(offer.map(|offer| SnapshotId::new(offer.id)))
     }
 }
@@ -219,6 +219,10 @@ impl Snapshot for Downloaded {
         Ok(())
     }
 
+    fn proof(&self, path: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        self.files.proof(path).map_err(|refusal| self.refused(refusal))
+    }
+
     fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
         let fetched = self.files.move_to(target, progress);
         let fetched = fetched.map_err(|refusal| self.refused(refusal))?;
@@ -238,7 +242,9 @@ impl Drop for Downloaded {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::domain::{Checksums, ModelChoice};
+    use std::fs;
+
+    use onnxd_proto::domain::{Checksums, ModelChoice, fetch::RemoteFile};
 
     use super::*;
     use crate::models::sources::fake::ByName;

@@ -4,6 +4,7 @@
 //! [`onnxd_proto::layout`].
 
 mod crash;
+mod directories;
 pub mod export;
 mod lock;
 mod manifest;
@@ -34,6 +35,7 @@ use crate::models::{
         Conditions, Fetched, Progress, Resolved, Snapshot, SnapshotId, Sources, download_folder,
     },
     store::{
+        directories::{empty, names, seal, sync_directory},
         manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
         staged_cache::{Entry, StagedCache},
@@ -363,46 +365,6 @@ impl Store {
         }
         Ok(None)
     }
-}
-
-/// Lists the names in a directory; empty if it is missing.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
-    Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
-}
-
-/// Makes every file durable and read-only, then every directory.
-fn seal(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            seal(&path)?;
-        } else {
-            File::open(&path)?.sync_all()?;
-            fs::set_permissions(&path, Permissions::from_mode(0o444))?;
-        }
-    }
-    // The top directory stays writable until it is moved: a read-only one cannot be.
-    sync_directory(folder)
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Empties a directory, or creates it.
-fn empty(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ pub mod background;
 pub mod checker;
 pub mod coordinator;
 mod driver;
+mod error;
 mod payload;
 mod resolve;
 mod restore;
@@ -21,7 +22,6 @@ use std::{
 };
 
 use onnxd_proto::domain::{Refusal, RefusalKind, SourceUri, SourceUriError};
-use thiserror::Error;
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     oneshot,
@@ -41,6 +41,7 @@ use crate::models::{
         checker::Checker,
         coordinator::Coordinator,
         driver::{Caller, Driver, Input},
+        error::CallError,
         payload::Versions,
         restore::{Loader, Restore},
     },
@@ -50,55 +51,7 @@ use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
 
-/// Why a model does not answer requests.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum NotServed {
-    /// It was unloaded on request; only an update loads it again.
-    #[error("model `{0}` is unloaded; run `onnxd update {0}` to load it")]
-    Unloaded(String),
-    /// The server is starting and has not loaded it yet.
-    #[error("the server is starting: {0}")]
-    Starting(Phase),
-    /// It could not be loaded.
-    #[error("the model could not be loaded: {0}")]
-    Failed(Refusal),
-}
-
-/// Why a model could not be restored at start.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RestoreError {
-    /// Its content was refused.
-    #[error("--model {model}: {refusal}")]
-    Refused {
-        /// The model.
-        model: String,
-        /// Why its content was refused.
-        refusal: Refusal,
-    },
-    /// Its update task ended: an internal error.
-    #[error("internal error: the update task of {model} ended unexpectedly")]
-    Ended {
-        /// The model.
-        model: String,
-    },
-}
-
-/// Why a call to an update task failed.
-enum CallError {
-    Refused(Refusal),
-    /// The update task ended.
-    Ended,
-}
-
-impl CallError {
-    fn into_refusal(self) -> Refusal {
-        match self {
-            Self::Refused(refusal) => refusal,
-            Self::Ended => RefusalKind::Internal
-                .because("internal error: the model's update task ended unexpectedly"),
-        }
-    }
-}
+pub use self::error::{NotServed, RestoreError};
 
 /// Receives the steps of an update. A step is dropped if the channel is full.
 pub type Progress = mpsc::Sender<Step>;

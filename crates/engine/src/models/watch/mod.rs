@@ -1,7 +1,7 @@
-//! Watches the sources of models: asks at intervals whether their content has changed, and updates the
+//! Watches the sources of models: checks at intervals whether their content has changed, and updates the
 //! model when it has. Content that was refused is not tried again until it changes. Failures of a
 //! source never touch what serves. Started by the server; [`schedule`](crate::models::schedule)
-//! decides when to ask.
+//! decides when to check.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -180,7 +180,7 @@ impl Watcher {
         self.model.preload && is_unused && self.model.failure().is_some()
     }
 
-    /// Asks the source once and updates the model if its content has changed.
+    /// Checks the source once and updates the model if its content has changed.
     ///
     /// # Errors
     /// The source or the update failed, and another attempt may succeed.
@@ -189,10 +189,10 @@ impl Watcher {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
         let conditions = self.model.rules.conditions(Requester::Poll, true);
         let known = self.known(&conditions);
-        let looked = known.clone();
+        let before = known.clone();
         let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
         let follow = FollowPeek { metrics, slot, updater: Arc::clone(&self.deps.updater) };
-        let peek = move || store.peek(&uri, &conditions, looked.as_ref(), &follow);
+        let peek = move || store.peek(&uri, &conditions, before.as_ref(), &follow);
         let peeked = self.deps.background.run(peek).await;
         if peeked.is_err() && self.deps.updater.is_paused() {
             // Interrupted; see `FollowPeek`.
