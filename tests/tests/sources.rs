@@ -34,14 +34,14 @@ async fn served() -> (Web, Server, std::path::PathBuf) {
 async fn failure(server: &Server) -> String {
     eventually("a failed check", SOON, async || {
         let status = server.status().await;
-        status.model("m").watch.clone().and_then(|watch| watch.last_error)
+        status.model("m").source_state.clone().and_then(|state| state.error)
     })
     .await
 }
 
 /// Waits for `count` more checks of the source.
 async fn checks(server: &Server, count: u64) {
-    let seen = async || server.status().await.model("m").watch.clone().unwrap().checks;
+    let seen = async || server.status().await.model("m").source_state.clone().unwrap().checks;
     let before = seen().await;
     eventually("checks", SOON, async || (seen().await >= before + count).then_some(())).await;
 }
@@ -77,10 +77,10 @@ async fn unchanged_content_costs_one_request_without_a_body() {
     let served = web.take_served();
     let expected = Served { method: "GET".into(), path: "/m/SHA256SUMS".into(), status: 304 };
     assert!(served.len() >= 2 && served.iter().all(|one| *one == expected), "{served:?}");
-    let watch = server.status().await.model("m").watch.clone().unwrap();
-    assert!(watch.snapshot.unwrap().starts_with("sha256:"));
+    let state = server.status().await.model("m").source_state.clone().unwrap();
+    assert!(state.snapshot.unwrap().starts_with("sha256:"));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
-    assert!(now - watch.last_checked.unwrap() < 60, "{now}");
+    assert!(now - state.checked.unwrap() < 60, "{now}");
     server.stop().await;
 }
 
@@ -98,7 +98,7 @@ async fn a_source_that_is_away_disturbs_nothing_and_is_used_when_it_is_back() {
     load.follow(&server, start, 1, "b").await;
     eventually("no error", SOON, async || {
         let status = server.status().await;
-        status.model("m").watch.clone().unwrap().last_error.is_none().then_some(())
+        status.model("m").source_state.clone().unwrap().error.is_none().then_some(())
     })
     .await;
     let summary = load.finish().await;
@@ -149,6 +149,32 @@ async fn a_restart_without_the_source_serves_and_keeps_a_rollback() {
     checks(&server, 3).await;
     let after = server.status().await.model("m").clone();
     assert_eq!(after.version, committed.version, "an unchanged source undoes no rollback");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_undoes_no_rollback_of_a_polled_directory() {
+    let builder = Server::builder();
+    let folder = builder.directories().root().join("m");
+    upload(&model("tiny/a"), &folder);
+    let spec = format!("m={}", folder.display());
+    let builder = builder.argument("--model").argument(&spec).argument("--poll=m=1");
+    // The version that was rolled back is not kept.
+    let builder = builder.argument("--retention=1");
+    let mut server = builder.clone().start().await;
+    checks(&server, 1).await;
+    upload(&model("tiny/b"), &folder);
+    server.generation_above("m", 1).await;
+    server.rollback("m", Some(1)).await.unwrap_err();
+    let other = builder.directories().root().join("other");
+    upload(&model("tiny/a"), &other);
+    let committed = server.update("m", Some(&other)).await.unwrap();
+    checks(&server, 3).await;
+    server.terminate().await;
+    let server = builder.start().await;
+    checks(&server, 3).await;
+    let after = server.status().await.model("m").clone();
+    assert_eq!((after.generation, after.version), (committed.generation, committed.version));
     server.stop().await;
 }
 

@@ -174,28 +174,28 @@ pub struct ModelStatus {
     /// Why the model does not serve, if it could not be loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
-    /// What is known about its source; `None` if the source is not watched.
+    /// What is known about its source; `None` if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watch: Option<WatchStatus>,
+    pub source_state: Option<SourceStatus>,
     /// How the model runs; `None` if nothing is committed, or from an earlier release.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub details: Option<ModelDetails>,
 }
 
-/// What is known about a watched source. Times are seconds since 1970-01-01.
+/// What is known about a source. Times are seconds since 1970-01-01.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct WatchStatus {
-    /// Seconds between checks.
-    pub interval_seconds: u64,
+pub struct SourceStatus {
     /// Identity of the content that was seen last.
     pub snapshot: Option<String>,
-    /// When the source answered last.
-    pub last_checked: Option<u64>,
+    /// When a watched source answered last.
+    pub checked: Option<u64>,
     /// When its content was last seen to change.
-    pub last_changed: Option<u64>,
+    pub changed: Option<u64>,
     /// Why the last check or update failed, until one succeeds.
-    pub last_error: Option<String>,
+    pub error: Option<String>,
+    /// Seconds between checks; `None` if the source is not watched.
+    pub interval_seconds: Option<u64>,
     /// Checks since the start.
     pub checks: u64,
     /// Checks that failed.

@@ -56,7 +56,7 @@ fn status_of_a_newer_release_parses() {
     let mut newer = documented();
     newer["models"][0]["state"] = json!("shadowing");
     newer["workers"][0]["state"] = json!("dreaming");
-    newer["models"][0]["source_state"] = json!({"changed": true});
+    newer["models"][0]["source_state"] = json!({"changed": 7, "next": 9});
     let status = Status::deserialize(newer).unwrap();
     assert_eq!(status.models[0].state, ModelState::Unknown);
     assert_eq!(status.workers[0].state, "unknown");

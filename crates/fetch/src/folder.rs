@@ -10,8 +10,8 @@ use rustix::{
     io::Errno,
 };
 
-/// The folder of the fetcher's own files, which no source may contain.
-pub(crate) const OWN: &str = ".onnxd-fetch";
+pub(crate) use onnxd_proto::domain::fetch::OWN_FOLDER as OWN;
+
 /// Bytes that stay free on the disk.
 pub(crate) const SPARE_BYTES: u64 = 64 << 20;
 

@@ -70,6 +70,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_supervisor_keeps_this_file() {
+        assert_eq!(path(), onnxd_proto::domain::fetch::STATE);
+    }
+
+    #[test]
     fn a_state_belongs_to_one_source() {
         let directory = tempfile::tempdir().unwrap();
         let folder = Folder::open(directory.path()).unwrap();

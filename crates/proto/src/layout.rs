@@ -5,6 +5,7 @@
 //! lock                       held with flock by the supervisor that owns the directory
 //! staging/<random>/          a version being copied; emptied at every start
 //! snapshots/<source>         what a remote source held last, as JSON
+//! watched/<model>            what the watcher of a model's source saw last, as JSON
 //! downloads/<source>/        files of a remote source, kept until its version is staged
 //! versions/<sha256>/         a version: immutable, complete, named by its manifest's digest
 //! compiled/<version>/        derived from a version by the checker; may be deleted at any time
@@ -55,6 +56,11 @@ impl Layout {
     /// Returns the directory of what remote sources held last, by source.
     pub fn snapshots(&self) -> PathBuf {
         self.root.join("snapshots")
+    }
+
+    /// Returns the record of what the watcher of a model's source saw last.
+    pub fn watched(&self, model: &ModelName) -> PathBuf {
+        self.root.join("watched").join(model.as_str())
     }
 
     /// Returns the directory of unfinished downloads, by source.

@@ -43,7 +43,10 @@ use tracing::{error, info_span};
 
 use crate::{
     artifacts::compiled::{self, Key},
-    checking::{check, compile},
+    checking::{
+        check,
+        compile::{self, NotCompiled},
+    },
     process::{
         affinity,
         args::{Args, CheckArgs, Command, ListArgs},
@@ -197,14 +200,17 @@ fn source_of(args: &ListArgs, confined: bool, parent: Pid) -> Result<ModelChoice
     Ok(choice)
 }
 
-/// Compiles a version. Prints whether it has a compiled form, or why not.
+/// Compiles a version. Prints whether it has a compiled form, why not, or why it must not serve.
 fn compile(runtime: Result<Runtime, Fault>, version_dir: &Path, compiled: &Path) -> ExitStatus {
-    let result = runtime.map_err(|fault| fault.to_string()).and_then(|runtime| {
+    let result = runtime.map_err(|fault| fault.to_string().into()).and_then(|runtime| {
         let key = Key::new(&runtime);
         let rebuilt = compile::compile(&runtime, (version_dir, None), compiled, &key, None)?;
         Ok(json!({ "compiled": key.as_str(), "rebuilt": rebuilt }))
     });
-    let line = result.unwrap_or_else(|reason| json!({ "not_compiled": reason }));
+    let line = result.unwrap_or_else(|error| match error {
+        NotCompiled::Damaged(refusal) => json!({ "refused": refusal }),
+        NotCompiled::Failed(reason) => json!({ "not_compiled": reason }),
+    });
     print(&line).map_or(ExitStatus::Internal, |()| ExitStatus::Success)
 }
 

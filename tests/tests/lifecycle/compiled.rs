@@ -159,3 +159,25 @@ async fn compiled_forms_may_be_removed_at_any_time() {
     assert_serves(&server, "a").await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_version_is_fetched_again_instead_of_served() {
+    let home = Arc::new(Home::new());
+    let disk = Disk::new(&home);
+    start(&home).await.stop().await;
+    let version = disk.versions().into_iter().next().unwrap();
+    let file = disk.version(&version).join("model.onnx");
+    fs::remove_file(&file).unwrap();
+    fs::copy(tiny("b").join("model.onnx"), &file).unwrap();
+    fs::remove_dir_all(home.state().join("compiled")).unwrap();
+
+    let server = start(&home).await;
+    assert_serves(&server, "a").await;
+    assert_eq!(served(&server, "m").await, (2, version.clone()));
+    let log = server.stderr();
+    assert!(log.contains("damaged") && log.contains(file.to_str().unwrap()), "{log}");
+    server.stop().await;
+    let original = fs::read(tiny("a").join("model.onnx")).unwrap();
+    assert!(fs::read(file).unwrap() == original);
+    assert_eq!(disk.versions().len(), 1, "the damaged files are removed");
+}

@@ -1,6 +1,9 @@
-//! Turns disk errors into refusals and digests into text. Used by the store and by sources.
+//! Turns disk errors into refusals and digests into text, and replaces small files. Used by the store and by sources.
 
-use std::{io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 
@@ -12,6 +15,16 @@ pub(super) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
     );
     let kind = if full { RefusalKind::Space } else { RefusalKind::Internal };
     kind.because(format!("{}: {error}", path.display()))
+}
+
+/// Replaces a small file. A reader finds the old or the new content. Creates its folder.
+pub(super) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(".new");
+    let unfinished = PathBuf::from(unfinished);
+    fs::write(&unfinished, content)?;
+    fs::rename(unfinished, path)
 }
 
 /// Encodes bytes as lowercase hexadecimal.

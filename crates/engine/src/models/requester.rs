@@ -1,6 +1,7 @@
-//! Who asks for an update. Set by the callers of updates, read by sources.
+//! The origin of a request to read a source. Set by the callers of updates, read by sources.
 
-/// Who wants the content of a source. Decides what may be asked, and how long a change waits.
+/// The origin of a request to read a source. Decides which servers are allowed, and how long a directory
+/// must be unchanged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Requester {
     /// onnxd itself, at start or on first use.

@@ -54,6 +54,12 @@ impl Schedule {
         self.due = now + self.jittered(self.interval);
     }
 
+    /// Records a check that found an upload running, which says nothing about the source's health.
+    pub(super) fn postponed(&mut self, now: Instant, retry_after: Option<Duration>) {
+        self.succeeded(now);
+        self.due = self.due.max(now + retry_after.unwrap_or_default().min(RETRY_AFTER_MAX));
+    }
+
     /// Records a check that failed.
     pub(super) fn failed(&mut self, now: Instant, retry_after: Option<Duration>) {
         let factor = 1_u32.checked_shl(self.failures).unwrap_or(u32::MAX);
@@ -116,6 +122,19 @@ mod tests {
         assert!(pause(&schedule, now) < 1000.0);
         schedule.succeeded(now);
         assert!(pause(&schedule, now) <= 66.0);
+    }
+
+    #[test]
+    fn a_running_upload_is_checked_at_the_interval() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now, INTERVAL, 1);
+        schedule.failed(now, None);
+        for _ in 0..10 {
+            schedule.postponed(now, None);
+            assert!((54.0..=66.0).contains(&pause(&schedule, now)));
+        }
+        schedule.postponed(now, Some(Duration::from_secs(600)));
+        assert!((600.0..601.0).contains(&pause(&schedule, now)));
     }
 
     #[test]

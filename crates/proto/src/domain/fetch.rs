@@ -1,11 +1,16 @@
 //! The conversation between the supervisor and `onnxd-fetch`: one JSON object per line, requests on
 //! standard input and events on standard output. The process downloads into its working directory,
 //! where `.onnxd-fetch/` is its own, and ends with the requests or with its parent. Between polls of
-//! a source, keep the directory: it makes the next poll and download cheaper.
+//! a source, keep the directory, or at least its [`STATE`]: it makes the next poll and download cheaper.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+/// The folder of the fetcher's own files, which no source may contain.
+pub const OWN_FOLDER: &str = ".onnxd-fetch";
+/// The small file in it that makes the next poll cheap: how to ask whether the source changed.
+pub const STATE: &str = ".onnxd-fetch/.state.json";
 
 /// A request of the supervisor. The first is always [`FetchRequest::Resolve`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{body::Body, extract::State, http::Response};
 use onnxd_admin::api::{
-    LoadStatus, ModelDetails, ModelState, ModelStatus, Sandbox, Status, WatchStatus, WorkerState,
+    LoadStatus, ModelDetails, ModelState, ModelStatus, Sandbox, SourceStatus, Status, WorkerState,
     WorkerStatus,
 };
 use onnxd_proto::domain::Facts;
@@ -21,7 +21,7 @@ use crate::{
 use onnxd_engine::{
     dispatch::worker::State as PoolState,
     dispatch::{Event, worker},
-    models::{gate::Presence, registry::Model, watch::SourceState},
+    models::{gate::Presence, registry::Model},
 };
 use onnxd_telemetry::metrics::{Metrics, process};
 
@@ -55,25 +55,29 @@ fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
         quarantined: admin.store.quarantined(&model.name),
         source: model.source.to_string(),
         failure: model.failure().map(|refusal| refusal.message),
-        watch: watch_status(admin.watches.state(model)),
+        source_state: source_status(model, admin),
         details: record.map(|record| details(&record.facts)),
     }
 }
 
-/// Returns what is known about a watched source.
-fn watch_status(state: SourceState) -> Option<WatchStatus> {
+/// Returns what is known about a model's source.
+fn source_status(model: &Model, admin: &Admin) -> Option<SourceStatus> {
+    let state = admin.watches.state(model);
     let seconds = |time: SystemTime| {
         time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
     };
-    Some(WatchStatus {
-        interval_seconds: state.interval?.as_secs(),
-        snapshot: state.snapshot,
-        last_checked: state.last_checked.map(seconds),
-        last_changed: state.last_changed.map(seconds),
-        last_error: state.last_error,
+    let staged = || admin.store.staged_snapshot(model).map(|id| id.as_str().to_owned());
+    let failure = || model.failure().map(|refusal| refusal.message);
+    let status = SourceStatus {
+        snapshot: state.snapshot.or_else(staged),
+        checked: state.last_checked.map(seconds),
+        changed: state.last_changed.map(seconds),
+        error: state.last_error.or_else(failure),
+        interval_seconds: state.interval.map(|interval| interval.as_secs()),
         checks: state.checks,
         failures: state.failures,
-    })
+    };
+    (status != SourceStatus::default()).then_some(status)
 }
 
 fn details(facts: &Facts) -> ModelDetails {

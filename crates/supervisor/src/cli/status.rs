@@ -142,14 +142,14 @@ fn sources(models: &[ModelStatus], now: SystemTime) -> Vec<Vec<String>> {
     let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let ago = |time: Option<u64>| or_dash(time.map(|time| ago(now.saturating_sub(time))));
     let row = |model: &ModelStatus| {
-        let watch = model.watch.as_ref()?;
+        let state = model.source_state.as_ref()?;
         Some(vec![
             model.name.clone(),
-            or_dash(watch.snapshot.as_deref().map(short_snapshot)),
-            ago(watch.last_checked),
-            ago(watch.last_changed),
-            format!("{} s", watch.interval_seconds),
-            or_dash(watch.last_error.as_deref()),
+            or_dash(state.snapshot.as_deref().map(short_snapshot)),
+            ago(state.checked),
+            ago(state.changed),
+            format!("{} s", state.interval_seconds?),
+            or_dash(state.error.as_deref()),
         ])
     };
     models.iter().filter_map(row).collect()
@@ -208,13 +208,13 @@ fn short(version: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_admin::api::{ModelState, WatchStatus};
+    use onnxd_admin::api::{ModelState, SourceStatus};
 
     use super::*;
 
     #[test]
     fn watched_sources_show_ages_and_the_last_error() {
-        let model = |name: &str, watch| ModelStatus {
+        let model = |name: &str, source_state| ModelStatus {
             name: name.to_owned(),
             state: ModelState::Loaded,
             generation: 1,
@@ -224,22 +224,22 @@ mod tests {
             drift: None,
             quarantined: Vec::new(),
             source: String::new(),
-            watch,
+            source_state,
             failure: None,
             details: None,
         };
-        let watch = WatchStatus {
-            interval_seconds: 60,
+        let watched = SourceStatus {
+            interval_seconds: Some(60),
             snapshot: Some(format!("sha256:{}", "0123456789abcdef".repeat(4))),
-            last_checked: Some(9_988),
-            last_changed: Some(1_000),
-            last_error: Some("no route".to_owned()),
-            ..WatchStatus::default()
+            checked: Some(9_988),
+            changed: Some(1_000),
+            error: Some("no route".to_owned()),
+            ..SourceStatus::default()
         };
         let models = [
-            model("unwatched", None),
-            model("a", Some(watch)),
-            model("b", Some(WatchStatus { interval_seconds: 5, ..WatchStatus::default() })),
+            model("unwatched", Some(SourceStatus::default())),
+            model("a", Some(watched)),
+            model("b", Some(SourceStatus { interval_seconds: Some(5), ..SourceStatus::default() })),
         ];
         let rows = sources(&models, UNIX_EPOCH + Duration::from_secs(10_000));
         let expected = [

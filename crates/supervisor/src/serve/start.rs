@@ -280,6 +280,7 @@ fn updates(
     let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
     let sources = Sources::new(executable.clone(), fetcher);
     let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
+    store.remove_unconfigured(&config.models);
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));

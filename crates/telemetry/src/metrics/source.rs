@@ -1,7 +1,10 @@
 //! Metrics of a model's source. Reported by the task that watches it, and by updates that download.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -21,13 +24,31 @@ pub enum Check {
     Failed,
 }
 
+/// A time of the wall clock, for people to read. 0 if it never happened.
+#[derive(Debug, Default)]
+struct Time(AtomicU64);
+
+impl Time {
+    fn set(&self, now: SystemTime) {
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.0.store(seconds, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Metrics of one model's source.
 #[derive(Debug, Default)]
 pub struct SourceMetrics {
     watched: AtomicBool,
     checks: [Counter; RESULTS.len()],
-    /// Seconds since the Unix epoch.
-    last_checked: AtomicU64,
+    last_checked: Time,
+    last_changed: Time,
+    last_error: Time,
+    /// The id of the snapshot that was seen last.
+    snapshot: Mutex<Option<String>>,
     downloaded: Counter,
 }
 
@@ -42,13 +63,33 @@ impl SourceMetrics {
         self.watched.load(Ordering::Relaxed)
     }
 
-    /// Records a check. `now` is the wall clock, for people to read.
+    /// Records a check.
     pub fn checked(&self, check: Check, now: SystemTime) {
         self.checks[check as usize].increment();
-        if check != Check::Failed {
-            let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-            self.last_checked.store(seconds, Ordering::Relaxed);
+        match check {
+            Check::Unchanged => self.last_checked.set(now),
+            Check::Changed => {
+                self.last_checked.set(now);
+                self.last_changed.set(now);
+            }
+            // Recorded by `failed`.
+            Check::Failed => {}
         }
+    }
+
+    /// Records that a check or an update failed.
+    pub fn failed(&self, now: SystemTime) {
+        self.last_error.set(now);
+    }
+
+    /// Records the snapshot that was seen last.
+    pub fn set_snapshot(&self, id: Option<&str>) {
+        *self.snapshot.lock().unwrap_or_else(PoisonError::into_inner) = id.map(str::to_owned);
+    }
+
+    /// Returns the snapshot that was seen last.
+    pub fn snapshot(&self) -> Option<String> {
+        self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records downloaded bytes.
@@ -63,7 +104,17 @@ impl SourceMetrics {
 
     /// Returns when the source answered last, in seconds since the Unix epoch; 0 if never.
     pub fn last_checked(&self) -> u64 {
-        self.last_checked.load(Ordering::Relaxed)
+        self.last_checked.get()
+    }
+
+    /// Returns when its content was last seen to change, in seconds since the Unix epoch; 0 if never.
+    pub fn last_changed(&self) -> u64 {
+        self.last_changed.get()
+    }
+
+    /// Returns when a check or an update last failed, in seconds since the Unix epoch; 0 if never.
+    pub fn last_error(&self) -> u64 {
+        self.last_error.get()
     }
 
     /// Returns the bytes downloaded since the start.
@@ -87,7 +138,10 @@ mod tests {
         source.checked(Check::Changed, at(7));
         source.checked(Check::Unchanged, at(9));
         source.checked(Check::Failed, at(11));
-        assert_eq!(source.last_checked(), 9);
+        assert_eq!((source.last_checked(), source.last_changed()), (9, 7));
+        assert_eq!(source.last_error(), 0);
+        source.failed(at(11));
+        assert_eq!(source.last_error(), 11);
         let counted: Vec<_> = source.check_results().collect();
         assert_eq!(counted, [("unchanged", 1), ("changed", 1), ("failed", 2)]);
     }

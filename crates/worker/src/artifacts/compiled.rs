@@ -249,7 +249,8 @@ impl Manifest {
     }
 }
 
-fn digest(path: &Path) -> io::Result<String> {
+/// Returns the SHA-256 of a file in hex.
+pub(crate) fn digest(path: &Path) -> io::Result<String> {
     let (mut file, mut digest) = (File::open(path)?, Sha256::new());
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -258,6 +259,11 @@ fn digest(path: &Path) -> io::Result<String> {
             bytes => digest.update(&buffer[..bytes]),
         }
     }
+}
+
+/// Returns the SHA-256 of bytes in hex.
+pub(crate) fn digest_of_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -9,7 +9,11 @@ use std::{
 
 use onnxd_proto::domain::{Checked, Drift, Facts, Output, Refusal, RefusalKind, cost::CostTable};
 
-use super::{canary, compile, external, weights};
+use super::{
+    canary,
+    compile::{self, NotCompiled},
+    external, weights,
+};
 use crate::{
     artifacts::{
         compiled::{self, Key},
@@ -69,8 +73,8 @@ pub(crate) fn check(
     drop(version);
     let facts = Facts { weights: weights::datatype(dir), ..facts };
     let compiled = match (&args.compiled_dir, &probes) {
-        (_, Err(untried)) => Err(untried.clone()),
-        (None, _) => Err("--compiled-dir is not set".into()),
+        (_, Err(untried)) => Err(NotCompiled::Failed(untried.clone())),
+        (None, _) => Err(NotCompiled::Failed("--compiled-dir is not set".into())),
         (Some(root), Ok(probes)) => compile::compile(
             runtime,
             (dir, Some(facts.max_tokens)),
@@ -79,11 +83,16 @@ pub(crate) fn check(
             Some(probes),
         ),
     };
-    if compiled.is_ok() {
+    let not_compiled = match compiled {
+        Ok(_) => None,
+        Err(NotCompiled::Failed(reason)) => Some(reason),
+        Err(NotCompiled::Damaged(refusal)) => return Err(refusal),
+    };
+    if not_compiled.is_none() {
         passed("compile");
     }
     let costs = args.compiled_dir.as_deref().and_then(|root| costs(root, runtime));
-    Ok(Checked { facts, drift, canaries, costs, not_compiled: compiled.err() })
+    Ok(Checked { facts, drift, canaries, costs, not_compiled })
 }
 
 /// Returns the costs measured when the version was compiled.

@@ -13,30 +13,53 @@ use crate::{
         model_in,
         probes::Probes,
     },
+    checking::intact::require_intact,
     families::LoadedVersion,
     session::Runtime,
 };
+
+/// Why there is no compiled form.
+#[derive(Debug)]
+pub(crate) enum NotCompiled {
+    /// The files of the version are not those that were checked. It must not serve.
+    Damaged(Refusal),
+    /// What failed, as a message for users. The version serves without a compiled form.
+    Failed(String),
+}
+
+impl From<String> for NotCompiled {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
 
 /// Ensures a valid compiled form of the version in `dir` and returns whether it had to be built.
 /// `max_tokens` limits texts, if known. `measured` holds the plain model's outputs for the fixed
 /// texts, if known.
 ///
 /// # Errors
-/// Why there is no compiled form, as a message for users.
+/// Why there is no compiled form.
 pub(crate) fn compile(
     runtime: &Runtime,
     (dir, max_tokens): (&Path, Option<u32>),
     root: &Path,
     key: &Key,
     measured: Option<&Probes>,
-) -> Result<bool, String> {
+) -> Result<bool, NotCompiled> {
     let message = |error: io::Error| format!("{}: {error}", root.display());
-    let compilation = Compilation::begin(root, key).map_err(message)?;
+    let compilation = match Compilation::begin(root, key) {
+        Ok(compilation) => compilation,
+        Err(error) => {
+            require_intact(dir).map_err(NotCompiled::Damaged)?;
+            return Err(message(error).into());
+        }
+    };
     let known = Probes::read(root);
     let measured_costs = compiled::find(root, key).and_then(|model| Costs::read(model.parent()?));
     if known.is_some() && measured_costs.is_some() && compilation.is_done() {
         return Ok(false);
     }
+    require_intact(dir).map_err(NotCompiled::Damaged)?;
     let reason = |refusal: Refusal| refusal.message;
     let expected = match measured {
         Some(measured) => measured.clone(),

@@ -37,7 +37,7 @@ pub struct Job {
     pub force: bool,
     /// Accepts a version whose embeddings have another dimension.
     pub allow_dimension_change: bool,
-    /// Who wants it.
+    /// The origin of the request.
     pub requester: Requester,
 }
 
@@ -110,7 +110,7 @@ pub enum Event<P: Payload> {
     Unloaded,
     /// The [deadline](super::UpdateMachine::deadline) passed.
     Ticked,
-    /// Start no new update; a running one continues.
+    /// Start no new update. One that is being staged waits again; one that got further continues.
     Paused,
     /// Releases one [`Event::Paused`].
     Resumed,
@@ -202,6 +202,8 @@ pub type Decision = Result<Generation, Refusal>;
 pub enum Action<P: Payload> {
     /// Fetch the source, or find the version. Answered by [`Event::Staged`].
     Stage(Job),
+    /// Stop staging, whose result is no longer expected.
+    AbortStaging,
     /// Check the staged content and keep it. Answered by [`Event::Checked`].
     Check(Job, P::Staged),
     /// List the serving workers. Answered by [`Event::Workers`].

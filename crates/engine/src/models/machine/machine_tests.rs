@@ -9,6 +9,7 @@ use crate::models::machine::{
     world::{Machine, TIMES, Text, World, candidate, job, on_probation, worker_failed},
     *,
 };
+use crate::models::requester::Requester;
 
 /// Returns the proposal of `version` as the generation after `after`.
 fn propose(version: &str, after: Generation) -> Action<Text> {
@@ -20,6 +21,7 @@ fn simulate(seed: u64) {
     for _ in 0..200 {
         world.step();
     }
+    (0..world.pauses).for_each(|_| world.resume());
     if seed.is_multiple_of(3) {
         world.handle(Event::Stopped(Stop::Stopping));
     }
@@ -90,6 +92,7 @@ fn two_worker_failures_roll_back_and_quarantine_the_version() {
 fn version_failing_during_the_next_update_is_no_rollback_target() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
+    world.finish_one(10);
     world.handle(worker_failed(2));
     world.handle(worker_failed(2));
     world.settle();
@@ -182,10 +185,10 @@ fn paused_machine_queues_calls_and_finishes_the_running_update() {
     let lazy = |version| job(version, Load::Lazy);
     assert_eq!(machine.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
     assert_eq!((machine.caller(), machine.is_idle()), (Some(7), false));
-    assert!(machine.handle(now, Event::Paused).is_empty());
-    assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
     let proposed = machine.handle(now, Event::Staged(Ok(candidate("b"))));
     assert_eq!(proposed, [propose("b", 0)]);
+    assert!(machine.handle(now, Event::Paused).is_empty());
+    assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
     let recorded = machine.handle(now, Event::Decided(Ok(1)));
     assert_eq!(recorded, [Action::Record(1, "b".into(), "b".into())]);
     machine.handle(now, Event::Recorded(Ok("b".into())));
@@ -312,6 +315,16 @@ fn same_content_gets_a_new_generation_without_loading() {
     assert_eq!(world.pending, [propose("b", 2)]);
     world.finish_one(10);
     assert_eq!(world.pending, [Action::Record(3, "b".into(), "b".into())]);
+}
+
+#[test]
+fn poll_that_finds_the_serving_version_commits_nothing() {
+    let mut world = on_probation();
+    world.call(Job { requester: Requester::Poll, ..job("b", Load::Ahead) });
+    world.settle();
+    let unchanged = world.answers[&2].as_ref().unwrap();
+    assert_eq!((unchanged.generation, unchanged.previous), (2, 2));
+    assert_eq!(world.commits.len(), 2);
 }
 
 #[test]

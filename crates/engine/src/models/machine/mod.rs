@@ -8,17 +8,18 @@
 //!
 //! A failure before the record is durable leaves the serving generation untouched. One update runs
 //! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
-//! replaced it. After a commit the new version is on probation: if its workers fail twice in that
-//! time, the machine rolls back to the previous version.
+//! replaced it. A rollback, an unload or a pause [interrupts](interrupt) staging, which may take hours.
+//! After a commit the new version is on probation: if its workers fail twice in that time, the machine
+//! rolls back.
 //!
 //! A prepared version is *proposed*; the coordinator *decides* whether it becomes a generation, and
 //! assigns the number. Until then the update can be aborted; after that its number is used up.
-//!
 //! An unload is a job as well: draining, unloading, idle. Requests that arrive while nothing serves
-//! wait and share one load, see [`PendingLoads`].
+//! share one load, see [`PendingLoads`].
 
 mod ahead;
 pub mod events;
+mod interrupt;
 mod outcome;
 mod pace;
 mod pending;
@@ -38,12 +39,14 @@ use crate::models::machine::{
         Action, CallId, Candidate, Committed, Content, Decision, Event, Job, Payload, Proposal,
         Stop, Target, WorkerEvent,
     },
+    outcome::is_unloaded,
     pace::Pace,
     pending::PendingLoads,
     phase::{Leftovers, Loading, Origin, Phase, Prepared, Progress, Running, Update},
     presence::Presence,
     probation::Probation,
 };
+use crate::models::requester::Requester;
 
 /// Maximum callers waiting for one model. More are refused.
 pub const CALLERS_MAX: usize = 4096;
@@ -157,6 +160,7 @@ impl<P: Payload> UpdateMachine<P> {
             Event::Resumed => self.pauses = self.pauses.saturating_sub(1),
             Event::Stopped(stop) => self.stop(now, stop),
         }
+        self.interrupt();
         self.next(now);
         std::mem::take(&mut self.actions)
     }
@@ -204,9 +208,9 @@ impl<P: Payload> UpdateMachine<P> {
         if self.running.is_some() || self.pauses > 0 || self.stopped.is_some() {
             return;
         }
-        let serving = self.serving.as_ref().map(|(generation, _)| *generation);
+        let is_due = self.is_rollback_due();
         if let Some(failed) = self.probation.take_if(|probation| probation.has_failed())
-            && serving == Some(failed.generation)
+            && is_due
         {
             let to = failed.rollback_to.as_ref().to_owned();
             self.actions.push(Action::Quarantine(failed.version.as_ref().to_owned()));
@@ -256,6 +260,9 @@ impl<P: Payload> UpdateMachine<P> {
             );
             return self.refuse(now, update, Leftovers::Version, &refusal);
         }
+        if update.job.requester == Requester::Poll && self.serves(&version) {
+            return self.keep_serving(update);
+        }
         let progress = match content {
             Content::Unchecked(staged) => {
                 self.actions.push(Action::Check(update.job.clone(), staged));
@@ -285,8 +292,7 @@ impl<P: Payload> UpdateMachine<P> {
 
     /// Loads a kept version ahead, or proposes it at once.
     fn prepare(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>) {
-        let same = self.serving.as_ref().is_some_and(|(_, version)| *version == prepared.version);
-        if update.job.load == Load::Ahead && !same {
+        if update.job.load == Load::Ahead && !self.serves(&prepared.version) {
             self.actions.push(Action::ListWorkers);
             self.running = Some(Running { update, phase: Phase::ListingWorkers(prepared) });
         } else {
@@ -377,22 +383,18 @@ impl<P: Payload> UpdateMachine<P> {
     }
 }
 
-fn is_unloaded() -> Refusal {
-    RefusalKind::NotFound.because("the model is unloaded")
-}
+#[cfg(test)]
+mod decision_tests;
 
 #[cfg(test)]
-#[path = "decision_tests.rs"]
-mod decision_tests;
+mod interrupt_tests;
 
 #[cfg(test)]
 #[path = "machine_tests.rs"]
 mod tests;
 
 #[cfg(test)]
-#[path = "unload_tests.rs"]
 mod unload_tests;
 
 #[cfg(test)]
-#[path = "world.rs"]
 mod world;

@@ -11,8 +11,12 @@ use onnxd_proto::{
 use crate::models::machine::{
     Leftovers, Origin, Phase, Probation, Running, Update, UpdateMachine,
     events::{Action, CallId, Committed, Payload, Stop},
-    is_unloaded,
 };
+
+/// Returns the refusal for requests to a model that was unloaded.
+pub(super) fn is_unloaded() -> Refusal {
+    RefusalKind::NotFound.because("the model is unloaded")
+}
 
 impl<P: Payload> UpdateMachine<P> {
     /// Commits the prepared version, whose record is durable.
@@ -50,6 +54,23 @@ impl<P: Payload> UpdateMachine<P> {
         let message = format!("superseded by a newer update, which is generation {generation}");
         self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
         self.actions.push(Action::Retire);
+    }
+
+    /// Returns whether this version serves.
+    pub(super) fn serves(&self, version: &P::Version) -> bool {
+        self.serving.as_ref().is_some_and(|(_, serving)| serving == version)
+    }
+
+    /// Ends an update to the version that serves already, without a new generation.
+    pub(super) fn keep_serving(&mut self, update: Update<P>) {
+        let Some((generation, version)) = self.serving.clone() else { return };
+        let (version, load) = (version.as_ref().to_owned(), update.job.load);
+        let unchanged = Committed { generation, version, previous: generation, load };
+        if let Some(caller) = update.caller() {
+            self.actions.push(Action::Answer(caller, Ok(unchanged)));
+        }
+        let message = format!("superseded by a newer update, which left generation {generation}");
+        self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
     }
 
     pub(super) fn end_unload(&mut self) {

@@ -156,6 +156,7 @@ fn unload_ends_probation_and_quarantines_a_failed_version() {
 fn newer_of_a_waiting_update_and_unload_wins() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
+    world.finish_one(10);
     world.call(job("d", Load::Lazy));
     world.call(Job::unload());
     world.settle();

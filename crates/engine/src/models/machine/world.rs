@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::models::machine::{events::Cause, *};
+use crate::models::{
+    machine::{events::Cause, *},
+    requester::Requester,
+};
 
 pub(super) const TIMES: Times =
     Times { load_ahead: Duration::from_secs(10), probation: Duration::from_secs(60) };
@@ -58,6 +61,7 @@ pub(super) struct World {
     pub(super) commits: Vec<(Generation, String)>,
     pub(super) recorded: BTreeMap<Generation, String>,
     pub(super) quarantined: Vec<String>,
+    pub(super) pauses: u32,
 }
 
 impl World {
@@ -77,6 +81,7 @@ impl World {
             commits: Vec::new(),
             recorded: BTreeMap::new(),
             quarantined: Vec::new(),
+            pauses: 0,
         }
     }
 
@@ -118,6 +123,10 @@ impl World {
                 | Action::Loaded { .. }
                 | Action::DropLoadedAhead
                 | Action::Retire => {}
+                Action::AbortStaging => {
+                    let staging = self.pending.iter().position(|a| matches!(a, Action::Stage(_)));
+                    self.pending.remove(staging.expect("something is being staged"));
+                }
                 Action::Unload => {
                     self.page = 0;
                     self.pending.push(Action::Unload);
@@ -140,6 +149,28 @@ impl World {
         self.handle(Event::LoadRequested(id, Load::Ahead));
     }
 
+    /// Calls for a rollback to the generation committed first.
+    pub(super) fn roll_back(&mut self) {
+        let to = self.commits.first().map(|(generation, _)| *generation);
+        let target = Target::Generation(to);
+        self.call(Job { target, ..Job::from_source(None, Load::Lazy) });
+    }
+
+    pub(super) fn pause(&mut self) {
+        self.pauses += 1;
+        self.handle(Event::Paused);
+        let downloads =
+            |action: &Action<Text>| matches!(action, Action::Stage(job) if !is_rollback(job));
+        assert!(!self.pending.iter().any(downloads), "a pause does not wait for a download");
+    }
+
+    pub(super) fn resume(&mut self) {
+        if self.pauses > 0 {
+            self.pauses -= 1;
+            self.handle(Event::Resumed);
+        }
+    }
+
     /// Returns a world after a restart, before the first use. Its last durable generation is 3.
     pub(super) fn restarted(seed: u64) -> Self {
         let durable = (3, "v0".to_owned());
@@ -155,7 +186,7 @@ impl World {
             return;
         }
         let index = usize::try_from(self.draw(self.pending.len() as u64)).unwrap();
-        let succeeds = self.draw(10) < luck;
+        let mut succeeds = self.draw(10) < luck;
         let bad = || RefusalKind::Internal.because("the simulation says so");
         match self.pending.remove(index) {
             Action::Stage(job) => {
@@ -165,6 +196,11 @@ impl World {
                     (Target::Version(version), _) => {
                         let quarantined = self.quarantined.contains(&version);
                         candidate_of(version, unchecked, quarantined)
+                    }
+                    (Target::Generation(to), _) => {
+                        let version = to.and_then(|to| self.recorded.get(&to));
+                        succeeds &= version.is_some();
+                        candidate(version.map_or("", String::as_str))
                     }
                     (Target::Last, Some((generation, version))) => {
                         let content = Content::Durable(generation, version.clone());
@@ -230,7 +266,7 @@ impl World {
     pub(super) fn step(&mut self) {
         let pause = self.draw(2000);
         self.now += Duration::from_millis(pause);
-        match self.draw(15) {
+        match self.draw(18) {
             0..3 => {
                 let version = format!("v{}", self.draw(4));
                 let load = if self.draw(2) == 0 { Load::Ahead } else { Load::Lazy };
@@ -252,9 +288,18 @@ impl World {
             5 => self.handle(Event::Ticked),
             6 => self.call(Job::unload()),
             7 => self.request_load(),
+            8 => self.roll_back(),
+            9 => self.pause(),
+            10 => self.resume(),
             _ => self.finish_one(8),
         }
     }
+}
+
+/// Returns whether the job stages a kept version.
+fn is_rollback(job: &Job) -> bool {
+    let is_automatic = job.requester == Requester::Server && job.target != Target::Last;
+    is_automatic || matches!(job.target, Target::Generation(_))
 }
 
 pub(super) fn worker_failed(generation: Generation) -> Event<Text> {

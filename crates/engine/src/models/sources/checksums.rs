@@ -4,34 +4,21 @@ use onnxd_proto::domain::Checksums;
 
 use crate::models::sources::FetchedFile;
 
-/// The file's name.
-pub(super) const FILE: &str = Checksums::FILE;
-/// Maximum length of the file in bytes; a longer one is refused.
-pub(super) const BYTES_MAX: u64 = Checksums::BYTES_MAX;
-
-/// Parses the file.
-///
-/// # Errors
-/// Returns the first problem.
-pub(super) fn parse(bytes: &[u8]) -> Result<Checksums, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    Checksums::parse(text).map_err(|error| error.to_string())
-}
-
 /// Returns a message about the first file that differs from its entry, or whose entry `is_missing`.
 pub(super) fn fault(
     checksums: &Checksums,
     files: &[FetchedFile],
     is_missing: impl Fn(&str) -> bool,
 ) -> Option<String> {
+    let sums = Checksums::FILE;
     checksums.iter().find_map(|(path, digest)| {
         match files.iter().find(|file| file.path == path) {
             Some(file) if file.sha256 == digest => None,
             Some(file) => Some(format!(
-                "{path} does not match {FILE}: its SHA-256 is {}, expected {digest}; upload the file again",
+                "{path} does not match {sums}: its SHA-256 is {}, expected {digest}; upload the file again",
                 file.sha256
             )),
-            None => is_missing(path).then(|| format!("{path} is listed in {FILE} but missing")),
+            None => is_missing(path).then(|| format!("{path} is listed in {sums} but missing")),
         }
     })
 }

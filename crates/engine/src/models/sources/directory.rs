@@ -1,41 +1,19 @@
 //! A directory as a source, laid out as on the Hugging Face hub. The directory is opened once, and
-//! [`Tree`] opens files below it, so a version never mixes two directories.
+//! [`Tree`] opens files below it, so a version never mixes two directories. Its content at one moment
+//! is a [`DirectorySnapshot`].
 
-use std::{
-    fmt::Display,
-    fs::File,
-    io,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::{path::PathBuf, sync::Arc};
+
+use onnxd_proto::domain::{Checksums, ModelChoice, Refusal, RefusalKind};
+
+use crate::models::sources::{
+    Conditions, Progress, Resolved, Snapshot, SnapshotId, Source,
+    digests::Digests,
+    directory_snapshot::{DirectorySnapshot, snapshot_of},
+    lister::Lister,
+    tree::Tree,
 };
 
-use onnxd_proto::{
-    domain::{Listing, ModelChoice, Refusal, RefusalKind},
-    layout::MANIFEST,
-};
-use sha2::{Digest, Sha256};
-
-use crate::models::{
-    disk::{hex, io_refusal},
-    sources::{
-        Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
-        Source, Transfer, checksums,
-        digests::{Digests, Identity},
-        lister::Lister,
-        selection,
-        signature::{self, SourceKeys},
-        transfer::{copy, free_bytes, rename, transfer},
-        tree::Tree,
-    },
-};
-
-/// Maximum bytes of one version.
-pub(super) const VERSION_BYTES_MAX: u64 = 16 << 30;
-/// Maximum files of one version, since all are open at once.
-const VERSION_FILES_MAX: usize = 1000;
 /// Maximum listings of a source whose model keeps changing.
 const LISTINGS_MAX: usize = 3;
 
@@ -70,9 +48,9 @@ impl Source for Directory {
     ) -> Result<Resolved, Refusal> {
         let snapshot = self.snapshot()?;
         // Checksums may list files outside the snapshot, so compare them every time.
-        let has_checksums = snapshot.tree.open_file(checksums::FILE)?.is_some();
+        let has_checksums = snapshot.tree.open_file(Checksums::FILE)?.is_some();
         match known {
-            Some(known) if *known == snapshot.id && !has_checksums => Ok(Resolved::Unchanged),
+            Some(known) if known == snapshot.id() && !has_checksums => Ok(Resolved::Unchanged),
             _ => {
                 self.require_settled(&snapshot)?;
                 snapshot.log_choice(&snapshot.tree.path().display());
@@ -87,11 +65,11 @@ impl Source for Directory {
         _progress: Progress<'_>,
     ) -> Result<Option<SnapshotId>, Refusal> {
         let snapshot = self.snapshot()?;
-        if known == Some(&snapshot.id) {
+        if known == Some(snapshot.id()) {
             return Ok(None);
         }
         self.require_settled(&snapshot)?;
-        Ok(Some(snapshot.id))
+        Ok(Some(snapshot.id().clone()))
     }
 }
 
@@ -110,8 +88,9 @@ impl Directory {
                 let message = format!("{}: {}", tree.path().display(), refusal.message);
                 refusal.with_message(message)
             })?;
-            if let Some(snapshot) = snapshot_of(tree, listing, &self.digests)? {
-                return Ok(DirectorySnapshot { keys: self.conditions.keys.clone(), ..snapshot });
+            if let Some(mut snapshot) = snapshot_of(tree, listing, &self.digests)? {
+                snapshot.keys = self.conditions.keys.clone();
+                return Ok(snapshot);
             }
         }
         let path = self.path.display();
@@ -124,267 +103,16 @@ impl Directory {
     /// Refuses a directory that has just changed, unless a `SHA256SUMS` tells when it is complete.
     fn require_settled(&self, snapshot: &DirectorySnapshot) -> Result<(), Refusal> {
         let settle = self.conditions.settle;
-        if settle.is_zero() || snapshot.tree.open_file(checksums::FILE)?.is_some() {
+        if settle.is_zero() || snapshot.tree.open_file(Checksums::FILE)?.is_some() {
             return Ok(());
         }
-        let files = snapshot.files.iter().zip(&snapshot.handles);
-        let is_fresh = |identity: &Identity| !identity.is_unchanged_for(settle);
-        let mut fresh = files.filter(|(_, (_, identity))| is_fresh(identity));
-        fresh.next().map_or(Ok(()), |(file, _)| {
+        snapshot.unsettled(settle).map_or(Ok(()), |fresh| {
             let (path, seconds) = (self.path.display(), settle.as_secs());
             Err(RefusalKind::Incomplete.because(format!(
-                "{path}: {} changed less than {seconds} s ago, so a copy may be running; retry later, or upload {} last",
-                file.path,
-                checksums::FILE
+                "{path}: {fresh} changed less than {seconds} s ago, so a copy may be running; retry later, or upload {} last",
+                Checksums::FILE
             )))
         })
-    }
-}
-
-/// Opens the files of a version, or returns `None` if the model file changed since the listing.
-fn snapshot_of(
-    tree: Tree,
-    listing: Listing,
-    digests: &Arc<Digests>,
-) -> Result<Option<DirectorySnapshot>, Refusal> {
-    let mut opening = OpenFiles::default();
-    let mut needed: Vec<&String> = listing.external.iter().collect();
-    needed.extend(listing.model.iter().map(|model| &model.file));
-    for path in needed {
-        let Some(opened) = open_identified(&tree, path)? else {
-            return Err(tree.refuse(format!("{path} is missing; download it beside the model")));
-        };
-        if let Some(model) = listing.model.as_ref().filter(|model| model.file == *path)
-            && !listing.external.is_empty()
-            && !opened.1.matches(&model.stamp)
-        {
-            return Ok(None);
-        }
-        opening.add(path.clone(), opened);
-    }
-    let named = tree.selected_files(listing.model.is_some())?;
-    let count = opening.0.len() + named.len();
-    if count > VERSION_FILES_MAX {
-        return Err(tree.refuse(format!(
-            "the model has {count} files; a version may have at most {VERSION_FILES_MAX}"
-        )));
-    }
-    let mut left_out = Vec::new();
-    for path in named {
-        let Some(opened) = open_identified(&tree, &path)? else { continue };
-        let bytes = opened.1.bytes();
-        if selection::is_small(&path) && bytes > selection::NAMED_BYTES_MAX {
-            left_out.push(format!(
-                "skipped {path}: {bytes} bytes exceed the limit of {}",
-                selection::NAMED_BYTES_MAX
-            ));
-        } else if !opening.has(&path) {
-            opening.add(path, opened);
-        }
-    }
-    let listing = Listing { notes: [listing.notes, left_out].concat(), ..listing };
-    opening.finish(tree, listing, digests).map(Some)
-}
-
-/// Opens a file below the directory, if it exists, and takes its identity.
-fn open_identified(tree: &Tree, path: &str) -> Result<Option<(File, Identity)>, Refusal> {
-    let Some(file) = tree.open_file(path)? else { return Ok(None) };
-    let identity = Identity::read(&file).map_err(|error| tree.refusal(path, &error))?;
-    Ok(Some((file, identity)))
-}
-
-/// Files opened so far for a snapshot.
-#[derive(Default)]
-struct OpenFiles(Vec<(String, (File, Identity))>);
-
-impl OpenFiles {
-    fn add(&mut self, path: String, opened: (File, Identity)) {
-        self.0.push((path, opened));
-    }
-
-    fn has(&self, path: &str) -> bool {
-        self.0.iter().any(|(known, _)| known == path)
-    }
-
-    fn finish(
-        mut self,
-        tree: Tree,
-        listing: Listing,
-        digests: &Arc<Digests>,
-    ) -> Result<DirectorySnapshot, Refusal> {
-        self.0.sort_by(|one, other| one.0.cmp(&other.0));
-        if self.has(MANIFEST) {
-            return Err(tree.refuse(format!("{MANIFEST} is a reserved file name; rename the file")));
-        }
-        let (mut files, mut handles) = (Vec::new(), Vec::new());
-        let mut id = Identifier::default();
-        for (path, (file, identity)) in self.0 {
-            id.add(&path, &identity);
-            let (bytes, sha256) = (identity.bytes(), digests.get(&identity));
-            files.push(SnapshotFile { path, bytes, sha256 });
-            handles.push((file, identity));
-        }
-        // Corrected checksums and signatures change the snapshot's id.
-        for proof in selection::PROOFS {
-            if let Some((_, identity)) = open_identified(&tree, proof)? {
-                id.add(proof, &identity);
-            }
-        }
-        let (all, most) = (bytes_of(&files), VERSION_BYTES_MAX);
-        if all > most {
-            return Err(tree
-                .refuse(format!("the model has {all} bytes; a version may have at most {most}")));
-        }
-        let (id, digests) = (id.finish(), Arc::clone(digests));
-        let keys = SourceKeys::default();
-        Ok(DirectorySnapshot { tree, listing, id, files, handles, digests, keys })
-    }
-}
-
-/// A directory's open files at one moment.
-#[derive(Debug)]
-pub(super) struct DirectorySnapshot {
-    tree: Tree,
-    listing: Listing,
-    id: SnapshotId,
-    files: Vec<SnapshotFile>,
-    /// The open files, with their identities at opening.
-    handles: Vec<(File, Identity)>,
-    digests: Arc<Digests>,
-    /// One of these must have signed the files, if there are any.
-    keys: SourceKeys,
-}
-
-impl Snapshot for DirectorySnapshot {
-    fn id(&self) -> &SnapshotId {
-        &self.id
-    }
-
-    fn files(&self) -> &[SnapshotFile] {
-        &self.files
-    }
-
-    fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        let read = |path: &str| self.tree.read_small(path, signature::BYTES_MAX);
-        self.keys.verify(files, &read).map_err(|refusal| self.name(refusal))?;
-        let Some(text) = self.tree.read_small(checksums::FILE, checksums::BYTES_MAX)? else {
-            return Ok(());
-        };
-        let refuse = |what: String| Err(self.name(RefusalKind::Checksum.because(what)));
-        let checksums = match checksums::parse(&text) {
-            Ok(checksums) => checksums,
-            Err(reason) => return refuse(format!("{}: {reason}", checksums::FILE)),
-        };
-        // Downloads may leave out other listed variants of the model. A variant with the usual name
-        // counts: once it arrives, it would be chosen instead.
-        let model = self.listing.model.as_ref();
-        let is_ours = |path: &str| {
-            selection::includes(path, model.is_some())
-                || model.is_some_and(|model| !model.is_stated) && selection::is_usual(path)
-        };
-        let is_missing =
-            |path: &str| is_ours(path) && matches!(self.tree.open_file(path), Ok(None));
-        checksums::fault(&checksums, files, is_missing).map_or(Ok(()), refuse)
-    }
-
-    /// Blocking.
-    fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
-        let all = bytes_of(&self.files);
-        let free = free_bytes(target).map_err(|error| io_refusal(target, &error))?;
-        if all > free {
-            return Err(RefusalKind::Space.because(format!(
-                "{}: not enough space: the version needs {all} bytes, {free} are free",
-                target.display()
-            )));
-        }
-        let (mut done, mut is_pinned) = (0, true);
-        let mut files = Vec::new();
-        for (SnapshotFile { path, .. }, (file, identity)) in self.files.iter().zip(&self.handles) {
-            let mut count = |bytes| {
-                done += bytes;
-                progress(Transfer { bytes: done, total: all, downloaded: 0 });
-                done <= VERSION_BYTES_MAX
-            };
-            let (bytes, sha256) = copy(file, &target.join(path), &mut count)
-                .map_err(|error| self.tree.refusal(path, &error))?;
-            is_pinned &= self.digests.remember(file, identity, &sha256);
-            files.push(FetchedFile { path: path.clone(), bytes, sha256 });
-        }
-        Ok(Fetched { files, is_pinned })
-    }
-}
-
-impl DirectorySnapshot {
-    /// Moves the files into `target`, which must be on the same file system. For a directory of ours
-    /// that nobody else writes. Blocking.
-    ///
-    /// # Errors
-    /// A file cannot be read or moved, or its name leads to another file; the message names it.
-    pub(super) fn move_to(
-        &self,
-        target: &Path,
-        progress: Progress<'_>,
-    ) -> Result<Fetched, Refusal> {
-        let (all, mut done, mut files) = (bytes_of(&self.files), 0, Vec::new());
-        for (SnapshotFile { path, .. }, (file, _)) in self.files.iter().zip(&self.handles) {
-            let to = target.join(path);
-            let mut count = |bytes| {
-                done += bytes;
-                progress(Transfer { bytes: done, total: all, downloaded: 0 });
-                done <= VERSION_BYTES_MAX
-            };
-            let moved = rename(file, &self.tree.path().join(path), &to)
-                .and_then(|()| transfer(file, &mut io::sink(), &mut count));
-            let (bytes, sha256) = moved.map_err(|error| self.tree.refusal(path, &error))?;
-            files.push(FetchedFile { path: path.clone(), bytes, sha256 });
-        }
-        Ok(Fetched { files, is_pinned: true })
-    }
-
-    /// Adds the directory to a refusal.
-    fn name(&self, refusal: Refusal) -> Refusal {
-        let message = format!("{}: {}", self.tree.path().display(), refusal.message);
-        refusal.with_message(message)
-    }
-
-    /// Logs which files of `source` were chosen and why.
-    pub(super) fn log_choice(&self, source: &dyn Display) {
-        if let Some(model) = &self.listing.model {
-            let (file, reason) = (&model.file, &model.reason);
-            tracing::info!(%source, file, reason, "model file chosen");
-        }
-        for note in &self.listing.notes {
-            tracing::info!(%source, note, "source listed");
-        }
-    }
-}
-
-/// Sums the lengths. Saturates, because a sparse file may claim any length.
-fn bytes_of(files: &[SnapshotFile]) -> u64 {
-    files.iter().fold(0, |sum, file| sum.saturating_add(file.bytes))
-}
-
-/// Derives a snapshot's id from the identities of its files.
-#[derive(Default)]
-struct Identifier {
-    digest: Sha256,
-    is_unsettled: bool,
-}
-
-impl Identifier {
-    fn add(&mut self, path: &str, identity: &Identity) {
-        self.digest.update(format!("{path} {identity}\n"));
-        self.is_unsettled |= !identity.is_settled();
-    }
-
-    fn finish(mut self) -> SnapshotId {
-        static UNSETTLED: AtomicU64 = AtomicU64::new(0);
-        if self.is_unsettled {
-            // A further change could leave the same times, so make this id unique.
-            let number = UNSETTLED.fetch_add(1, Ordering::Relaxed);
-            self.digest.update(format!("unsettled {number}\n"));
-        }
-        SnapshotId::new(hex(&self.digest.finalize()))
     }
 }
 

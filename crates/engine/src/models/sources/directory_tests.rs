@@ -1,8 +1,15 @@
 //! Tests of directories as sources.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs::{self, File},
+    os::unix::fs::symlink,
+    path::Path,
+};
 
-use crate::models::sources::{directory::*, fake::ByName};
+use crate::models::sources::{
+    Snapshot, directory::*, directory_snapshot::VERSION_FILES_MAX, fake::ByName, selection,
+    signature,
+};
 
 fn source_at(path: &Path) -> Directory {
     source_under(path, Conditions::default())
@@ -51,7 +58,7 @@ fn snapshot_is_unchanged_until_a_file_or_the_checksums_change() {
     for (name, text) in [
         ("model.onnx", "b"),
         ("config.json", "{}"),
-        (checksums::FILE, ""),
+        (Checksums::FILE, ""),
         (selection::BUNDLE, "{}"),
     ] {
         let known = resolve(&source).unwrap();
@@ -96,7 +103,7 @@ fn directory_that_has_just_changed_waits_unless_it_has_checksums() {
     wait_until_settled();
     assert!(resolved(1).is_ok());
     assert!(resolved(60).is_err());
-    fs::write(source.path().join(checksums::FILE), "").unwrap();
+    fs::write(source.path().join(Checksums::FILE), "").unwrap();
     assert!(resolved(60).is_ok(), "the checksums tell when it is complete");
 }
 
@@ -213,7 +220,7 @@ fn missing_listed_file_means_an_incomplete_upload() {
         ("model.safetensors", false),
     ] {
         let source = source_with(&["model.onnx"]);
-        fs::write(source.path().join(checksums::FILE), format!("{digest}  {listed}\n")).unwrap();
+        fs::write(source.path().join(Checksums::FILE), format!("{digest}  {listed}\n")).unwrap();
         let staged = stage_verified(source.path());
         assert_eq!(staged.is_err(), is_fault, "{listed}: {staged:?}");
     }

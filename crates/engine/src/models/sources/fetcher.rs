@@ -6,7 +6,10 @@ use std::{
     env,
     fs::File,
     io::{self, Read, Write},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::process::CommandExt,
+    },
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
@@ -20,8 +23,12 @@ use onnxd_proto::domain::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::models::sources::{Progress, cancelled};
+
 /// Time limit for the next event. Shorter limits of the fetcher apply before.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
+/// Longest time until a cancelled conversation ends.
+const CANCEL_TICK: Duration = Duration::from_millis(100);
 /// Maximum bytes of an event: room for the paths of all files of a source.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
@@ -47,7 +54,11 @@ impl Fetcher {
     ///
     /// # Errors
     /// The process cannot be started.
-    pub(super) fn start(&self, folder: &Path) -> Result<Conversation, Refusal> {
+    pub(super) fn start<'p>(
+        &self,
+        folder: &Path,
+        progress: Progress<'p>,
+    ) -> Result<Conversation<'p>, Refusal> {
         // The child resolves this path before it closes the descriptors that it must not inherit.
         let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
         command.arg0("onnxd-fetch").current_dir(folder);
@@ -63,7 +74,9 @@ impl Fetcher {
         let mut child = command.spawn().map_err(|error| failed(&error))?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(requests), Some(events)) => {
-                Ok(Conversation { child, requests: Some(requests), events, unread: Vec::new() })
+                rustix::io::ioctl_fionbio(&requests, true).map_err(|error| failed(&error))?;
+                let unread = Vec::new();
+                Ok(Conversation { child, requests: Some(requests), events, unread, progress })
             }
             _ => Err(failed(&"its pipes are missing")),
         }
@@ -71,15 +84,16 @@ impl Fetcher {
 }
 
 /// A running fetcher. Dropping it ends the process.
-#[derive(Debug)]
-pub(super) struct Conversation {
+pub(super) struct Conversation<'p> {
     child: Child,
     requests: Option<ChildStdin>,
     events: ChildStdout,
     unread: Vec<u8>,
+    /// Asked whether to go on while the fetcher is silent.
+    progress: Progress<'p>,
 }
 
-impl Conversation {
+impl Conversation<'_> {
     /// Identifies what the source holds; `None` if it is what the request calls known. Reports progress
     /// because the files of a container image are known only after its layers were downloaded.
     ///
@@ -126,8 +140,19 @@ impl Conversation {
     fn send(&mut self, request: &FetchRequest) -> Result<(), Refusal> {
         let mut line = serde_json::to_vec(request).map_err(|error| failed(&error))?;
         line.push(b'\n');
-        let Some(requests) = &mut self.requests else { return Err(failed(&"it was ended")) };
-        requests.write_all(&line).map_err(|error| failed(&error))
+        let deadline = Instant::now() + SILENCE_MAX;
+        let mut rest = &line[..];
+        while !rest.is_empty() {
+            let Some(requests) = &self.requests else { return Err(failed(&"it was ended")) };
+            // The fetcher may have stopped to read.
+            self.wait(requests, PollFlags::OUT, deadline)?;
+            match (&mut &*requests).write(rest) {
+                Ok(length) => rest = &rest[length..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(failed(&error)),
+            }
+        }
+        Ok(())
     }
 
     /// Reads the next event, within the limits.
@@ -141,32 +166,43 @@ impl Conversation {
             if self.unread.len() > LINE_BYTES_MAX {
                 return Err(failed(&format!("an event exceeds {LINE_BYTES_MAX} bytes")));
             }
-            if self.read(deadline).map_err(|error| failed(&error))? == 0 {
+            self.wait(&self.events, PollFlags::IN, deadline)?;
+            if self.read().map_err(|error| failed(&error))? == 0 {
                 let status = self.child.wait().map_err(|error| failed(&error))?;
                 return Err(failed(&format!("it exited without a result: {status}")));
             }
         }
     }
 
-    fn read(&mut self, deadline: Instant) -> io::Result<usize> {
-        let mut part = [0; 16 << 10];
+    /// Waits until a pipe is ready, or the conversation is cancelled.
+    fn wait(&self, pipe: &impl AsFd, flags: PollFlags, deadline: Instant) -> Result<(), Refusal> {
         loop {
+            if self.progress.is_cancelled() {
+                return Err(cancelled());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            let left = Timespec::try_from(left).map_err(io::Error::other)?;
-            match poll(&mut [PollFd::new(&self.events, PollFlags::IN)], Some(&left)) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
+            let pause =
+                Timespec::try_from(left.min(CANCEL_TICK)).map_err(|error| failed(&error))?;
+            match poll(&mut [PollFd::new(pipe, flags)], Some(&pause)) {
+                Ok(0) if left.is_zero() => {
+                    return Err(failed(&io::Error::from(io::ErrorKind::TimedOut)));
+                }
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Ok(()),
+                Err(error) => return Err(failed(&error)),
             }
         }
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        let mut part = [0; 16 << 10];
         let length = self.events.read(&mut part)?;
         self.unread.extend_from_slice(&part[..length]);
         Ok(length)
     }
 }
 
-impl Drop for Conversation {
+impl Drop for Conversation<'_> {
     fn drop(&mut self) {
         self.requests = None;
         // It has nothing to finish: unfinished downloads are resumed. Ignore errors: it may have
@@ -227,6 +263,59 @@ mod tests {
     use onnxd_proto::domain::fetch::{Pin, RemoteFile};
 
     use super::*;
+    use crate::models::sources::{Follow, Transfer};
+
+    /// Starts a shell script instead of a fetcher, which keeps running if the result is dropped.
+    fn conversation<'p>(script: &str, progress: Progress<'p>) -> Conversation<'p> {
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (requests, events) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        rustix::io::ioctl_fionbio(&requests, true).unwrap();
+        Conversation { child, requests: Some(requests), events, unread: Vec::new(), progress }
+    }
+
+    struct CancelSoon(Instant);
+
+    impl Follow for CancelSoon {
+        fn report(&self, _: Transfer) {}
+
+        fn is_cancelled(&self) -> bool {
+            self.0.elapsed() > CANCEL_TICK
+        }
+    }
+
+    #[test]
+    fn fetcher_that_neither_reads_nor_writes_can_be_cancelled() {
+        let begin = Instant::now();
+        let progress = CancelSoon(begin);
+        let mut silent = conversation("exec sleep 60", &progress);
+        // More than the pipe takes.
+        let files = vec!["x".repeat(100); 10_000];
+        let refusal = silent.download(files, &mut |_, _| {}).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Busy, "{refusal}");
+        let refusal = silent.next().unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Busy, "{refusal}");
+        drop(silent);
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn requests_larger_than_the_pipe_arrive_whole() {
+        let mut counting = conversation("head -n 1 | wc -c; echo '\"downloaded\"'", &|_| {});
+        let files = vec!["x".repeat(100); 10_000];
+        let line = serde_json::to_vec(&FetchRequest::Download(files.clone())).unwrap();
+        counting.send(&FetchRequest::Download(files)).unwrap();
+        counting.read().unwrap();
+        let count: usize = String::from_utf8_lossy(&counting.unread)
+            .lines()
+            .next()
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap();
+        assert_eq!(count, line.len() + 1);
+    }
 
     #[test]
     fn no_path_may_be_the_folder_of_another() {

@@ -2,10 +2,11 @@
 //! [`Snapshot::fetch`] copies that content into a directory. The version consists of the bytes written,
 //! not of those offered. [`Sources`] opens the source of a URI. Called by `update`, through the store.
 //!
-//! - [`directory`]: a directory laid out as on the Hugging Face hub. [`tree`] opens its files,
+//! - [`directory`]: a directory laid out as on the Hugging Face hub, and its [`directory_snapshot`]. [`tree`] opens its files,
 //!   [`selection`] chooses them by name, and [`lister`] finds those that only the graph names,
 //!   and [`transfer`] copies them.
 //! - [`remote`]: a source on another server, downloaded by a [`fetcher`] and then read as a directory.
+//!   [`download`] tells which files it needs, and [`download_folder`] locks where they are.
 //! - [`checksums`]: a source's optional `SHA256SUMS`.
 //! - [`signature`]: signatures of a source, by the keys of a model.
 //! - [`digests`]: the digests of files that need not be read again.
@@ -13,6 +14,9 @@
 mod checksums;
 pub mod digests;
 mod directory;
+mod directory_snapshot;
+mod download;
+pub(super) mod download_folder;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod fetcher;
@@ -31,7 +35,7 @@ use std::{
 };
 
 use onnxd_proto::{
-    domain::{ModelChoice, Refusal, SourceUri, fetch::Pin},
+    domain::{ModelChoice, Refusal, RefusalKind, SourceUri, fetch::Pin},
     layout::Layout,
 };
 
@@ -77,7 +81,8 @@ impl SourceRules {
             Requester::Operator | Requester::Network => self.settle.unwrap_or_default(),
         };
         let allows_private = is_configured || requester != Requester::Network;
-        Conditions { keys: self.keys.clone(), settle, allows_private }
+        let keys = self.keys.clone();
+        Conditions { keys, settle, allows_private, with_signatures: false }
     }
 }
 
@@ -90,6 +95,8 @@ pub struct Conditions {
     pub(super) settle: Duration,
     /// Whether servers with private addresses may be asked.
     pub(super) allows_private: bool,
+    /// Whether the files with signatures are needed even without keys.
+    pub(super) with_signatures: bool,
 }
 
 impl Conditions {
@@ -105,8 +112,30 @@ impl Default for Conditions {
     }
 }
 
-/// Called while a source is read.
-pub type Progress<'a> = &'a dyn Fn(Transfer);
+/// Follows the reading of a source, and may end it early.
+pub type Progress<'a> = &'a dyn Follow;
+
+/// See [`Progress`]. Implemented by functions, which never end it.
+pub trait Follow {
+    /// Called while a source is read.
+    fn report(&self, transfer: Transfer);
+
+    /// Returns whether the content is not needed any more. Reading then ends with a refusal.
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+impl<F: Fn(Transfer)> Follow for F {
+    fn report(&self, transfer: Transfer) {
+        self(transfer);
+    }
+}
+
+/// Returns the refusal of reading that was cancelled.
+fn cancelled() -> Refusal {
+    RefusalKind::Busy.because("reading the source was interrupted; retry the update")
+}
 
 /// How far the reading of a source has got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +199,12 @@ pub trait Snapshot: Debug + Send {
     /// # Errors
     /// A file differs or is missing.
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal>;
+
+    /// Reads a file that proves others unchanged, see [`selection::PROOFS`]; `None` if it is missing.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is too large.
+    fn proof(&self, path: &str) -> Result<Option<Vec<u8>>, Refusal>;
 
     /// Copies the files into `target`, an existing empty directory.
     ///

@@ -3,34 +3,24 @@
 //! step by step: first those selected by name, then the model file, then the weights that its graph
 //! names.
 
-use std::{
-    cell::Cell,
-    collections::{BTreeSet, HashMap},
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{cell::Cell, path::Path, time::Duration};
 
 use onnxd_proto::{
     domain::{
-        Listing, Refusal, RefusalKind, RemoteUri,
-        fetch::{Pin, RemoteFile, RemoteSnapshot as Offer, Resolve},
+        Listing, Refusal, RefusalKind, RemoteUri, SourceUri,
+        fetch::{Pin, RemoteSnapshot as Offer, Resolve},
     },
-    layout::{Layout, MANIFEST},
+    layout::Layout,
 };
-use sha2::{Digest, Sha256};
 
-use crate::models::{
-    disk::{hex, io_refusal},
-    sources::{
-        Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
-        Source, Sources, Transfer,
-        directory::{DirectorySnapshot, VERSION_BYTES_MAX},
-        fetcher::Conversation,
-        selection,
-        tree::Tree,
-    },
+use crate::models::sources::{
+    Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
+    Source, Sources,
+    directory_snapshot::{DirectorySnapshot, VERSION_BYTES_MAX},
+    download::{Download, named, transfer},
+    download_folder::{self, DownloadFolder},
+    fetcher::Conversation,
+    tree::Tree,
 };
 
 /// Maximum files of a source, of which a version uses few.
@@ -60,12 +50,12 @@ impl Remote {
 
     /// Starts a fetcher in the source's download directory and identifies the source's content.
     /// `id_only` leaves out its files.
-    fn ask(
+    fn identify<'p>(
         &self,
         known: Option<&SnapshotId>,
         id_only: bool,
-        progress: Progress<'_>,
-    ) -> Result<(Conversation, Option<Offer>, PathBuf), Refusal> {
+        progress: Progress<'p>,
+    ) -> Result<(Conversation<'p>, Option<Offer>, DownloadFolder), Refusal> {
         let Some(fetcher) = &self.sources.fetcher else {
             let message = format!(
                 "{}: onnxd-fetch, which reads other servers, was missing at start; install it beside \
@@ -74,14 +64,15 @@ impl Remote {
             );
             return Err(RefusalKind::Internal.because(message));
         };
-        let folder = self.layout.downloads().join(hex(&Sha256::digest(self.name())[..16]));
-        fs::create_dir_all(&folder).map_err(|error| io_refusal(&folder, &error))?;
-        let mut conversation = fetcher.start(&folder)?;
+        let uri = SourceUri::Remote(self.uri.clone());
+        let folder = DownloadFolder::open(&self.layout, &uri, progress)?;
+        download_folder::prune(&self.layout);
+        let mut conversation = fetcher.start(folder.path(), progress)?;
         let request = Resolve {
             source: self.name(),
             known: known.map(|known| known.as_str().to_owned()),
             allows_private: self.conditions.allows_private,
-            wants_signature: !self.conditions.keys.is_empty(),
+            wants_signature: self.conditions.with_signatures || !self.conditions.keys.is_empty(),
             id_only,
             bytes_max: VERSION_BYTES_MAX,
             files_max: FILES_MAX,
@@ -101,44 +92,28 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Resolved, Refusal> {
-        let (mut conversation, offer, folder) = self.ask(known, false, progress)?;
+        let (conversation, offer, folder) = self.identify(known, false, progress)?;
         let Some(offer) = offer else { return Ok(Resolved::Unchanged) };
         let source = self.name();
         tracing::info!(source, snapshot = offer.id, pinned_by = %offer.pin, "new snapshot");
         for note in &offer.notes {
             tracing::info!(source, note, "source resolved");
         }
-        let mut download = Download {
-            folder: &folder,
-            kept: kept_files(&self.layout),
-            offer: &offer,
-            done: BTreeSet::new(),
-            bytes: 0,
-        };
-        download.remove_others()?;
-        download.add(named(&offer, true), &mut conversation, progress)?;
-        for _ in 0..LISTINGS_MAX {
-            let listing = self.list(&download)?;
-            let mut needed = named(&offer, listing.model.is_some());
-            needed.extend(listing.model.map(|model| model.file));
-            needed.extend(listing.external);
-            if !download.add(needed, &mut conversation, progress)? {
-                // Its end means that nobody writes into the directory any more.
-                drop(conversation);
-                let choice = self.uri.choice().clone();
-                // The files have just been written.
-                let conditions = Conditions { settle: Duration::ZERO, ..self.conditions.clone() };
-                let files = self.sources.directory(folder.clone(), choice, conditions);
-                let files =
-                    files.snapshot().map_err(|refusal| rename(&folder, &source, refusal))?;
+        let downloaded = self.download(conversation, &offer, folder.path(), progress);
+        match downloaded {
+            Ok(files) => {
                 files.log_choice(&source);
-                let (id, pin) = (SnapshotId::new(offer.id), offer.pin);
-                let downloaded = Downloaded { files, id, pin, source, folder };
-                return Ok(Resolved::Changed(Box::new(downloaded)));
+                let (id, is_settled) = (SnapshotId::new(offer.id.clone()), Cell::new(false));
+                let downloaded = Downloaded { files, id, offer, source, folder, is_settled };
+                Ok(Resolved::Changed(Box::new(downloaded)))
+            }
+            Err(refusal) => {
+                if !refusal.kind.is_transient() {
+                    folder.discard();
+                }
+                Err(refusal)
             }
         }
-        let message = format!("{source}: the files of the model could not be found out");
-        Err(RefusalKind::Contract.because(message))
     }
 
     fn peek(
@@ -146,22 +121,45 @@ impl Source for Remote {
         known: Option<&SnapshotId>,
         progress: Progress<'_>,
     ) -> Result<Option<SnapshotId>, Refusal> {
-        let (_, offer, _) = self.ask(known, true, progress)?;
+        let (_, offer, _) = self.identify(known, true, progress)?;
         Ok(offer.map(|offer| SnapshotId::new(offer.id)))
     }
 }
 
 impl Remote {
-    /// Lists the model's files, as if all files had been downloaded.
-    fn list(&self, download: &Download<'_>) -> Result<Listing, Refusal> {
-        let placeholders = download.placeholders()?;
-        let tree = Tree::open(download.folder)
-            .map_err(|refusal| rename(download.folder, &self.name(), refusal))?;
-        let listing = self.sources.lister.list(&tree, self.uri.choice());
-        for path in placeholders {
-            fs::remove_file(&path).map_err(|error| io_refusal(&path, &error))?;
+    /// Downloads the files of a version, and opens them.
+    fn download(
+        &self,
+        mut conversation: Conversation<'_>,
+        offer: &Offer,
+        folder: &Path,
+        progress: Progress<'_>,
+    ) -> Result<DirectorySnapshot, Refusal> {
+        let mut download = Download::begin(folder, &self.layout, offer)?;
+        download.add(named(offer, true), &mut conversation, progress)?;
+        for _ in 0..LISTINGS_MAX {
+            let listing = download.with_placeholders(|| self.list(folder))?;
+            let mut needed = named(offer, listing.model.is_some());
+            needed.extend(listing.model.map(|model| model.file));
+            needed.extend(listing.external);
+            if !download.add(needed, &mut conversation, progress)? {
+                // Nothing writes into the folder after its end.
+                drop(conversation);
+                let choice = self.uri.choice().clone();
+                // The files have just been written.
+                let conditions = Conditions { settle: Duration::ZERO, ..self.conditions.clone() };
+                let files = self.sources.directory(folder.to_owned(), choice, conditions);
+                return files.snapshot().map_err(|refusal| rename(folder, &self.name(), refusal));
+            }
         }
-        listing.map_err(|refusal| {
+        let message = format!("{}: the files of the model could not be found out", self.name());
+        Err(RefusalKind::Contract.because(message))
+    }
+
+    /// Lists the model's files.
+    fn list(&self, folder: &Path) -> Result<Listing, Refusal> {
+        let tree = Tree::open(folder).map_err(|refusal| rename(folder, &self.name(), refusal))?;
+        self.sources.lister.list(&tree, self.uri.choice()).map_err(|refusal| {
             let message = format!("{}: {}", self.name(), refusal.message);
             refusal.with_message(message)
         })
@@ -174,150 +172,39 @@ fn rename(folder: &Path, source: &str, refusal: Refusal) -> Refusal {
     refusal.with_message(message)
 }
 
-/// Returns what reports the progress of one request to the fetcher, after `before` bytes of earlier
-/// ones.
-fn transfer(progress: Progress<'_>, before: u64) -> impl Fn(u64, u64) + '_ {
-    let last = Cell::new(0);
-    move |bytes, total| {
-        let downloaded = bytes.saturating_sub(last.replace(bytes));
-        let (bytes, total) = (before.saturating_add(bytes), before.saturating_add(total));
-        progress(Transfer { bytes, total, downloaded });
-    }
-}
-
-/// Returns the files selected by name. Includes checksums and signatures, which the snapshot verifies.
-fn named(offer: &Offer, has_graph: bool) -> BTreeSet<String> {
-    let is_named = |file: &&RemoteFile| {
-        let is_fitting = !selection::is_small(&file.path)
-            || file.bytes.is_none_or(|bytes| bytes <= selection::NAMED_BYTES_MAX);
-        let is_selected =
-            selection::is_proof(&file.path) || selection::includes(&file.path, has_graph);
-        is_selected && is_fitting
-    };
-    offer.files.iter().filter(is_named).map(|file| file.path.clone()).collect()
-}
-
-/// Returns the files of all kept versions by their SHA-256.
-fn kept_files(layout: &Layout) -> HashMap<String, PathBuf> {
-    let mut kept = HashMap::new();
-    // A version that cannot be read only costs a download.
-    for version in fs::read_dir(layout.versions()).into_iter().flatten().flatten() {
-        let manifest = fs::read_to_string(version.path().join(MANIFEST)).unwrap_or_default();
-        for line in manifest.lines() {
-            if let [sha256, _, path] = *line.splitn(3, "  ").collect::<Vec<_>>() {
-                kept.insert(sha256.to_owned(), version.path().join(path));
-            }
-        }
-    }
-    kept
-}
-
-/// The download of a version's files.
-struct Download<'a> {
-    folder: &'a Path,
-    /// Files of kept versions by their SHA-256.
-    kept: HashMap<String, PathBuf>,
-    offer: &'a Offer,
-    /// Paths of the files that are in the folder.
-    done: BTreeSet<String>,
-    /// Bytes downloaded for earlier requests.
-    bytes: u64,
-}
-
-impl Download<'_> {
-    /// Downloads those files that are not there yet. Returns whether there were any. Ignores paths
-    /// that the source does not have; the listing or the snapshot names them.
-    fn add(
-        &mut self,
-        paths: BTreeSet<String>,
-        conversation: &mut Conversation,
-        progress: Progress<'_>,
-    ) -> Result<bool, Refusal> {
-        let new =
-            |file: &&RemoteFile| paths.contains(&file.path) && !self.done.contains(&file.path);
-        let files: Vec<&RemoteFile> = self.offer.files.iter().filter(new).collect();
-        if files.is_empty() {
-            return Ok(false);
-        }
-        for file in &files {
-            let kept = file.sha256.as_ref().and_then(|sha256| self.kept.get(sha256));
-            let path = self.folder.join(&file.path);
-            if let Some(kept) = kept
-                && !path.exists()
-            {
-                // The fetcher verifies the copy, and downloads the file if it is damaged.
-                let copied = create_folder(&path).and_then(|()| fs::copy(kept, &path));
-                copied.map_err(|error| io_refusal(&path, &error))?;
-            }
-        }
-        let (report, mut last) = (transfer(progress, self.bytes), 0);
-        conversation.download(
-            files.iter().map(|file| file.path.clone()).collect(),
-            &mut |bytes, total| {
-                last = total;
-                report(bytes, total);
-            },
-        )?;
-        self.bytes = self.bytes.saturating_add(last);
-        self.done.extend(files.into_iter().map(|file| file.path.clone()));
-        Ok(true)
-    }
-
-    /// Creates empty files with the names and lengths of those that were not downloaded, so that a
-    /// listing sees all files of the source. Returns their paths.
-    fn placeholders(&self) -> Result<Vec<PathBuf>, Refusal> {
-        let mut created = Vec::new();
-        for file in self.offer.files.iter().filter(|file| !self.done.contains(&file.path)) {
-            let path = self.folder.join(&file.path);
-            let length = file.bytes.unwrap_or(VERSION_BYTES_MAX).min(VERSION_BYTES_MAX);
-            let create = || {
-                create_folder(&path)?;
-                // Left by an interrupted download, whose content is not known to be right.
-                let _ = fs::remove_file(&path);
-                File::create_new(&path)?.set_len(length)
-            };
-            create().map_err(|error| io_refusal(&path, &error))?;
-            created.push(path);
-        }
-        Ok(created)
-    }
-
-    /// Removes files of earlier snapshots, which would be taken for files of this one.
-    fn remove_others(&self) -> Result<(), Refusal> {
-        let names: BTreeSet<&str> =
-            self.offer.files.iter().map(|file| file.path.as_str()).collect();
-        let mut folders = vec![self.folder.to_owned()];
-        while let Some(folder) = folders.pop() {
-            let entries = fs::read_dir(&folder).map_err(|error| io_refusal(&folder, &error))?;
-            for entry in entries.flatten() {
-                let path = entry.path();
-                let inside = path.strip_prefix(self.folder).unwrap_or(&path);
-                let is_hidden = entry.file_name().to_string_lossy().starts_with('.');
-                match entry.file_type() {
-                    // The fetcher's own files, and those that it resumes.
-                    Ok(_) if is_hidden => {}
-                    Ok(kind) if kind.is_dir() => folders.push(path),
-                    Ok(_) if inside.to_str().is_some_and(|path| names.contains(path)) => {}
-                    _ => fs::remove_file(&path).map_err(|error| io_refusal(&path, &error))?,
-                }
-            }
-        }
-        Ok(())
-    }
-}
-
-fn create_folder(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), fs::create_dir_all)
-}
-
 /// The downloaded files of a remote snapshot. Staging moves them.
 #[derive(Debug)]
 struct Downloaded {
     files: DirectorySnapshot,
     id: SnapshotId,
-    pin: Pin,
+    offer: Offer,
     source: String,
-    folder: PathBuf,
+    folder: DownloadFolder,
+    /// Whether the files are not needed any more: they were staged, are kept, or are refused for good.
+    is_settled: Cell<bool>,
+}
+
+impl Downloaded {
+    /// Names the source in a refusal. After a transient one, another attempt resumes the download.
+    fn refused(&self, refusal: Refusal) -> Refusal {
+        self.is_settled.set(!refusal.kind.is_transient());
+        rename(self.folder.path(), &self.source, refusal)
+    }
+
+    /// Compares the files with the digests that the source states. The fetcher has done so before, but
+    /// something else may have written into the folder.
+    fn compare(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
+        let stated = |file: &FetchedFile| {
+            let offered = self.offer.files.iter().find(|offered| offered.path == file.path)?;
+            offered.sha256.clone()
+        };
+        let differs =
+            |file: &&FetchedFile| stated(file).is_some_and(|sha256| sha256 != file.sha256);
+        files.iter().find(differs).map_or(Ok(()), |file| {
+            let message = format!("{}: {} changed after its download", self.source, file.path);
+            Err(RefusalKind::Internal.because(message))
+        })
+    }
 }
 
 impl Snapshot for Downloaded {
@@ -326,7 +213,7 @@ impl Snapshot for Downloaded {
     }
 
     fn pin(&self) -> Option<Pin> {
-        Some(self.pin)
+        Some(self.offer.pin)
     }
 
     fn files(&self) -> &[SnapshotFile] {
@@ -334,68 +221,104 @@ impl Snapshot for Downloaded {
     }
 
     fn verify(&self, files: &[FetchedFile]) -> Result<(), Refusal> {
-        self.files.verify(files).map_err(|refusal| rename(&self.folder, &self.source, refusal))
+        self.files.verify(files).map_err(|refusal| self.refused(refusal))?;
+        self.is_settled.set(true);
+        Ok(())
+    }
+
+    fn proof(&self, path: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        self.files.proof(path).map_err(|refusal| self.refused(refusal))
     }
 
     fn fetch(&self, target: &Path, progress: Progress<'_>) -> Result<Fetched, Refusal> {
         let fetched = self.files.move_to(target, progress);
-        let fetched = fetched.map_err(|refusal| rename(&self.folder, &self.source, refusal))?;
-        tracing::debug!(source = self.source, snapshot = self.id.as_str(), pinned_by = %self.pin, "download staged");
+        let fetched = fetched.map_err(|refusal| self.refused(refusal))?;
+        self.compare(&fetched.files)?;
+        tracing::debug!(source = self.source, snapshot = self.id.as_str(), pinned_by = %self.offer.pin, "download staged");
         Ok(fetched)
     }
 }
 
 impl Drop for Downloaded {
     fn drop(&mut self) {
-        // Either its files were staged, or they are refused; in both cases the next snapshot has
-        // others. What stays only takes space until then.
-        let _ = fs::remove_dir_all(&self.folder);
+        if self.is_settled.get() {
+            self.folder.discard();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::fs;
 
-    use onnxd_proto::domain::{Checksums, ModelChoice};
+    use onnxd_proto::domain::{Checksums, ModelChoice, fetch::RemoteFile};
 
     use super::*;
     use crate::models::sources::fake::ByName;
 
-    #[test]
-    fn every_downloaded_byte_is_reported_once() {
-        let reported = RefCell::new(Vec::new());
-        let progress = |transfer| reported.borrow_mut().push(transfer);
-        let report = transfer(&progress, 100);
-        // The last attempt begins again.
-        [(10, 40), (40, 40), (0, 40), (15, 40)].iter().for_each(|&(bytes, of)| report(bytes, of));
-        let reported = reported.borrow();
-        assert_eq!(reported[0], Transfer { bytes: 110, total: 140, downloaded: 10 });
-        let downloaded: Vec<u64> = reported.iter().map(|transfer| transfer.downloaded).collect();
-        assert_eq!(downloaded, [10, 30, 0, 15]);
+    /// Returns a download of these files, of which the source states the digest of "x".
+    fn downloaded(root: &Path, files: &[(&str, &str)]) -> Downloaded {
+        let uri = "https://host/m".parse().unwrap();
+        let folder = DownloadFolder::open(&Layout::new(root), &uri, &|_| {}).unwrap();
+        for (path, content) in files {
+            fs::write(folder.path().join(path), content).unwrap();
+        }
+        let path = folder.path().to_owned();
+        let files = ByName::sources().directory(path, ModelChoice::Unstated, Conditions::default());
+        let (files, source) = (files.snapshot().unwrap(), "https://host/m/".to_owned());
+        let sha256 = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881";
+        let model = RemoteFile {
+            path: "model.onnx".to_owned(),
+            bytes: Some(1),
+            sha256: Some(sha256.to_owned()),
+        };
+        let id = SnapshotId::new("sha256:0".to_owned());
+        let (pin, files_offered) = (Pin::Checksums, vec![model]);
+        let offer =
+            Offer { id: "sha256:0".to_owned(), pin, files: files_offered, notes: Vec::new() };
+        Downloaded { files, id, offer, source, folder, is_settled: Cell::new(false) }
+    }
+
+    fn is_empty(folder: &Path) -> bool {
+        fs::read_dir(folder).unwrap().next().is_none()
     }
 
     #[test]
     fn faults_of_downloaded_files_name_the_source() {
         let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("download");
-        fs::create_dir(&folder).unwrap();
-        for (path, content) in [("model.onnx", "x"), (Checksums::FILE, "not a checksum")] {
-            fs::write(folder.join(path), content).unwrap();
-        }
-        let files = ByName::sources().directory(
-            folder.clone(),
-            ModelChoice::Unstated,
-            Conditions::default(),
-        );
-        let files = files.snapshot().unwrap();
-        let (id, source) = (SnapshotId::new("sha256:0".to_owned()), "https://host/m/".to_owned());
-        let pin = Pin::Checksums;
-        let downloaded = Downloaded { files, id, pin, source, folder: folder.clone() };
+        let files = [("model.onnx", "x"), (Checksums::FILE, "not a checksum")];
+        let downloaded = downloaded(root.path(), &files);
         let refusal = downloaded.verify(&[]).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Checksum);
         assert!(refusal.message.starts_with("https://host/m/: SHA256SUMS"), "{}", refusal.message);
+        let folder = downloaded.folder.path().to_owned();
         drop(downloaded);
-        assert!(!folder.exists(), "what was not staged is removed");
+        assert!(is_empty(&folder), "what is refused for good is removed");
+    }
+
+    #[test]
+    fn files_that_changed_after_their_download_are_not_staged() {
+        let root = tempfile::tempdir().unwrap();
+        for (content, is_right) in [("x", true), ("\0", false)] {
+            let target = tempfile::tempdir_in(root.path()).unwrap();
+            let downloaded = downloaded(root.path(), &[("model.onnx", content)]);
+            let fetched = downloaded.fetch(target.path(), &|_| {});
+            let refused = fetched.err().map(|refusal| refusal.message);
+            let expected = "https://host/m/: model.onnx changed after its download";
+            assert_eq!(refused.as_deref(), (!is_right).then_some(expected));
+        }
+    }
+
+    #[test]
+    fn download_stays_if_another_attempt_may_succeed() {
+        let root = tempfile::tempdir().unwrap();
+        let downloaded = downloaded(root.path(), &[("model.onnx", "x")]);
+        let folder = downloaded.folder.path().to_owned();
+        let missing = root.path().join("missing/target");
+        fs::write(root.path().join("missing"), "not a directory").unwrap();
+        let refusal = downloaded.fetch(&missing, &|_| {}).unwrap_err();
+        assert!(refusal.kind.is_transient(), "{refusal}");
+        drop(downloaded);
+        assert_eq!(fs::read_to_string(folder.join("model.onnx")).unwrap(), "x");
     }
 }

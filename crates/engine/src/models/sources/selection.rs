@@ -12,7 +12,7 @@ const WEIGHTS: &str = "model.safetensors";
 /// The bundle of OpenSSF Model Signing.
 pub(super) const BUNDLE: &str = "model.sig";
 /// Files that prove others unchanged.
-pub(super) const PROOFS: [&str; 3] = [Checksums::FILE, Checksums::SIGNATURE, BUNDLE];
+pub(in crate::models) const PROOFS: [&str; 3] = [Checksums::FILE, Checksums::SIGNATURE, BUNDLE];
 /// Maximum folder depth, reached by the modules of a router.
 const DEPTH_MAX: usize = 2;
 /// Ignored folders: other formats of the model, and a file system's own folder.

@@ -18,12 +18,12 @@ pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
-/// Copies one file and returns its length and SHA-256. `count` is called for each part and returns
-/// whether the version may still grow.
+/// Copies one file and returns its length and SHA-256. `count` is called for each part, and an
+/// error of it ends the copy.
 pub(super) fn copy(
     from: &File,
     to: &Path,
-    count: &mut dyn FnMut(u64) -> bool,
+    count: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(u64, String)> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder)?;
@@ -49,7 +49,7 @@ pub(super) fn rename(handle: &File, from: &Path, to: &Path) -> io::Result<()> {
 pub(super) fn transfer(
     mut from: &File,
     to: &mut dyn Write,
-    count: &mut dyn FnMut(u64) -> bool,
+    count: &mut dyn FnMut(u64) -> io::Result<()>,
 ) -> io::Result<(u64, String)> {
     from.rewind()?;
     let mut digest = Sha256::new();
@@ -61,9 +61,7 @@ pub(super) fn transfer(
             return Ok((bytes, hex(&digest.finalize())));
         }
         bytes += length as u64;
-        if !count(length as u64) {
-            return Err(io::Error::other("the model exceeds the size limit of a version"));
-        }
+        count(length as u64)?;
         digest.update(&buffer[..length]);
         to.write_all(&buffer[..length])?;
     }

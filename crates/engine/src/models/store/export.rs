@@ -9,11 +9,11 @@ use std::{
     path::Path,
 };
 
-use onnxd_proto::domain::{Checksums, Refusal, RefusalKind, SourceUri, fetch::Pin};
+use onnxd_proto::domain::{Checksums, ModelChoice, Refusal, RefusalKind, SourceUri, fetch::Pin};
 
 use crate::models::{
     disk::io_refusal,
-    sources::{Conditions, Fetched, FetchedFile, Progress, Resolved, SnapshotId},
+    sources::{Conditions, Fetched, FetchedFile, Progress, Resolved, SnapshotId, selection},
     store::{Store, identify, sync_directory},
 };
 
@@ -30,6 +30,10 @@ pub struct Export {
     pub bytes: u64,
     /// The files, sorted by path.
     pub files: Vec<FetchedFile>,
+    /// The files with checksums and signatures, which are not part of the version.
+    proofs: Vec<(&'static str, Vec<u8>)>,
+    /// Whether the source chose the model file. Else its checksums may list another one.
+    is_whole: bool,
     folder: tempfile::TempDir,
 }
 
@@ -40,8 +44,16 @@ impl Store {
     /// Those of the source, see [`sources`](crate::models::sources), or a disk error. Leaves nothing
     /// behind.
     pub fn export(&self, uri: &SourceUri, progress: Progress<'_>) -> Result<Export, Refusal> {
-        let source = self.sources.open(uri, &self.layout, &Conditions::default());
-        let Resolved::Changed(snapshot) = source.resolve(None, progress)? else {
+        let resolve = |with_signatures| {
+            let conditions = Conditions { with_signatures, ..Conditions::default() };
+            self.sources.open(uri, &self.layout, &conditions).resolve(None, progress)
+        };
+        let resolved = match resolve(true) {
+            // Some servers do not tell whether there is a signature before its download.
+            Err(refusal) if refusal.kind == RefusalKind::Incomplete => resolve(false)?,
+            resolved => resolved?,
+        };
+        let Resolved::Changed(snapshot) = resolved else {
             let message = "internal error: a source matches an unknown snapshot";
             return Err(RefusalKind::Internal.because(message));
         };
@@ -49,16 +61,22 @@ impl Store {
         let folder =
             tempfile::tempdir_in(&staging).map_err(|error| io_refusal(&staging, &error))?;
         let Fetched { files, .. } = snapshot.fetch(folder.path(), progress)?;
+        let mut proofs = Vec::new();
+        for path in selection::PROOFS {
+            proofs.extend(snapshot.proof(path)?.map(|content| (path, content)));
+        }
         snapshot.verify(&files)?;
+        let is_whole = *uri.choice() == ModelChoice::Unstated;
         let (_, version, bytes) = identify(&files);
         let (pin, snapshot) = (snapshot.pin(), snapshot.id().clone());
-        Ok(Export { snapshot, pin, version, bytes, files, folder })
+        Ok(Export { snapshot, pin, version, bytes, files, proofs, is_whole, folder })
     }
 }
 
 impl Export {
     /// Moves the files into `target`, an empty directory on the store's file system, and makes them
-    /// durable. Writes `SHA256SUMS` last: a directory without it is incomplete. Blocking.
+    /// durable. Writes `SHA256SUMS` last: a directory without it is incomplete. That and the signatures
+    /// are those of the source, if it has any. Blocking.
     ///
     /// # Errors
     /// A disk error; the message names the file.
@@ -70,14 +88,29 @@ impl Export {
                 .map_err(|error| io_refusal(&to, &error))?;
             let _ = writeln!(checksums, "{sha256}  {path}");
         }
-        let path = target.join(Checksums::FILE);
-        let write = || {
-            // A reader finds all of it or nothing.
-            let unfinished = self.folder.path().join(Checksums::FILE);
-            fs::write(&unfinished, checksums)?;
-            move_file(&unfinished, &path)
-        };
-        write().map_err(|error| io_refusal(&path, &error))
+        for (path, content) in self.proofs.iter().filter(|(path, _)| *path != Checksums::FILE) {
+            self.write(&target.join(path), content)?;
+        }
+        let original = self.proof(Checksums::FILE).filter(|_| self.keeps_checksums());
+        self.write(&target.join(Checksums::FILE), original.unwrap_or(checksums.as_bytes()))
+    }
+
+    fn proof(&self, path: &str) -> Option<&[u8]> {
+        let found = self.proofs.iter().find(|(proof, _)| *proof == path);
+        found.map(|(_, content)| content.as_slice())
+    }
+
+    /// Returns whether the source's `SHA256SUMS` describes the exported directory. A signature is valid
+    /// for no other.
+    fn keeps_checksums(&self) -> bool {
+        self.is_whole || self.proof(Checksums::SIGNATURE).is_some()
+    }
+
+    /// Writes a small file durably. A reader finds all of it or nothing.
+    fn write(&self, path: &Path, content: &[u8]) -> Result<(), Refusal> {
+        let unfinished = self.folder.path().join(".unfinished");
+        let written = fs::write(&unfinished, content).and_then(|()| move_file(&unfinished, path));
+        written.map_err(|error| io_refusal(path, &error))
     }
 }
 
@@ -93,8 +126,10 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use sha2::{Digest, Sha256};
+
     use super::*;
-    use crate::models::sources::fake::ByName;
+    use crate::models::{disk::hex, sources::fake::ByName};
 
     #[test]
     fn exported_files_are_those_of_the_version_and_verifiable() {
@@ -126,6 +161,37 @@ mod tests {
             .stage(&SourceUri::from_directory(target.path()), &Conditions::default(), &|_| {})
             .unwrap();
         assert_eq!(copy.version, staged.version);
+    }
+
+    #[test]
+    fn signatures_are_exported_with_the_checksums_that_they_sign() {
+        let (source, root) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let digest = hex(&Sha256::digest("graph"));
+        // Written by hand: the order and the other file do not matter.
+        let sums = format!("{}  large.bin\n{digest} *model.onnx\n", "0".repeat(64));
+        let proofs = [
+            (Checksums::FILE, sums.as_str()),
+            (Checksums::SIGNATURE, "a signature"),
+            ("model.sig", "a bundle"),
+        ];
+        for (path, content) in [&[("model.onnx", "graph")][..], &proofs].concat() {
+            fs::write(source.path().join(path), content).unwrap();
+        }
+        let store = Store::open(&root.path().join("state"), 1, ByName::sources(), None).unwrap();
+        let exported = |uri: &SourceUri| {
+            let target = tempfile::tempdir_in(root.path()).unwrap();
+            store.export(uri, &|_| {}).unwrap().move_to(target.path()).unwrap();
+            target
+        };
+        let target = exported(&SourceUri::from_directory(source.path()));
+        for (path, content) in proofs {
+            assert_eq!(fs::read_to_string(target.path().join(path)).unwrap(), content);
+        }
+        // Without a signature, checksums of a part of the source are written anew.
+        fs::remove_file(source.path().join(Checksums::SIGNATURE)).unwrap();
+        let part = format!("{}?file=model.onnx", source.path().display()).parse().unwrap();
+        let written = fs::read_to_string(exported(&part).path().join(Checksums::FILE)).unwrap();
+        assert_eq!(written, format!("{digest}  model.onnx\n"));
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! [`onnxd_proto::layout`].
 
 mod crash;
+mod directories;
 pub mod export;
 mod lock;
 mod manifest;
 pub mod pins;
 mod retention;
+pub mod seen;
 mod staged_cache;
 
 use std::{
@@ -28,8 +30,12 @@ use onnxd_proto::{
 
 use crate::models::{
     disk::io_refusal,
-    sources::{Conditions, Fetched, Progress, Resolved, Snapshot, SnapshotId, Sources},
+    registry::ModelSource,
+    sources::{
+        Conditions, Fetched, Progress, Resolved, Snapshot, SnapshotId, Sources, download_folder,
+    },
     store::{
+        directories::{empty, names, seal, sync_directory},
         manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
         staged_cache::{Entry, StagedCache},
@@ -119,6 +125,15 @@ impl Store {
         // No version is in use yet, so this also removes what a crash left unfinished.
         store.retire(&HashSet::new());
         Ok(store)
+    }
+
+    /// Removes what is kept of sources that no model is configured with.
+    pub fn remove_unconfigured(&self, models: &[ModelSource]) {
+        let uris: Vec<&SourceUri> = models.iter().map(|model| &model.uri).collect();
+        download_folder::remove_unconfigured(&self.layout, &uris);
+        let keys = |model: &ModelSource| model.rules.keys.id();
+        let sources: Vec<_> = models.iter().map(|model| (&model.uri, keys(model))).collect();
+        self.staged.remove_unconfigured(&sources);
     }
 
     /// Writes this process's PID into the lock file, for example after a successor failed.
@@ -350,46 +365,6 @@ impl Store {
         }
         Ok(None)
     }
-}
-
-/// Lists the names in a directory; empty if it is missing.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error),
-    };
-    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());
-    Ok(entries.map(name).collect::<io::Result<Vec<_>>>()?.into_iter().flatten().collect())
-}
-
-/// Makes every file durable and read-only, then every directory.
-fn seal(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            seal(&path)?;
-        } else {
-            File::open(&path)?.sync_all()?;
-            fs::set_permissions(&path, Permissions::from_mode(0o444))?;
-        }
-    }
-    // The top directory stays writable until it is moved: a read-only one cannot be.
-    sync_directory(folder)
-}
-
-fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-/// Empties a directory, or creates it.
-fn empty(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

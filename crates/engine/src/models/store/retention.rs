@@ -95,6 +95,18 @@ impl Store {
         }
     }
 
+    /// Stops keeping a damaged version: it gets another name, under which the next retirement removes
+    /// it.
+    ///
+    /// # Errors
+    /// A disk error.
+    pub fn set_aside(&self, version: &str) -> Result<(), Refusal> {
+        let path = self.layout().version(version);
+        let renamed = fs::set_permissions(&path, Permissions::from_mode(0o700))
+            .and_then(|()| fs::rename(&path, path.with_extension("damaged")));
+        renamed.map_err(|error| io_refusal(&path, &error))
+    }
+
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();

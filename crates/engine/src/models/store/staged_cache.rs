@@ -3,7 +3,7 @@
 //! after a restart.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     path::PathBuf,
     sync::{Mutex, PoisonError},
@@ -13,7 +13,11 @@ use onnxd_proto::{domain::SourceUri, layout::Layout};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::models::{disk::hex, sources::SnapshotId, store::Staged};
+use crate::models::{
+    disk::{hex, replace},
+    sources::SnapshotId,
+    store::Staged,
+};
 
 /// Maximum cached sources; the cache is cleared when it is full.
 const SOURCES_MAX: usize = 1024;
@@ -22,8 +26,12 @@ const SOURCES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(super) struct StagedCache {
     layout: Layout,
-    sources: Mutex<HashMap<SourceUri, Entry>>,
+    sources: Mutex<HashMap<Key, Entry>>,
 }
+
+/// A source, and the id of the keys that its content was verified with. Models may have one source and
+/// different keys.
+type Key = (SourceUri, String);
 
 /// A snapshot and its version.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +39,6 @@ pub(super) struct Entry {
     pub snapshot: SnapshotId,
     pub version: String,
     pub bytes: u64,
-    /// Identifies the keys that the version's signature was verified with.
-    pub keys: String,
 }
 
 /// An entry on disk.
@@ -54,8 +60,9 @@ impl StagedCache {
 
     /// Returns the entry of a source that was verified with these keys.
     pub(super) fn get(&self, uri: &SourceUri, keys: &str) -> Option<Entry> {
-        let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get(uri).cloned();
-        known.or_else(|| self.restored(uri)).filter(|entry| entry.keys == keys)
+        let key = (uri.clone(), keys.to_owned());
+        let known = self.sources.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        known.or_else(|| self.restored(key))
     }
 
     pub(super) fn insert(
@@ -66,58 +73,66 @@ impl StagedCache {
         staged: &Staged,
     ) {
         let (snapshot, version, bytes) = (snapshot.clone(), staged.version.clone(), staged.bytes);
-        let entry = Entry { snapshot, version, bytes, keys: keys.to_owned() };
+        let (key, entry) = ((uri.clone(), keys.to_owned()), Entry { snapshot, version, bytes });
         // Without the file, the source is read once more after a restart.
-        if let Err(error) = self.write(uri, &entry) {
+        if let Err(error) = self.write(&key, &entry) {
             tracing::warn!(source = %uri, %error, "failed to store the snapshot of a source");
         }
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= SOURCES_MAX {
             sources.clear();
         }
-        sources.insert(uri.clone(), entry);
+        sources.insert(key, entry);
     }
 
     /// Returns the entry that an earlier process stored, and caches it.
-    fn restored(&self, uri: &SourceUri) -> Option<Entry> {
-        let entry = self.read(uri)?;
+    fn restored(&self, key: Key) -> Option<Entry> {
+        let entry = self.read(&key)?;
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         if sources.len() >= SOURCES_MAX {
             return Some(entry);
         }
         // Another thread may have staged a newer snapshot meanwhile.
-        Some(sources.entry(uri.clone()).or_insert(entry).clone())
+        Some(sources.entry(key).or_insert(entry).clone())
     }
 
     /// Returns the file of a source on another server. The ids of directories are not stored.
-    fn path(&self, uri: &SourceUri) -> Option<PathBuf> {
+    fn path(&self, (uri, keys): &Key) -> Option<PathBuf> {
         match uri {
             SourceUri::Directory { .. } => None,
             SourceUri::Remote(_) => {
-                let name = hex(&Sha256::digest(uri.to_string())[..16]);
+                let name = hex(&Sha256::digest(format!("{uri} {keys}"))[..16]);
                 Some(self.layout.snapshots().join(name))
             }
         }
     }
 
-    fn read(&self, uri: &SourceUri) -> Option<Entry> {
-        let text = fs::read(self.path(uri)?).ok()?;
+    /// Removes the files of sources and keys that are not `configured`.
+    pub(super) fn remove_unconfigured(&self, configured: &[(&SourceUri, String)]) {
+        let path = |(uri, keys): &(&SourceUri, String)| self.path(&((*uri).clone(), keys.clone()));
+        let configured: HashSet<PathBuf> = configured.iter().filter_map(path).collect();
+        for entry in fs::read_dir(self.layout.snapshots()).into_iter().flatten().flatten() {
+            if !configured.contains(&entry.path()) {
+                // What stays takes little space.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn read(&self, key: &Key) -> Option<Entry> {
+        let text = fs::read(self.path(key)?).ok()?;
         let StoredEntry { source, snapshot, version, bytes, keys } =
             serde_json::from_slice(&text).ok()?;
         let snapshot = SnapshotId::new(snapshot);
-        (source == *uri).then_some(Entry { snapshot, version, bytes, keys })
+        (*key == (source, keys)).then_some(Entry { snapshot, version, bytes })
     }
 
-    fn write(&self, uri: &SourceUri, entry: &Entry) -> io::Result<()> {
-        let Some(path) = self.path(uri) else { return Ok(()) };
-        let Entry { snapshot, version, bytes, keys } = entry.clone();
-        let (source, snapshot) = (uri.clone(), snapshot.as_str().to_owned());
+    fn write(&self, key: &Key, entry: &Entry) -> io::Result<()> {
+        let Some(path) = self.path(key) else { return Ok(()) };
+        let Entry { snapshot, version, bytes } = entry.clone();
+        let ((source, keys), snapshot) = (key.clone(), snapshot.as_str().to_owned());
         let text = serde_json::to_vec(&StoredEntry { source, snapshot, version, bytes, keys })?;
-        fs::create_dir_all(self.layout.snapshots())?;
-        // A reader finds the old or the new file.
-        let unfinished = path.with_extension("new");
-        fs::write(&unfinished, text)?;
-        fs::rename(unfinished, path)
+        replace(&path, &text)
     }
 }
 
@@ -138,9 +153,14 @@ mod tests {
             assert_eq!(before.get(uri, "").unwrap().snapshot, id);
             assert_eq!(before.get(uri, "key"), None, "its signature was not verified");
         }
+        before.insert(&remote, &id, "key", &Staged::kept("signed"));
+        assert_eq!(before.get(&remote, "key").unwrap().version, "signed");
+        assert_eq!(before.get(&remote, "").unwrap().version, "v", "each key has its entry");
+        before.remove_unconfigured(&[(&remote, String::new())]);
         let after = StagedCache::new(layout.clone());
         assert_eq!(after.get(&remote, ""), before.get(&remote, ""));
         assert_eq!(after.get(&directory, ""), None);
+        assert_eq!(after.get(&remote, "key"), None, "it is not configured any more");
         assert_eq!(after.get(&"hf://org/name".parse().unwrap(), ""), None);
         let file = fs::read_dir(layout.snapshots()).unwrap().next().unwrap().unwrap().path();
         fs::write(file, "{").unwrap();

@@ -13,6 +13,7 @@ use std::{
 };
 
 use onnxd_proto::domain::{CheckLine, Checked, Refusal, RefusalKind};
+use serde::Deserialize;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, Command},
@@ -153,7 +154,10 @@ impl Checker {
 
     /// Finds or builds a valid compiled form of the version in `folder` for this machine. If that
     /// fails, workers load the plain model.
-    pub async fn compile(&self, folder: &Path, compiled: &Path) {
+    ///
+    /// # Errors
+    /// The version's files differ from its manifest. It must not serve.
+    pub async fn compile(&self, folder: &Path, compiled: &Path) -> Result<(), Refusal> {
         let _permit = self.permits.acquire().await;
         let mut command = self.command("compile");
         command.arg("--version-dir").arg(folder).arg("--compiled-dir").arg(compiled);
@@ -161,6 +165,9 @@ impl Checker {
         match time::timeout(COMPILE_TIMEOUT, output).await {
             Ok(Ok(output)) if output.status.success() => {
                 let line = String::from_utf8_lossy(&output.stdout);
+                if let Ok(CompileLine { refused }) = serde_json::from_str(&line) {
+                    return Err(refused);
+                }
                 tracing::info!(result = line.trim(), "compiled form ready");
             }
             Ok(Ok(output)) => {
@@ -171,6 +178,7 @@ impl Checker {
             }
             Err(_) => tracing::warn!("compiling timed out; workers load the plain model"),
         }
+        Ok(())
     }
 
     fn command(&self, subcommand: &str) -> Command {
@@ -180,6 +188,12 @@ impl Checker {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         command
     }
+}
+
+/// The output of `onnxd-worker compile` about a version that must not serve.
+#[derive(Deserialize)]
+struct CompileLine {
+    refused: Refusal,
 }
 
 /// Spawns checkers on a dedicated thread. Checkers set `PR_SET_PDEATHSIG` (prctl(2)), so the kernel

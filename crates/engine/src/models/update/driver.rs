@@ -43,6 +43,8 @@ pub(super) enum Input {
     Staged(Result<Box<ResolvedContent>, Refusal>),
     Passed(String),
     Checked(Result<Box<Checked>, Refusal>),
+    /// The result of the step with this number.
+    Step(u64, Box<Input>),
 }
 
 /// A caller that requested an update.
@@ -53,6 +55,12 @@ pub(super) struct Caller {
     pub start: Instant,
 }
 
+/// A running step of an update.
+pub(super) struct RunningStep {
+    number: u64,
+    task: JoinHandle<()>,
+}
+
 /// The update task of one model.
 pub(super) struct Driver {
     pub(super) machine: UpdateMachine<Versions>,
@@ -60,8 +68,10 @@ pub(super) struct Driver {
     pub(super) deps: Deps,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) callers: HashMap<CallId, Caller>,
-    /// The running step, which is aborted when onnxd stops.
-    pub(super) step: Option<JoinHandle<()>>,
+    /// The running step, which is aborted when onnxd stops or the machine says so.
+    pub(super) step: Option<RunningStep>,
+    /// Counts steps.
+    pub(super) steps: u64,
     pub(super) step_start: Instant,
     /// Callers of [`Input::Hold`] that wait until no update runs.
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
@@ -82,6 +92,7 @@ impl Driver {
             inputs: inputs.clone(),
             callers: HashMap::new(),
             step: None,
+            steps: 0,
             step_start: Instant::now(),
             idle_waiters: Vec::new(),
         };
@@ -165,11 +176,14 @@ impl Driver {
                 self.report(Step::Checked { dimension, drift, not_compiled, seconds });
                 CheckedFacts { facts: Box::new(facts), drift }
             })),
+            Input::Step(number, result) => {
+                // The result of an aborted step may have been on its way.
+                self.step.take_if(|step| step.number == number)?;
+                return self.translate(*result);
+            }
             Input::Event(event) => {
-                if matches!(event, Event::Stopped(_))
-                    && let Some(step) = self.step.take()
-                {
-                    step.abort();
+                if matches!(event, Event::Stopped(_)) {
+                    self.abort_step();
                 }
                 event
             }
@@ -179,6 +193,7 @@ impl Driver {
     fn act(&mut self, action: Action<Versions>) {
         match action {
             Action::Stage(job) => self.stage(job),
+            Action::AbortStaging => self.abort_step(),
             Action::Check(job, staged) => {
                 let check = self.check(&job, staged);
                 self.begin(async move { Input::Checked(check.await.map(Box::new)) });
@@ -243,15 +258,23 @@ impl Driver {
         let _ = caller.answer.send(outcome);
     }
 
-    /// Runs one step of the update and feeds its result to the machine. The step is aborted when onnxd
-    /// stops.
+    /// Runs one step of the update and feeds its result to the machine, unless the step is aborted.
     pub(super) fn begin(&mut self, step: impl Future<Output = Input> + Send + 'static) {
         let inputs = self.inputs.clone();
         self.step_start = Instant::now();
-        self.step = Some(self.spawn(async move {
+        self.steps += 1;
+        let number = self.steps;
+        let task = self.spawn(async move {
             // Cannot fail: the task outlives its steps.
-            let _ = inputs.send(step.await).await;
-        }));
+            let _ = inputs.send(Input::Step(number, Box::new(step.await))).await;
+        });
+        self.step = Some(RunningStep { number, task });
+    }
+
+    fn abort_step(&mut self) {
+        if let Some(step) = self.step.take() {
+            step.task.abort();
+        }
     }
 
     /// Runs work to the end, even when onnxd stops. A panic ends the server, since the machine would wait forever.

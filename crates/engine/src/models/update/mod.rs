@@ -5,6 +5,7 @@ pub mod background;
 pub mod checker;
 pub mod coordinator;
 mod driver;
+mod error;
 mod payload;
 mod resolve;
 mod restore;
@@ -15,13 +16,12 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use onnxd_proto::domain::{Refusal, RefusalKind, SourceUri, SourceUriError};
-use thiserror::Error;
 use tokio::sync::{
     mpsc::{self, error::TrySendError},
     oneshot,
@@ -41,6 +41,7 @@ use crate::models::{
         checker::Checker,
         coordinator::Coordinator,
         driver::{Caller, Driver, Input},
+        error::CallError,
         payload::Versions,
         restore::{Loader, Restore},
     },
@@ -50,55 +51,7 @@ use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
 use onnxd_telemetry::metrics::Metrics;
 
-/// Why a model does not answer requests.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum NotServed {
-    /// It was unloaded on request; only an update loads it again.
-    #[error("model `{0}` is unloaded; run `onnxd update {0}` to load it")]
-    Unloaded(String),
-    /// The server is starting and has not loaded it yet.
-    #[error("the server is starting: {0}")]
-    Starting(Phase),
-    /// It could not be loaded.
-    #[error("the model could not be loaded: {0}")]
-    Failed(Refusal),
-}
-
-/// Why a model could not be restored at start.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum RestoreError {
-    /// Its content was refused.
-    #[error("--model {model}: {refusal}")]
-    Refused {
-        /// The model.
-        model: String,
-        /// Why its content was refused.
-        refusal: Refusal,
-    },
-    /// Its update task ended: an internal error.
-    #[error("internal error: the update task of {model} ended unexpectedly")]
-    Ended {
-        /// The model.
-        model: String,
-    },
-}
-
-/// Why a call to an update task failed.
-enum CallError {
-    Refused(Refusal),
-    /// The update task ended.
-    Ended,
-}
-
-impl CallError {
-    fn into_refusal(self) -> Refusal {
-        match self {
-            Self::Refused(refusal) => refusal,
-            Self::Ended => RefusalKind::Internal
-                .because("internal error: the model's update task ended unexpectedly"),
-        }
-    }
-}
+pub use self::error::{NotServed, RestoreError};
 
 /// Receives the steps of an update. A step is dropped if the channel is full.
 pub type Progress = mpsc::Sender<Step>;
@@ -112,6 +65,8 @@ pub struct Updater {
     /// By slot: whether a generation was kept when the server started.
     kept: Vec<bool>,
     startup: Startup,
+    /// Pauses that are not resumed yet.
+    pauses: AtomicU32,
 }
 
 /// A handle to one model's update task, used by callers and by the dispatcher's worker events.
@@ -175,14 +130,15 @@ impl Updater {
         let started = deps.registry.models().iter().map(start).collect::<io::Result<Vec<_>>>()?;
         let (handles, kept) = started.into_iter().unzip();
         let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
-        Ok(Self { registry, metrics, handles, kept, startup: Startup::new(Phase::Begun) })
+        let (startup, pauses) = (Startup::new(Phase::Begun), AtomicU32::new(0));
+        Ok(Self { registry, metrics, handles, kept, startup, pauses })
     }
 
     /// Returns an updater that loads no model, for tests. Its start is done.
     pub fn without_models(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
         let (handles, kept, startup) = (Vec::new(), Vec::new(), Startup::new(Phase::Done));
-        Self { registry, metrics, handles, kept, startup }
+        Self { registry, metrics, handles, kept, startup, pauses: AtomicU32::new(0) }
     }
 
     /// Returns the progress of the start.
@@ -282,8 +238,10 @@ impl Updater {
     }
 
     /// Pauses new updates of all models and returns once none is running, so that a successor finds
-    /// everything durable. Calls wait until [`Updater::resume`].
+    /// everything durable. Calls wait until [`Updater::resume`]; so do updates that are still being
+    /// staged, because a download may take hours.
     pub async fn pause(&self) {
+        self.pauses.fetch_add(1, Ordering::Relaxed);
         let mut idle = Vec::new();
         for handle in &self.handles {
             let (waiter, paused) = oneshot::channel();
@@ -298,9 +256,15 @@ impl Updater {
 
     /// Resumes updates after [`Updater::pause`].
     pub async fn resume(&self) {
+        self.pauses.fetch_sub(1, Ordering::Relaxed);
         for handle in &self.handles {
             let _ = handle.0.send(Input::Event(Event::Resumed)).await;
         }
+    }
+
+    /// Returns whether updates are paused.
+    pub(super) fn is_paused(&self) -> bool {
+        self.pauses.load(Ordering::Relaxed) > 0
     }
 
     /// Hands updates over to a successor and tells waiting callers to retry with it.

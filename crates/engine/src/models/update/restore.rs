@@ -5,11 +5,11 @@
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use onnxd_proto::domain::Refusal;
-use tokio::time;
+use tokio::time::{self, Instant};
 
 use crate::models::{
     registry::Model,
@@ -151,16 +151,21 @@ impl<'a, L: Loader> Restore<'a, L> {
 impl<'a> Waiting<'a> {
     fn new(model: &'a Model, refusal: Refusal) -> Self {
         let seed = RandomState::new().hash_one(model.name.as_str());
-        let mut schedule = Schedule::of_attempts(Instant::now(), INTERVAL, LONGEST, seed);
-        schedule.failed(Instant::now(), refusal.retry_after);
+        let mut schedule = Schedule::of_attempts(now(), INTERVAL, LONGEST, seed);
+        schedule.failed(now(), refusal.retry_after);
         Self { model, schedule, refusal }
     }
 
     /// Records another failed attempt.
     fn failed(&mut self, refusal: Refusal) {
-        self.schedule.failed(Instant::now(), refusal.retry_after);
+        self.schedule.failed(now(), refusal.retry_after);
         self.refusal = refusal;
     }
+}
+
+/// Returns the time by the clock that the pauses use, which tests can stop.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }
 
 /// Returns whether the source is on another server and may become usable.

@@ -3,23 +3,26 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use onnxd_proto::{
+    control_page::Slot,
     domain::{
         Checked, Facts, Guess, Output, Record, Refusal, RefusalKind, Shortened,
         model_name::ModelName,
     },
     generation::Generation,
 };
-use tokio::time;
+use onnxd_telemetry::metrics::Metrics;
+use tokio::{sync::mpsc, time};
+use tokio_util::sync::CancellationToken;
 
 use crate::models::{
     gate::Presence,
     machine::events::{Content, Event, Job},
-    sources::Transfer,
+    sources::{Follow, Transfer},
     store::{Staged, pins::PinnedVersion},
     update::{
         driver::{Driver, Input},
         payload::CheckedFacts,
-        resolve::{require_compatible, resolve},
+        resolve::{ResolvedContent, require_compatible, resolve},
     },
 };
 
@@ -30,28 +33,48 @@ impl Driver {
     /// Fetches the source or finds the version.
     pub(super) fn stage(&mut self, job: Job) {
         let (store, model) = (Arc::clone(&self.deps.store), Arc::clone(&self.model));
-        let inputs = self.inputs.clone();
-        let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
-        let progress = move |Transfer { bytes, total, downloaded }| {
-            metrics.model(slot).source.downloaded(downloaded);
-            // A caller that does not read in time misses some progress.
-            let _ = inputs.try_send(Input::Staging { bytes, of: total });
+        let cancelled = CancellationToken::new();
+        let follow = FollowStaging {
+            metrics: Arc::clone(&self.deps.metrics),
+            slot: model.slot,
+            inputs: self.inputs.clone(),
+            cancelled: cancelled.clone(),
         };
         let background = self.deps.background.clone();
         let checker = self.deps.checker.clone();
         self.begin(async move {
+            // If the step is aborted, this ends its thread as well.
+            let _guard = cancelled.drop_guard();
             let layout = store.layout().clone();
             let requirements = checker.requirements();
-            let resolve = move || resolve(&store, &model, &job, requirements, &progress);
-            let resolved = background.run(resolve).await;
-            if let Ok(resolved) = &resolved
-                && let Content::Durable(_, record) = &resolved.candidate.content
-            {
+            let request = Arc::new((job, follow));
+            loop {
+                let (from, model, request) =
+                    (Arc::clone(&store), Arc::clone(&model), Arc::clone(&request));
+                let resolve = move || resolve(&from, &model, &request.0, requirements, &request.1);
+                let resolved = background.run(resolve).await;
+                let Ok(ResolvedContent { candidate, .. }) = &resolved else {
+                    return Input::Staged(resolved.map(Box::new));
+                };
+                let Content::Durable(generation, record) = &candidate.content else {
+                    return Input::Staged(resolved.map(Box::new));
+                };
                 // The compiled form may be missing or stale after a restart.
-                let version = layout.version(&record.version);
-                checker.compile(&version, &layout.compiled(&record.version)).await;
+                let (version, generation) = (record.version.clone(), *generation);
+                let compiled = layout.compiled(&version);
+                let Err(refusal) = checker.compile(&layout.version(&version), &compiled).await
+                else {
+                    return Input::Staged(resolved.map(Box::new));
+                };
+                drop(resolved);
+                let reason = refusal.message;
+                tracing::error!(generation, reason, "a kept version is damaged, not serving it");
+                // Then an older generation is the last one, or the source is read again.
+                let store = Arc::clone(&store);
+                if let Err(refusal) = background.run(move || store.set_aside(&version)).await {
+                    return Input::Staged(Err(refusal));
+                }
             }
-            Input::Staged(resolved.map(Box::new))
         });
     }
 
@@ -177,6 +200,26 @@ impl Driver {
             let written = background.run(write).await;
             let _ = inputs.send(Input::Event(Event::Recorded(written))).await;
         });
+    }
+}
+
+/// Reports the progress of staging to the metrics and to the caller.
+struct FollowStaging {
+    metrics: Arc<Metrics>,
+    slot: Slot,
+    inputs: mpsc::Sender<Input>,
+    cancelled: CancellationToken,
+}
+
+impl Follow for FollowStaging {
+    fn report(&self, Transfer { bytes, total, downloaded }: Transfer) {
+        self.metrics.model(self.slot).source.downloaded(downloaded);
+        // A caller that does not read in time misses some progress.
+        let _ = self.inputs.try_send(Input::Staging { bytes, of: total });
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
     }
 }
 

@@ -1,7 +1,7 @@
-//! Watches the sources of models: asks at intervals whether their content has changed, and updates the
+//! Watches the sources of models: checks at intervals whether their content has changed, and updates the
 //! model when it has. Content that was refused is not tried again until it changes. Failures of a
 //! source never touch what serves. Started by the server; [`schedule`](crate::models::schedule)
-//! decides when to ask.
+//! decides when to check.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use onnxd_proto::domain::{Refusal, Step};
+use onnxd_proto::{
+    control_page::Slot,
+    domain::{Refusal, RefusalKind, Step},
+};
 use onnxd_telemetry::metrics::{Metrics, source::Check};
 use tokio::sync::{Notify, mpsc};
 
@@ -20,8 +23,8 @@ use crate::{
         registry::{Model, Registry},
         requester::Requester,
         schedule::Schedule,
-        sources::{SnapshotId, Transfer},
-        store::Store,
+        sources::{Conditions, Follow, SnapshotId, Transfer},
+        store::{Store, seen::Seen},
         update::{Updater, background::Background},
     },
     tasks::EssentialTasks,
@@ -92,13 +95,17 @@ impl Watches {
             if interval.is_some() {
                 deps.metrics.model(model.slot).source.watch();
             }
+            let seen = deps.store.seen(model);
+            watches.of(model).state().last_error =
+                seen.as_ref().and_then(|seen| seen.refused.clone());
             let watcher = Watcher {
                 deps: deps.clone(),
                 watches: Arc::clone(&watches),
                 model: Arc::clone(model),
-                refused: None,
+                seen,
                 reminded: None,
             };
+            watcher.show(watcher.seen.as_ref().map(|seen| &seen.snapshot));
             deps.tasks.spawn(format!("source of {}", model.name), watcher.run(interval));
         }
         watches
@@ -141,8 +148,8 @@ struct Watcher {
     deps: Deps,
     watches: Arc<Watches>,
     model: Arc<Model>,
-    /// The snapshot that was refused last.
-    refused: Option<SnapshotId>,
+    /// What the last checks saw, also those of an earlier process.
+    seen: Option<Seen>,
     /// When a failure was logged last.
     reminded: Option<Instant>,
 }
@@ -161,9 +168,10 @@ impl Watcher {
                 () = tokio::time::sleep_until(schedule.due().into()) => {}
                 () = self.watches.of(&self.model).check.notified() => {}
             }
-            // Nobody needs the content of a model that is not loaded; loading it reads the source.
+            // The content of a model that is not loaded is not needed; loading it reads the source.
             let is_loaded = self.model.gate.presence() == Presence::Loaded;
-            let result = match is_loaded || self.is_missing() {
+            let is_paused = self.deps.updater.is_paused();
+            let result = match (is_loaded || self.is_missing()) && !is_paused {
                 true => self.check().await,
                 false => Ok(()),
             };
@@ -171,7 +179,11 @@ impl Watcher {
                 Ok(()) => schedule.succeeded(Instant::now()),
                 Err(refusal) => {
                     self.failed(&refusal);
-                    schedule.failed(Instant::now(), refusal.retry_after);
+                    let (now, retry_after) = (Instant::now(), refusal.retry_after);
+                    match refusal.kind {
+                        RefusalKind::Incomplete => schedule.postponed(now, retry_after),
+                        _ => schedule.failed(now, retry_after),
+                    }
                 }
             }
         }
@@ -183,26 +195,24 @@ impl Watcher {
         self.model.preload && is_unused && self.model.failure().is_some()
     }
 
-    /// Asks the source once and updates the model if its content has changed.
+    /// Checks the source once and updates the model if its content has changed.
     ///
     /// # Errors
     /// The source or the update failed, and another attempt may succeed.
     #[expect(clippy::disallowed_methods, reason = "times of checks are for people to read")]
     async fn check(&mut self) -> Result<(), Refusal> {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
-        let refused = self.refused.clone();
         let conditions = self.model.rules.conditions(Requester::Poll, true);
-        let is_missing = self.is_missing();
-        let known =
-            refused.or_else(|| store.known_snapshot(&uri, &conditions).filter(|_| !is_missing));
-        let looked = known.clone();
+        let known = self.known(&conditions);
+        let before = known.clone();
         let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
-        let peek = move || {
-            let progress =
-                |transfer: Transfer| metrics.model(slot).source.downloaded(transfer.downloaded);
-            store.peek(&uri, &conditions, looked.as_ref(), &progress)
-        };
+        let follow = FollowPeek { metrics, slot, updater: Arc::clone(&self.deps.updater) };
+        let peek = move || store.peek(&uri, &conditions, before.as_ref(), &follow);
         let peeked = self.deps.background.run(peek).await;
+        if peeked.is_err() && self.deps.updater.is_paused() {
+            // Interrupted; see `FollowPeek`.
+            return Ok(());
+        }
         let (now, metrics) = (SystemTime::now(), self.deps.metrics.model(slot));
         metrics.source.checked(result_of(&peeked), now);
         {
@@ -211,37 +221,62 @@ impl Watcher {
             if peeked.is_ok() {
                 state.last_checked = Some(now);
             }
-            state.snapshot = known.map(|known| known.as_str().to_owned());
         }
+        self.show(known.as_ref());
         let Some(snapshot) = peeked? else {
+            if let (Some(snapshot), None) = (known, &self.seen) {
+                self.see(Seen { snapshot, refused: None });
+            }
             self.recovered();
             return Ok(());
         };
-        {
-            let mut state = self.watches.of(&self.model).state();
-            state.last_changed = Some(now);
-            state.snapshot = Some(snapshot.as_str().to_owned());
-        }
+        self.watches.of(&self.model).state().last_changed = Some(now);
+        self.show(Some(&snapshot));
         tracing::info!(model = %self.model.name, source = %self.model.source, snapshot = snapshot.as_str(), "source changed, updating");
         let (progress, steps) = mpsc::channel::<Step>(1);
         drop(steps);
         let job = Job::from_source(None, onnxd_proto::domain::Load::default());
         let job = Job { requester: Requester::Poll, ..job };
         match self.deps.updater.update(&self.model, job, progress).await {
-            Ok(_) => self.refused = None,
+            Ok(_) => self.see(Seen { snapshot, refused: None }),
             Err(refusal) if refusal.kind.is_transient() => return Err(refusal),
-            Err(refusal) => {
+            Err(Refusal { message, .. }) => {
                 // The updater has logged it.
-                self.watches.of(&self.model).state().last_error = Some(refusal.message);
-                self.refused = Some(snapshot);
-                return Ok(());
+                self.watches.of(&self.model).state().last_error = Some(message.clone());
+                metrics.source.failed(SystemTime::now());
+                self.see(Seen { snapshot, refused: Some(message) });
             }
         }
         self.recovered();
         Ok(())
     }
 
+    /// Returns the snapshot that the source need not report again: it was served, even if something
+    /// else serves now, or was refused.
+    fn known(&self, conditions: &Conditions) -> Option<SnapshotId> {
+        let is_missing = self.is_missing();
+        match &self.seen {
+            Some(seen) => (!is_missing || seen.refused.is_some()).then(|| seen.snapshot.clone()),
+            None if is_missing => None,
+            None => self.deps.store.known_snapshot(&self.model.source, conditions),
+        }
+    }
+
+    fn see(&mut self, seen: Seen) {
+        self.deps.store.set_seen(&self.model, &seen);
+        self.seen = Some(seen);
+    }
+
+    /// Shows a snapshot in the status and the metrics.
+    fn show(&self, snapshot: Option<&SnapshotId>) {
+        let snapshot = snapshot.map(SnapshotId::as_str);
+        self.watches.of(&self.model).state().snapshot = snapshot.map(str::to_owned);
+        self.deps.metrics.model(self.model.slot).source.set_snapshot(snapshot);
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "times of failures are for people to read")]
     fn failed(&mut self, refusal: &Refusal) {
+        self.deps.metrics.model(self.model.slot).source.failed(SystemTime::now());
         let is_new = {
             let mut state = self.watches.of(&self.model).state();
             state.failures += 1;
@@ -258,9 +293,27 @@ impl Watcher {
     fn recovered(&mut self) {
         let mut state = self.watches.of(&self.model).state();
         // A refused snapshot stays an error until the source changes.
-        if self.refused.is_none() && state.last_error.take().is_some() {
+        let is_refused = self.seen.as_ref().is_some_and(|seen| seen.refused.is_some());
+        if !is_refused && state.last_error.take().is_some() {
             tracing::info!(model = %self.model.name, source = %self.model.source, "source usable again");
         }
+    }
+}
+
+/// Counts the bytes of image layers. A succession does not wait for them.
+struct FollowPeek {
+    metrics: Arc<Metrics>,
+    slot: Slot,
+    updater: Arc<Updater>,
+}
+
+impl Follow for FollowPeek {
+    fn report(&self, transfer: Transfer) {
+        self.metrics.model(self.slot).source.downloaded(transfer.downloaded);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.updater.is_paused()
     }
 }
 

@@ -22,7 +22,6 @@ use onnxd_telemetry::metrics::{
     histogram::Histogram,
     model::ModelMetrics,
     process,
-    source::SourceMetrics,
 };
 
 /// The sources of all metrics.
@@ -246,31 +245,6 @@ impl Scrape {
         Ok(())
     }
 
-    /// Checks and downloads of watched sources.
-    fn sources(&self, page: &mut Page<'_>) -> fmt::Result {
-        if self.of_watched(SourceMetrics::last_checked).next().is_none() {
-            return Ok(());
-        }
-        let results = self.by_result(|metrics| {
-            metrics.source.check_results().filter(|_| metrics.source.is_watched())
-        });
-        page.counter(
-            "onnxd_source_checks",
-            "Checks of a watched source: its content was unchanged or changed, or the check failed",
-            results,
-        )?;
-        page.gauge(
-            "onnxd_source_last_checked_timestamp_seconds",
-            "When a watched source last answered, in seconds since the Unix epoch; 0 if never",
-            self.of_watched(SourceMetrics::last_checked),
-        )?;
-        page.counter(
-            "onnxd_source_download_bytes",
-            "Bytes downloaded from other servers for a watched model",
-            self.of_watched(SourceMetrics::bytes_downloaded),
-        )
-    }
-
     fn workers(&self, page: &mut Page<'_>) -> fmt::Result {
         let states = State::ALL.iter().map(|state| {
             let count = self.workers.iter().filter(|worker| worker.state == *state).count();
@@ -362,7 +336,7 @@ impl Scrape {
     }
 
     /// Returns one series per model.
-    fn of_models<'s, V>(
+    pub(super) fn of_models<'s, V>(
         &'s self,
         value: impl Fn(&'s Model, &'s ModelMetrics) -> V,
     ) -> impl Iterator<Item = (Labels<1>, V)> {
@@ -372,17 +346,8 @@ impl Scrape {
         })
     }
 
-    /// Returns one series per model whose source is watched.
-    fn of_watched<'s>(
-        &'s self,
-        value: impl Fn(&'s SourceMetrics) -> u64,
-    ) -> impl Iterator<Item = (Labels<1>, u64)> {
-        let sources = self.of_models(|_, metrics| &metrics.source);
-        sources.filter(|(_, of)| of.is_watched()).map(move |(labels, of)| (labels, value(of)))
-    }
-
     /// Returns one series per model and result.
-    fn by_result<'s, I: Iterator<Item = (&'static str, u64)>>(
+    pub(super) fn by_result<'s, I: Iterator<Item = (&'static str, u64)>>(
         &'s self,
         results: impl Fn(&'s ModelMetrics) -> I,
     ) -> impl Iterator<Item = (Labels<2>, u64)> {

@@ -1,6 +1,7 @@
 //! `GET /metrics` for Prometheus.
 
 mod exposition;
+mod sources;
 
 use std::{sync::Arc, time::Duration};
 

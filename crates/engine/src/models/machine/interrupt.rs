@@ -1,0 +1,57 @@
+//! Interrupts an update that is still staging, which may be an hour of downloading. A rollback, an
+//! unload or a succession does not wait for it. Pure; part of a model's
+//! [`machine`](crate::models::machine).
+
+use onnxd_proto::domain::RefusalKind;
+
+use crate::models::machine::{
+    Origin, Phase, Running, Update, UpdateMachine, Waiting,
+    events::{Action, Job, Payload, Target},
+};
+
+impl Job {
+    /// Returns whether the job interrupts an update that is being staged.
+    fn interrupts(&self) -> bool {
+        self.is_unload() || matches!(self.target, Target::Generation(_))
+    }
+}
+
+impl<P: Payload> Update<P> {
+    /// Returns whether staging may read a source.
+    fn reads_source(&self) -> bool {
+        !matches!(self.origin, Origin::Rollback(_)) && !self.job.interrupts()
+    }
+}
+
+impl<P: Payload> UpdateMachine<P> {
+    /// Returns whether the serving generation failed its probation.
+    pub(super) fn is_rollback_due(&self) -> bool {
+        let serving = self.serving.as_ref().map(|(generation, _)| *generation);
+        let failed = self.probation.as_ref().filter(|probation| probation.has_failed());
+        failed.is_some_and(|failed| serving == Some(failed.generation))
+    }
+
+    /// Interrupts staging if something must not wait for it. The update runs again afterwards, unless
+    /// a newer call replaces it. Loads for requests stay pending.
+    pub(super) fn interrupt(&mut self) {
+        let interrupts = self.pauses > 0
+            || self.is_rollback_due()
+            || self.waiting.as_ref().is_some_and(|waiting| waiting.job.interrupts());
+        let is_interruptible = |running: &mut Running<P>| {
+            matches!(running.phase, Phase::Staging) && running.update.reads_source()
+        };
+        if self.stopped.is_some() || !interrupts {
+            return;
+        }
+        let Some(Running { update, .. }) = self.running.take_if(is_interruptible) else { return };
+        self.actions.push(Action::AbortStaging);
+        let Update { job, origin: Origin::Call(caller), mut superseded } = update else { return };
+        if self.waiting.is_none() {
+            self.waiting = Some(Waiting { job, caller, superseded });
+            return;
+        }
+        superseded.push(caller);
+        let message = "superseded by a newer call before its content was staged";
+        self.refuse_all(superseded, &RefusalKind::Superseded.because(message));
+    }
+}

@@ -1,0 +1,127 @@
+//! Compares a kept version with its manifest before a compiled form is made from it. Later loads use
+//! the compiled form and do not read the files that are compared here.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use onnxd_proto::{
+    domain::{Refusal, RefusalKind},
+    layout::MANIFEST,
+};
+
+use crate::artifacts::compiled::{digest, digest_of_bytes};
+
+/// Checks that the version in `dir` consists of the files in its manifest. A version that is still
+/// being staged has just been compared, and is not compared again.
+///
+/// # Errors
+/// `Checksum` if a file differs, is missing, or is not listed; the message names it and the remedy.
+pub(crate) fn require_intact(dir: &Path) -> Result<(), Refusal> {
+    let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_digest = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_digest {
+        return Ok(());
+    }
+    let damaged = |path: &str, what: &str| {
+        let path = dir.join(path);
+        let message = format!(
+            "{}: the kept version is damaged: the file {what}; update from the source again",
+            path.display()
+        );
+        Err(RefusalKind::Checksum.because(message))
+    };
+    let Ok(manifest) = fs::read_to_string(dir.join(MANIFEST)) else {
+        return damaged(MANIFEST, "cannot be read");
+    };
+    if digest_of_bytes(manifest.as_bytes()) != name {
+        return damaged(MANIFEST, "was changed");
+    }
+    let entry = |line| match *str::splitn(line, 3, "  ").collect::<Vec<_>>() {
+        [sha256, _, path] => Some((path, sha256)),
+        _ => None,
+    };
+    let mut expected: HashMap<&str, &str> = manifest.lines().filter_map(entry).collect();
+    let Ok(files) = files(dir) else { return damaged("", "list cannot be read") };
+    for file in files {
+        let inside = file.strip_prefix(dir).unwrap_or(&file).to_str().unwrap_or_default();
+        match expected.remove(inside) {
+            Some(sha256) if digest(&file).is_ok_and(|found| found == sha256) => {}
+            Some(_) => return damaged(inside, "was changed"),
+            None if inside == MANIFEST => {}
+            None => return damaged(inside, "does not belong to it"),
+        }
+    }
+    match expected.keys().next() {
+        Some(path) => damaged(path, "is missing"),
+        None => Ok(()),
+    }
+}
+
+/// Returns all files below a directory.
+fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            let is_folder = entry.file_type()?.is_dir();
+            if is_folder { &mut folders } else { &mut files }.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a root with a kept version.
+    fn kept() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let files = [("config.json", "{}"), ("onnx/model.onnx", "graph")];
+        let line = |(path, content): &(&str, &str)| {
+            format!("{}  {}  {path}\n", digest_of_bytes(content.as_bytes()), content.len())
+        };
+        let lines: String = files.iter().map(line).collect();
+        let manifest = format!("onnxd manifest 1\n{lines}");
+        let dir = root.path().join(digest_of_bytes(manifest.as_bytes()));
+        fs::create_dir_all(dir.join("onnx")).unwrap();
+        fs::write(dir.join(MANIFEST), manifest).unwrap();
+        files.iter().for_each(|(path, content)| fs::write(dir.join(path), content).unwrap());
+        (root, dir)
+    }
+
+    #[test]
+    fn every_file_of_a_kept_version_is_compared() {
+        let (_root, dir) = kept();
+        assert_eq!(require_intact(&dir), Ok(()));
+        let config = "{\"hidden_size\": 7}";
+        for (path, content, what) in [
+            ("onnx/model.onnx", Some("grapi"), "was changed"),
+            ("config.json", Some(config), "was changed"),
+            ("config.json", None, "is missing"),
+            ("onnxd.toml", Some("pooling = \"cls\""), "does not belong to it"),
+            (MANIFEST, Some("onnxd manifest 1\n"), "was changed"),
+            (MANIFEST, None, "cannot be read"),
+        ] {
+            let (_root, dir) = kept();
+            let file = dir.join(path);
+            content.map_or_else(|| fs::remove_file(&file), |text| fs::write(&file, text)).unwrap();
+            let refusal = require_intact(&dir).unwrap_err();
+            assert_eq!(refusal.kind, RefusalKind::Checksum);
+            let named = refusal.message.starts_with(&file.display().to_string());
+            assert!(named && refusal.message.contains(what), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn version_that_is_being_staged_is_not_read_again() {
+        let (root, dir) = kept();
+        let staged = root.path().join(".tmpAbCdEf");
+        fs::rename(dir, &staged).unwrap();
+        fs::write(staged.join("config.json"), "other").unwrap();
+        assert_eq!(require_intact(&staged), Ok(()));
+    }
+}
