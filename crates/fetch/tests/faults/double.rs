@@ -43,6 +43,10 @@ pub(crate) enum Fault {
     Stall(usize),
     /// A byte comes in each of these intervals.
     Trickle(Duration),
+    /// A byte of an endless header comes in each of these intervals.
+    TrickleHead(Duration),
+    /// The body follows again and again as chunks of one endless body.
+    Endless,
 }
 
 /// An answer.
@@ -196,15 +200,23 @@ fn read(stream: &mut impl std::io::BufRead) -> Option<Asked> {
 
 fn write(stream: &mut impl Write, asked: &Asked, reply: &Reply) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} Test\r\n", reply.status);
-    let states_length = reply.headers.iter().any(|(name, _)| {
-        name.eq_ignore_ascii_case("content-length")
-            || name.eq_ignore_ascii_case("transfer-encoding")
-    });
+    let states_length = reply.fault == Some(Fault::Endless)
+        || reply.headers.iter().any(|(name, _)| {
+            name.eq_ignore_ascii_case("content-length")
+                || name.eq_ignore_ascii_case("transfer-encoding")
+        });
     if !states_length {
         head.push_str(&format!("Content-Length: {}\r\n", reply.body.len()));
     }
+    if reply.fault == Some(Fault::Endless) {
+        head.push_str("Transfer-Encoding: chunked\r\n");
+    }
     for (name, value) in &reply.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if let Some(Fault::TrickleHead(interval)) = reply.fault {
+        stream.write_all(format!("{head}X-Endless: ").as_bytes())?;
+        return trickle(stream, std::iter::repeat(&b'x'), interval);
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     if asked.method == "HEAD" || reply.status == 304 {
@@ -218,15 +230,30 @@ fn write(stream: &mut impl Write, asked: &Asked, reply: &Reply) -> std::io::Resu
             stream.flush()?;
             thread::sleep(Duration::from_secs(60));
         }
-        Some(Fault::Trickle(interval)) => {
-            for byte in &reply.body {
-                stream.write_all(&[*byte])?;
-                stream.flush()?;
-                thread::sleep(interval);
+        Some(Fault::Trickle(interval)) => trickle(stream, reply.body.iter(), interval)?,
+        Some(Fault::Endless) => {
+            let length = format!("{:x}\r\n", reply.body.len());
+            let chunk = [length.as_bytes(), &reply.body, b"\r\n"].concat();
+            loop {
+                stream.write_all(&chunk)?;
             }
         }
+        Some(Fault::TrickleHead(_)) => {}
     }
     stream.flush()
+}
+
+fn trickle<'a>(
+    stream: &mut impl Write,
+    bytes: impl Iterator<Item = &'a u8>,
+    interval: Duration,
+) -> std::io::Result<()> {
+    for byte in bytes {
+        stream.write_all(&[*byte])?;
+        stream.flush()?;
+        thread::sleep(interval);
+    }
+    Ok(())
 }
 
 /// Returns an address of this machine on which nothing listens.
