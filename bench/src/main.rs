@@ -4,7 +4,7 @@
 //!
 //! - [`latency`]: requests with and without updates. [`switching`]: time from a commit to the last
 //!   worker's switch. [`memory`]: growth over many updates. [`loading`]: time to load a model.
-//!   [`storm`]: a hundred updates per second.
+//!   [`polling`]: cost of watching sources. [`storm`]: a hundred updates per second.
 //! - [`serving`]: throughput and latency against ONNX Runtime alone ([`limit`]), with closed-loop
 //!   and open-loop ([`open_loop`]) clients. [`trivial`]: overhead of the server. [`tensors`]: cost
 //!   of moving large tensors.
@@ -25,6 +25,7 @@ mod memory;
 mod open_loop;
 mod options;
 mod picture;
+mod polling;
 mod report;
 mod serving;
 mod serving_tables;
@@ -115,6 +116,9 @@ async fn measure(
     }
     if options.has(Part::Loading) {
         loading::run(&minilm, workers, settings, &mut report).await?;
+    }
+    if options.has(Part::Polling) {
+        polling::run(settings, &mut report).await?;
     }
     for (part, corpus) in [(Part::Short, Corpus::Short), (Part::Mixed, Corpus::Mixed)] {
         if options.has(part) {

@@ -76,6 +76,8 @@ pub(crate) enum Part {
     Memory,
     /// Loading the plain and the compiled model
     Loading,
+    /// CPU time of polling sources that do not change
+    Polling,
     /// 100 updates per second
     Storm,
     /// Short texts against ONNX Runtime alone
@@ -204,8 +206,8 @@ mod tests {
 
     #[test]
     fn options_select_parts() {
-        assert_eq!(parts("bench update").len(), 5);
-        assert_eq!(parts("bench update --storm --quick").len(), 6);
+        assert_eq!(parts("bench update").len(), 6);
+        assert_eq!(parts("bench update --storm --quick").len(), 7);
         assert_eq!(parts("bench update --only memory --only loading").len(), 2);
         assert_eq!(parts("bench storm"), [Part::Storm]);
         assert_eq!(parts("bench serve"), SERVE);
