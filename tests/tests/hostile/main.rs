@@ -3,6 +3,7 @@
 //! `crates/fetch/tests/faults/` has the details of each protocol.
 
 #[allow(dead_code, reason = "the tests of the fetcher use the rest")]
+#[allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
 #[path = "../../../crates/fetch/tests/faults/double.rs"]
 mod double;
 

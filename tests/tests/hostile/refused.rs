@@ -65,6 +65,9 @@ async fn hostile_sources_are_refused_and_disturb_nothing() {
     assert!(peaks.state < space + STATE_GROWTH_MAX, "{peaks:?}, {space} before");
     let grown = processes::peak_memory_bytes(server.pid()) - memory;
     assert!(grown < SUPERVISOR_GROWTH_MAX, "the supervisor has grown by {grown} bytes");
+    let downloads = files_below(&state(&server).join("downloads")).into_iter();
+    let parts: Vec<String> = downloads.filter(|path| path.ends_with(".part")).collect();
+    assert!(parts.len() <= 1, "only the download of `truncated` can be resumed: {parts:?}");
     assert_eq!(files_outside(&server), before, "nothing is written outside the state directory");
     let escaped = files_below(server.home().root()).into_iter().find(|path| path.contains("escap"));
     assert_eq!((escaped, Path::new("/tmp/escaped").exists()), (None, false));
