@@ -121,6 +121,10 @@ pub(crate) async fn wait_until_idle(world: &World, before: &Resources) -> Resour
 fn is_kept(world: &World, name: &str) -> bool {
     let mut parts = name.splitn(3, '/');
     let (folder, version) = (parts.next(), parts.next().unwrap_or_default());
+    // The fetcher's notes about a source.
+    if folder == Some("downloads") && world.options.sources {
+        return true;
+    }
     let known = || world.versions.values().flatten().any(|known| known == version);
     matches!(folder, Some("versions" | "compiled"))
         && parts.next().is_none()

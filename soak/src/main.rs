@@ -2,6 +2,7 @@
 //!
 //! - [`schedule`] draws events from the seed. [`faults`], [`updates`] and [`misbehaving`] inject them
 //!   into the real executables ([`world`]), which serve [`models`] of all tasks.
+//! - With `--sources`, [`uploads`] writes versions to sources that the server watches.
 //! - [`clients`] send requests ([`probe`]) and report to the [`ledger`], which checks each answer
 //!   immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
 //!   leaks at the end.
@@ -23,6 +24,7 @@ mod rules;
 mod schedule;
 mod summary;
 mod updates;
+mod uploads;
 mod world;
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
@@ -83,6 +85,10 @@ async fn run(options: &Options) -> Result<bool, String> {
     let mut clients = Vec::new();
     for number in 0..options.clients {
         clients.push(SteadyClient::start(&world, number).await);
+    }
+    let uploaded: &[_] = if options.sources { &uploads::UPLOADED } else { &[] };
+    for model in uploaded {
+        clients.push(tokio::spawn(uploads::run(Arc::clone(&world), *model)));
     }
     let watcher = tokio::spawn(watch(Arc::clone(&world)));
     follow(&world, &schedule).await;

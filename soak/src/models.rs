@@ -16,7 +16,7 @@ use e2e::{fixtures, home::Home, kinds::Kind};
 pub(crate) struct Model {
     pub name: &'static str,
     /// Prefix of the directories of its contents.
-    prefix: &'static str,
+    pub prefix: &'static str,
     pub kinds: &'static [Kind],
 }
 

@@ -34,6 +34,10 @@ pub(crate) struct Options {
     /// the server must replace it
     #[arg(long)]
     pub no_hang: bool,
+    /// Upload versions to a web server and to a polled directory during the run, file by file in the
+    /// worst order
+    #[arg(long)]
+    pub sources: bool,
     /// Extra argument for `onnxd serve`; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub serve: Vec<String>,

@@ -10,13 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use e2e::{control::Control, grpc, launch::Builder, server::Server};
+use e2e::{control::Control, grpc, launch::Builder, server::Server, web::Web};
 
 use crate::{
     ledger::Ledger,
     models::{self, Content, MODELS, Model, SPARE},
     options::Options,
     probe::{Connections, Probe},
+    uploads::{self, UPLOADED},
 };
 
 /// A check of a good candidate ends sooner than this, even under load.
@@ -40,6 +41,8 @@ pub(crate) struct World {
     pub probes: Vec<Probe>,
     /// By model, its two known versions.
     pub versions: BTreeMap<&'static str, [String; 2]>,
+    /// The source of uploaded models.
+    _web: Option<Web>,
     /// Held while a request with 300 texts is in flight. Two at a time would overload the server.
     pub many: tokio::sync::Mutex<()>,
     ledger: Mutex<Ledger>,
@@ -51,9 +54,15 @@ impl World {
     pub(crate) async fn start(options: &Options) -> Self {
         let builder = grpc::listening(Server::builder()).workers(options.workers);
         models::prepare(&builder.directories());
-        let server = with_arguments(builder, options).start().await;
+        let web = options.sources.then(|| uploads::serve(&builder.directories()));
+        let mut builder = with_arguments(builder, options);
+        if let Some(web) = &web {
+            builder = uploads::add(builder, web);
+        }
+        let server = builder.start().await;
         let control = Control::new(&server);
-        let names = MODELS.iter().chain([&SPARE]).map(|model| model.name);
+        let uploaded: &[Model] = if options.sources { &UPLOADED } else { &[] };
+        let names = MODELS.iter().chain([&SPARE]).chain(uploaded).map(|model| model.name);
         let mut world = Self {
             options: options.clone(),
             server,
@@ -61,6 +70,7 @@ impl World {
             start: Instant::now(),
             probes: Vec::new(),
             versions: BTreeMap::new(),
+            _web: web,
             many: tokio::sync::Mutex::new(()),
             ledger: Mutex::new(Ledger::new(names)),
             stop: AtomicBool::new(false),
@@ -68,9 +78,10 @@ impl World {
         for model in MODELS {
             world.learn(model).await;
         }
-        // The spare model has the contents of the first one, and must not be loaded yet.
+        // These have the contents of the first model. The spare one must not be loaded yet.
         let first: Vec<Probe> = world.probes.clone();
-        for probe in Probe::all(SPARE) {
+        let same_contents = [SPARE].into_iter().chain(uploaded.iter().copied());
+        for probe in same_contents.flat_map(Probe::all) {
             let same = |learned: &&Probe| learned.route() == probe.route();
             let known = first.iter().find(same).expect("a learned route").known.clone();
             world.probes.push(Probe { known, ..probe });

@@ -3,6 +3,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use serde::Deserialize;
@@ -130,6 +131,18 @@ pub fn replace_model(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Writes the `SHA256SUMS` of a directory, complete at once.
+///
+/// # Panics
+/// Panics if the files cannot be read.
+pub fn write_checksums(directory: &Path) {
+    let command = "find . -type f ! -name 'SHA256SUMS*' -exec sha256sum {} + > SHA256SUMS.new && \
+                   mv SHA256SUMS.new SHA256SUMS";
+    let mut shell = Command::new("sh");
+    let status = shell.args(["-c", command]).current_dir(directory).status();
+    assert!(status.unwrap().success());
 }
 
 /// Copies a model directory and adds a key to its `config.json`: a new version with the same

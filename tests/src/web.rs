@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use crate::fixtures::write_checksums;
+
 /// The list of files that is uploaded last.
 pub const CHECKSUMS: &str = "SHA256SUMS";
 
@@ -162,10 +164,7 @@ pub fn upload(from: &Path, to: &Path) {
         fs::create_dir_all(target.parent().unwrap()).unwrap();
         fs::copy(from.join(&path), target).unwrap();
     }
-    let command = "find . -type f ! -name 'SHA256SUMS*' -exec sha256sum {} + > SHA256SUMS.new && \
-                   mv SHA256SUMS.new SHA256SUMS";
-    let status = Command::new("sh").args(["-c", command]).current_dir(to).status().unwrap();
-    assert!(status.success());
+    write_checksums(to);
 }
 
 /// Returns the paths of all files below a directory.

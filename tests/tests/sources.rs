@@ -19,6 +19,7 @@ use e2e::{
 };
 
 const SOON: Duration = Duration::from_secs(60);
+
 /// A web server with the model `tiny/a` in its folder `m`, and an onnxd that serves it.
 async fn served() -> (Web, Server, std::path::PathBuf) {
     let builder = Server::builder();

@@ -29,6 +29,9 @@ use crate::models::sources::{Progress, cancelled};
 const SILENCE_MAX: Duration = Duration::from_secs(180);
 /// Longest time until a cancelled conversation ends.
 const CANCEL_TICK: Duration = Duration::from_millis(100);
+/// Maximum bytes of a message of the fetcher and of a snapshot's id, which go into logs and records.
+const MESSAGE_BYTES_MAX: usize = 2000;
+const ID_BYTES_MAX: usize = 512;
 /// Maximum bytes of an event: room for the paths of all files of a source.
 const LINE_BYTES_MAX: usize = 16 << 20;
 
@@ -216,6 +219,9 @@ impl Drop for Conversation<'_> {
 /// trusted: it parses what other servers send.
 fn validate(snapshot: RemoteSnapshot, files_max: usize) -> Result<RemoteSnapshot, Refusal> {
     let malformed = |message: String| Err(RefusalKind::Malformed.because(message));
+    if snapshot.id.len() > ID_BYTES_MAX || snapshot.id.contains(char::is_control) {
+        return malformed("the id of the snapshot is too long or not printable".to_owned());
+    }
     if snapshot.files.len() > files_max {
         let count = snapshot.files.len();
         return malformed(format!("the source has {count} files; at most {files_max} are allowed"));
@@ -251,11 +257,19 @@ fn refusal(error: FetchError) -> Refusal {
         FetchErrorKind::Internal => RefusalKind::Internal,
     };
     let retry_after = error.retry_after_seconds.map(Duration::from_secs);
-    Refusal { retry_after, ..kind.because(error.message) }
+    Refusal { retry_after, ..kind.because(plain(&error.message)) }
+}
+
+/// Returns a message without control characters and shortened, because servers choose parts of it.
+fn plain(message: &str) -> String {
+    let end = message.floor_char_boundary(MESSAGE_BYTES_MAX);
+    let rest = if end < message.len() { "…" } else { "" };
+    let is_plain = |c: &char| !c.is_control();
+    message[..end].chars().filter(is_plain).chain(rest.chars()).collect()
 }
 
 fn failed(error: &dyn std::fmt::Display) -> Refusal {
-    RefusalKind::Internal.because(format!("onnxd-fetch failed: {error}"))
+    RefusalKind::Internal.because(plain(&format!("onnxd-fetch failed: {error}")))
 }
 
 #[cfg(test)]
@@ -317,15 +331,30 @@ mod tests {
         assert_eq!(count, line.len() + 1);
     }
 
+    fn snapshot(id: &str, paths: &[&str]) -> RemoteSnapshot {
+        let file = |path: &&str| RemoteFile { path: (*path).to_owned(), bytes: None, sha256: None };
+        let files = paths.iter().map(file).collect();
+        RemoteSnapshot { id: id.to_owned(), pin: Pin::Commit, files, notes: Vec::new() }
+    }
+
+    #[test]
+    fn ids_that_cannot_be_recorded_are_refused() {
+        for id in ["a\nb", &"x".repeat(1000)] {
+            assert!(validate(snapshot(id, &["a"]), 3).is_err(), "{id}");
+        }
+    }
+
+    #[test]
+    fn messages_are_short_and_printable() {
+        let error = FetchErrorKind::NotFound.because(format!("a\x1b[31m\nb{}", "ä".repeat(5000)));
+        let message = refusal(error).message;
+        assert!(message.starts_with("a[31mbä") && message.ends_with("ä…"), "{message}");
+        assert!(message.len() < MESSAGE_BYTES_MAX + 10);
+    }
+
     #[test]
     fn no_path_may_be_the_folder_of_another() {
-        let validated = |paths: &[&str]| {
-            let file =
-                |path: &&str| RemoteFile { path: (*path).to_owned(), bytes: None, sha256: None };
-            let files = paths.iter().map(file).collect();
-            let (id, notes) = ("hf:1".to_owned(), Vec::new());
-            validate(RemoteSnapshot { id, pin: Pin::Commit, files, notes }, 3)
-        };
+        let validated = |paths: &[&str]| validate(snapshot("hf:1", paths), 3);
         assert!(validated(&["onnx.json", "onnx/a", "onnx/b"]).is_ok());
         // In order, another path is between the two.
         for paths in [&["onnx", "onnx.json", "onnx/model.onnx"][..], &["a", "b", "a"], &["../a"]] {

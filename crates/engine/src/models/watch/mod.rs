@@ -33,6 +33,8 @@ use crate::{
 /// How often the source of a model that could not be loaded at start is checked, if it is not
 /// watched anyway. Ends when the model is loaded.
 const RETRY_INTERVAL: Duration = Duration::from_secs(30);
+/// Minimum time between two checks of a source, however many notifications arrive.
+const CHECK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Interval between log lines about a source that keeps failing.
 const REMINDER: Duration = Duration::from_secs(60 * 60);
 
@@ -159,6 +161,7 @@ impl Watcher {
         self.deps.updater.startup().done().await;
         let seed = RandomState::new().hash_one(self.model.name.as_str());
         let mut schedule = Schedule::new(Instant::now(), interval.unwrap_or(RETRY_INTERVAL), seed);
+        let mut paced = Instant::now();
         loop {
             if interval.is_none() && !self.is_missing() {
                 // The end of an essential task would stop the server.
@@ -168,6 +171,9 @@ impl Watcher {
                 () = tokio::time::sleep_until(schedule.due().into()) => {}
                 () = self.watches.of(&self.model).check.notified() => {}
             }
+            // Senders can repeat notifications, and each check starts a process.
+            tokio::time::sleep_until(paced.into()).await;
+            paced = Instant::now() + CHECK_INTERVAL_MIN;
             // The content of a model that is not loaded is not needed; loading it reads the source.
             let is_loaded = self.model.gate.presence() == Presence::Loaded;
             let is_paused = self.deps.updater.is_paused();
