@@ -83,8 +83,8 @@ async fn phase(interval: u64, length: Duration) -> Cost {
     let server = builder.argument(&format!("--poll={interval}")).start().await;
     let polls = async || {
         let status = server.status().await;
-        let watches = status.models.iter().filter_map(|model| model.watch.as_ref());
-        watches.map(|watch| watch.checks).sum::<u64>()
+        let sources = status.models.iter().filter_map(|model| model.source_state.as_ref());
+        sources.map(|source| source.checks).sum::<u64>()
     };
     // The first checks after a start have no validator yet.
     tokio::time::sleep(Duration::from_secs(5)).await;

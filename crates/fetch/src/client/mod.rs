@@ -34,6 +34,8 @@ use crate::environment::Environment;
 
 /// Maximum bytes of a response's status line and headers.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Maximum bytes of a URL's path in a message. A redirect may lead to any.
+const PATH_BYTES_MAX: usize = 300;
 /// Maximum characters of an error's body that a message quotes.
 const REASON_CHARS_MAX: usize = 200;
 /// Maximum time to connect to the credential service of the machine.
@@ -382,5 +384,8 @@ fn of_connector<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a 
 /// Returns a URL as messages show it: without query and user, which may be secrets.
 pub(crate) fn shown(url: &Url) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-    format!("{}://{}{port}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+    // The URL parser has encoded all but ASCII.
+    let (path, rest) = url.path().split_at_checked(PATH_BYTES_MAX).unwrap_or((url.path(), ""));
+    let rest = if rest.is_empty() { "" } else { "…" };
+    format!("{}://{}{port}{path}{rest}", url.scheme(), url.host_str().unwrap_or_default())
 }
