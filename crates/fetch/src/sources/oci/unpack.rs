@@ -345,7 +345,10 @@ mod tests {
             builder.into_inner().unwrap()
         };
         let unusual = layer(EntryType::Continuous, 11, b"0123456789a");
-        assert_eq!(unpacked(std::slice::from_ref(&unusual), 10).unwrap_err().kind, FetchErrorKind::TooLarge);
+        assert_eq!(
+            unpacked(std::slice::from_ref(&unusual), 10).unwrap_err().kind,
+            FetchErrorKind::TooLarge
+        );
         assert_eq!(unpacked(&[unusual], 11).unwrap(), [pair("a", "0123456789a")]);
         let long = layer(EntryType::Regular, 1 << 60, b"0");
         let error = unpacked(&[long], u64::MAX).unwrap_err();
