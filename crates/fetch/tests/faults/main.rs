@@ -9,5 +9,6 @@ mod fetch;
 mod hub;
 mod mlflow;
 mod registry;
+mod time;
 mod tls;
 mod web;
