@@ -118,7 +118,7 @@ pub(crate) async fn run(world: Arc<World>, model: Model) {
                 return;
             }
             if world.now() - complete > COMMIT_TIMEOUT {
-                let error = status.watch.and_then(|watch| watch.last_error);
+                let error = status.source_state.and_then(|state| state.error);
                 let what = format!("{}: upload {number} does not serve: {error:?}", model.name);
                 // The deaths of workers refuse a version, or roll it back.
                 match world.ledger().event_counts().deaths == deaths {

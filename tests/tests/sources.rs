@@ -142,7 +142,7 @@ async fn a_restart_without_the_source_serves_and_keeps_a_rollback() {
 
     web.take_away(true);
     let server = builder.start().await;
-    let watch = server.status().await.model("m").watch.clone().unwrap();
+    let watch = server.status().await.model("m").source_state.clone().unwrap();
     assert!(watch.snapshot.is_some(), "known before the first check: {watch:?}");
     failure(&server).await;
     assert_eq!(server.status().await.model("m").version, committed.version);

@@ -67,7 +67,7 @@ impl Watched {
     /// Waits until a check has failed, and returns why.
     async fn error(&self) -> String {
         eventually("an error", SOON, async || {
-            self.server.status().await.model("m").watch.clone()?.last_error
+            self.server.status().await.model("m").source_state.clone()?.error
         })
         .await
     }
@@ -226,8 +226,8 @@ async fn a_source_that_always_changes_or_is_busy_is_asked_at_intervals() {
 
     watched.turn(BUSY);
     eventually("429", SOON, async || {
-        let watch = watched.server.status().await.model("m").watch.clone()?;
-        watch.last_error.filter(|error| error.contains("429"))
+        let watch = watched.server.status().await.model("m").source_state.clone()?;
+        watch.error.filter(|error| error.contains("429"))
     })
     .await;
     watched.source.asked();

@@ -108,8 +108,8 @@ impl<K: Kind> Scenario<K> {
         let content = self.publish(Duration::ZERO);
         load.follow(&server, start, before, content).await;
         eventually("no error", SOON, async || {
-            let watch = server.status().await.model("m").watch.clone().unwrap();
-            watch.last_error.is_none().then_some(())
+            let state = server.status().await.model("m").source_state.clone().unwrap();
+            state.error.is_none().then_some(())
         })
         .await;
         load.more(20).await;
@@ -143,7 +143,7 @@ impl<K: Kind> Scenario<K> {
         load.more(20).await;
         let unchanged = server.status().await.model("m").clone();
         assert_eq!(unchanged.generation, before.generation);
-        assert_eq!(unchanged.watch.unwrap().checks, before.watch.unwrap().checks);
+        assert_eq!(unchanged.source_state.unwrap().checks, before.source_state.unwrap().checks);
         hook.notify(&body).await;
         load.follow(&server, start, before.generation, content).await;
 
@@ -241,14 +241,14 @@ fn content_of(number: u32) -> &'static str {
 async fn failure(server: &Server) -> String {
     eventually("a failed check", SOON, async || {
         let status = server.status().await;
-        status.model("m").watch.clone().and_then(|watch| watch.last_error)
+        status.model("m").source_state.clone().and_then(|state| state.error)
     })
     .await
 }
 
 /// Waits for `count` more checks of the source.
 async fn checks(server: &Server, count: u64) {
-    let seen = async || server.status().await.model("m").watch.clone().unwrap().checks;
+    let seen = async || server.status().await.model("m").source_state.clone().unwrap().checks;
     let before = seen().await;
     eventually("checks", SOON, async || (seen().await >= before + count).then_some(())).await;
 }
