@@ -89,9 +89,9 @@ async fn a_path_and_its_file_uri_are_the_same_source() {
     assert_eq!(status["models"][0]["source"], path.to_str().unwrap());
     let own = server.update("m", None).await.unwrap();
     assert_eq!(own.generation, 3);
-    let output = server.cli(&["update", "m", "--from", "s3://bucket/m"]).await;
+    let output = server.cli(&["update", "m", "--from", "ftp://host/m"]).await;
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
-    assert!(message.contains("s3") && message.contains("DIR or file:///DIR"), "{message}");
+    assert!(message.contains("ftp") && message.contains("DIR or file:///DIR"), "{message}");
     server.stop().await;
 }
