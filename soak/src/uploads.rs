@@ -69,7 +69,7 @@ fn folder(home: &Home, model: Model) -> PathBuf {
     home.models().join(model.name)
 }
 
-/// Digests of the files of an upload that differ from all others, and its content.
+/// The digest of an upload's model file, and its content.
 #[derive(Debug)]
 struct Upload {
     model: String,
@@ -88,7 +88,7 @@ pub(crate) async fn run(world: Arc<World>, model: Model) {
     let (mut before, mut number) = (status.generation, 0);
     // When the generation was seen last: a rollback may follow at any time.
     let mut since = world.now();
-    commit(&world, model, &uploads, (Duration::ZERO, before..=before), &status.version);
+    commit(&world, model, &uploads, Duration::ZERO, before..=before);
     while !world.stops() {
         number += 1;
         let content = Content::ALL[usize::try_from(random.below(2)).unwrap_or_default()];
@@ -108,8 +108,7 @@ pub(crate) async fn run(world: Arc<World>, model: Model) {
             let asked = world.now();
             let status = world.control.status().await.model(model.name).clone();
             if status.generation > before {
-                let created = (since, before + 1..=status.generation);
-                commit(&world, model, &uploads, created, &status.version);
+                commit(&world, model, &uploads, since, before + 1..=status.generation);
                 (before, since) = (status.generation, asked);
                 break;
             }
@@ -137,27 +136,34 @@ fn upload_of(from: &Path, content: Content) -> Upload {
     Upload { model: sha256(from, "model.onnx"), content }
 }
 
-/// Records a commit, and checks that the version has the files of one upload.
+/// Records commits, and checks that each version has the files of one upload.
 fn commit(
     world: &World,
     model: Model,
     uploads: &BTreeMap<String, Upload>,
-    (start, generations): (Duration, RangeInclusive<u64>),
-    version: &str,
+    start: Duration,
+    generations: RangeInclusive<u64>,
 ) {
-    let folder = Disk::new(world.server.home()).version(version);
-    let upload = uploads.get(&sha256(&folder, "config.json"));
-    let is_whole = upload.is_some_and(|upload| upload.model == sha256(&folder, "model.onnx"));
-    let now = world.now();
-    let mut ledger = world.ledger();
-    if !is_whole {
-        ledger.violated(format!("{}: version {version:.8} mixes two uploads", model.name));
+    let disk = Disk::new(world.server.home());
+    for (generation, version) in disk.generations(model.name) {
+        if !generations.contains(&generation) {
+            continue;
+        }
+        let folder = disk.version(&version);
+        let upload = uploads.get(&sha256(&folder, "config.json"));
+        let is_whole = upload.is_some_and(|upload| upload.model == sha256(&folder, "model.onnx"));
+        let now = world.now();
+        let mut ledger = world.ledger();
+        if !is_whole {
+            ledger.violated(format!("{}: version {version:.8} mixes two uploads", model.name));
+        }
+        ledger.serves(&version, now);
+        *ledger.faults.entry("upload").or_default() += 1;
+        let content = upload.map(|upload| upload.content.name());
+        let live = ledger.history(model.name);
+        let found = live.committed(start, generation..=generation, &version, content);
+        ledger.found(model.name, found);
     }
-    ledger.serves(version, now);
-    *ledger.faults.entry("upload").or_default() += 1;
-    let content = upload.map(|upload| upload.content.name());
-    let found = ledger.history(model.name).committed(start, generations, version, content);
-    ledger.found(model.name, found);
 }
 
 /// Overwrites the files of a source in place, the checksums last.
