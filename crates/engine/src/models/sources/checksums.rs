@@ -2,7 +2,7 @@
 
 use onnxd_proto::domain::Checksums;
 
-use crate::models::sources::FetchedFile;
+use crate::models::sources::source::FetchedFile;
 
 /// Returns a message about the first file that differs from its entry, or whose entry `is_missing`.
 pub(super) fn fault(

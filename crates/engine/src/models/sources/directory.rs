@@ -7,10 +7,11 @@ use std::{path::PathBuf, sync::Arc};
 use onnxd_proto::domain::{Checksums, ModelChoice, Refusal, RefusalKind};
 
 use crate::models::sources::{
-    Conditions, Progress, Resolved, Snapshot, SnapshotId, Source,
+    Conditions,
     digests::Digests,
     directory_snapshot::{DirectorySnapshot, snapshot_of},
     lister::Lister,
+    source::{Progress, Resolved, Snapshot, SnapshotId, Source},
     tree::Tree,
 };
 

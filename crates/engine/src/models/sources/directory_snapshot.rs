@@ -22,11 +22,13 @@ use sha2::{Digest, Sha256};
 use crate::models::{
     disk::{hex, io_refusal},
     sources::{
-        Fetched, FetchedFile, Progress, Snapshot, SnapshotFile, SnapshotId, Transfer, cancelled,
         checksums,
         digests::{Digests, Identity},
         selection,
         signature::{self, SourceKeys},
+        source::{
+            Fetched, FetchedFile, Progress, Snapshot, SnapshotFile, SnapshotId, Transfer, cancelled,
+        },
         transfer::{copy, free_bytes, rename, transfer},
         tree::Tree,
     },

@@ -20,7 +20,10 @@ use onnxd_proto::{
 use crate::models::{
     disk::io_refusal,
     sources::{
-        Progress, Transfer, directory_snapshot::VERSION_BYTES_MAX, fetcher::Conversation, selection,
+        directory_snapshot::VERSION_BYTES_MAX,
+        fetcher::Conversation,
+        selection,
+        source::{Progress, Transfer},
     },
 };
 

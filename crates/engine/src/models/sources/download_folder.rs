@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use crate::models::{
     disk::{hex, io_refusal},
-    sources::{Progress, cancelled},
+    sources::source::{Progress, cancelled},
 };
 
 /// Pause between two attempts to lock a folder.

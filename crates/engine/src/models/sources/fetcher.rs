@@ -23,7 +23,7 @@ use onnxd_proto::domain::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use crate::models::sources::{Progress, cancelled};
+use crate::models::sources::source::{Progress, cancelled};
 
 /// Time limit for the next event. Shorter limits of the fetcher apply before.
 const SILENCE_MAX: Duration = Duration::from_secs(180);
@@ -277,7 +277,7 @@ mod tests {
     use onnxd_proto::domain::fetch::{Pin, RemoteFile};
 
     use super::*;
-    use crate::models::sources::{Follow, Transfer};
+    use crate::models::sources::source::{Follow, Transfer};
 
     /// Starts a shell script instead of a fetcher, which keeps running if the result is dropped.
     fn conversation<'p>(script: &str, progress: Progress<'p>) -> Conversation<'p> {

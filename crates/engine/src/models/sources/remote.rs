@@ -14,12 +14,14 @@ use onnxd_proto::{
 };
 
 use crate::models::sources::{
-    Conditions, Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId,
-    Source, Sources,
+    Conditions, Sources,
     directory_snapshot::{DirectorySnapshot, VERSION_BYTES_MAX},
     download::{Download, named, transfer},
     download_folder::{self, DownloadFolder},
     fetcher::Conversation,
+    source::{
+        Fetched, FetchedFile, Progress, Resolved, Snapshot, SnapshotFile, SnapshotId, Source,
+    },
     tree::Tree,
 };
 

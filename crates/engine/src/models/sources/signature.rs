@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::models::{
     disk::hex,
-    sources::{FetchedFile, selection::BUNDLE},
+    sources::{selection::BUNDLE, source::FetchedFile},
 };
 
 /// Maximum bytes of a file with a signature: room for the paths of all files of a source.
