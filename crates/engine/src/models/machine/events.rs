@@ -39,6 +39,8 @@ pub struct Job {
     pub allow_dimension_change: bool,
     /// The origin of the request.
     pub requester: Requester,
+    /// The version that a poll saw before. It is not served again, even if another one serves since.
+    pub seen: Option<String>,
 }
 
 /// The content a job asks for.
@@ -62,21 +64,21 @@ impl Job {
     pub fn from_source(source: Option<SourceUri>, load: Load) -> Self {
         let target = Target::Source(source);
         let requester = Requester::default();
-        Self { target, load, force: false, allow_dimension_change: false, requester }
+        Self { target, load, force: false, allow_dimension_change: false, requester, seen: None }
     }
 
     /// Returns a job that skips the quarantine and dimension checks: the content served before, or
     /// was requested by name.
     pub fn unconditional(target: Target, load: Load) -> Self {
         let requester = Requester::Server;
-        Self { target, load, force: true, allow_dimension_change: true, requester }
+        Self { target, load, force: true, allow_dimension_change: true, requester, seen: None }
     }
 
     /// Returns a job that unloads the model.
     pub fn unload() -> Self {
         let (target, load) = (Target::Nothing, Load::Lazy);
         let requester = Requester::default();
-        Self { target, load, force: false, allow_dimension_change: false, requester }
+        Self { target, load, force: false, allow_dimension_change: false, requester, seen: None }
     }
 
     /// Returns whether the job unloads the model.

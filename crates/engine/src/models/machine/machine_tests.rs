@@ -325,6 +325,14 @@ fn poll_that_finds_the_serving_version_commits_nothing() {
     let unchanged = world.answers[&2].as_ref().unwrap();
     assert_eq!((unchanged.generation, unchanged.previous), (2, 2));
     assert_eq!(world.commits.len(), 2);
+    // The files look new, but hold what was rolled back.
+    world.roll_back();
+    world.settle();
+    let seen = Some("b".to_owned());
+    world.call(Job { requester: Requester::Poll, seen, ..job("b", Load::Ahead) });
+    world.settle();
+    assert_eq!(world.answers[&4].as_ref().unwrap().version, "b");
+    assert_eq!(world.commits.last(), Some(&(3, "a".to_owned())));
 }
 
 #[test]

@@ -46,7 +46,6 @@ use crate::models::machine::{
     presence::Presence,
     probation::Probation,
 };
-use crate::models::requester::Requester;
 
 /// Maximum callers waiting for one model. More are refused.
 pub const CALLERS_MAX: usize = 4096;
@@ -260,8 +259,8 @@ impl<P: Payload> UpdateMachine<P> {
             );
             return self.refuse(now, update, Leftovers::Version, &refusal);
         }
-        if update.job.requester == Requester::Poll && self.serves(&version) {
-            return self.keep_serving(update);
+        if self.is_old_news(&update.job, &version) {
+            return self.keep_serving(update, &version);
         }
         let progress = match content {
             Content::Unchecked(staged) => {

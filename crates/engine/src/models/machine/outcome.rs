@@ -10,8 +10,9 @@ use onnxd_proto::{
 
 use crate::models::machine::{
     Leftovers, Origin, Phase, Probation, Running, Update, UpdateMachine,
-    events::{Action, CallId, Committed, Payload, Stop},
+    events::{Action, CallId, Committed, Job, Payload, Stop},
 };
+use crate::models::requester::Requester;
 
 /// Returns the refusal for requests to a model that was unloaded.
 pub(super) fn is_unloaded() -> Refusal {
@@ -61,9 +62,15 @@ impl<P: Payload> UpdateMachine<P> {
         self.serving.as_ref().is_some_and(|(_, serving)| serving == version)
     }
 
-    /// Ends an update to the version that serves already, without a new generation.
-    pub(super) fn keep_serving(&mut self, update: Update<P>) {
-        let Some((generation, version)) = self.serving.clone() else { return };
+    /// Returns whether a poll found a version that serves, or that it saw before.
+    pub(super) fn is_old_news(&self, job: &Job, version: &P::Version) -> bool {
+        let is_seen = self.serving.is_some() && job.seen.as_deref() == Some(version.as_ref());
+        job.requester == Requester::Poll && (is_seen || self.serves(version))
+    }
+
+    /// Ends an update to `version` without a new generation.
+    pub(super) fn keep_serving(&mut self, update: Update<P>, version: &P::Version) {
+        let generation = self.serving.as_ref().map_or(0, |(generation, _)| *generation);
         let (version, load) = (version.as_ref().to_owned(), update.job.load);
         let unchanged = Committed { generation, version, previous: generation, load };
         if let Some(caller) = update.caller() {

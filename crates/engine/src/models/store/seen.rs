@@ -15,6 +15,8 @@ use crate::models::{
 pub struct Seen {
     /// The snapshot.
     pub snapshot: SnapshotId,
+    /// Its version, if it was staged. A directory's snapshots may differ and hold the same version.
+    pub version: Option<String>,
     /// Why it was refused; `None` if it was served.
     pub refused: Option<String>,
 }
@@ -26,6 +28,7 @@ struct StoredSeen {
     /// Identifies the keys that sign the source.
     keys: String,
     snapshot: String,
+    version: Option<String>,
     refused: Option<String>,
     /// The release of onnxd. Another one may accept what this one refused.
     release: String,
@@ -41,11 +44,12 @@ impl Store {
     pub fn seen(&self, model: &Model) -> Option<Seen> {
         let text = fs::read(self.layout().watched(&model.name)).ok()?;
         let stored: StoredSeen = serde_json::from_slice(&text).ok()?;
-        let StoredSeen { source, keys, snapshot, refused, release } = stored;
+        let StoredSeen { source, keys, snapshot, version, refused, release } = stored;
         let is_valid = source == model.source
             && keys == model.rules.keys.id()
             && (refused.is_none() || release == env!("CARGO_PKG_VERSION"));
-        is_valid.then(|| Seen { snapshot: SnapshotId::new(snapshot), refused })
+        let snapshot = SnapshotId::new(snapshot);
+        is_valid.then_some(Seen { snapshot, version, refused })
     }
 
     /// Stores what the watcher saw. Logs errors: without the file, the source is read once more after
@@ -55,6 +59,7 @@ impl Store {
             source: model.source.clone(),
             keys: model.rules.keys.id(),
             snapshot: seen.snapshot.as_str().to_owned(),
+            version: seen.version.clone(),
             refused: seen.refused.clone(),
             release: env!("CARGO_PKG_VERSION").to_owned(),
         };
@@ -98,7 +103,7 @@ mod tests {
         let directory = model("/models/m", SourceRules::default());
         let id = SnapshotId::new("0123".to_owned());
         for refused in [None, Some("too large".to_owned())] {
-            let seen = Seen { snapshot: id.clone(), refused };
+            let seen = Seen { snapshot: id.clone(), version: Some("v".to_owned()), refused };
             let store = open();
             store.set_seen(&directory, &seen);
             drop(store);

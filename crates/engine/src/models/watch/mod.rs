@@ -210,7 +210,7 @@ impl Watcher {
         self.show(known.as_ref());
         let Some(snapshot) = peeked? else {
             if let (Some(snapshot), None) = (known, &self.seen) {
-                self.see(Seen { snapshot, refused: None });
+                self.see(Seen { snapshot, version: None, refused: None });
             }
             self.recovered();
             return Ok(());
@@ -221,15 +221,19 @@ impl Watcher {
         let (progress, steps) = mpsc::channel::<Step>(1);
         drop(steps);
         let job = Job::from_source(None, onnxd_proto::domain::Load::default());
-        let job = Job { requester: Requester::Poll, ..job };
+        let seen = self.seen.as_ref().and_then(|seen| seen.version.clone());
+        let job = Job { requester: Requester::Poll, seen, ..job };
         match self.deps.updater.update(&self.model, job, progress).await {
-            Ok(_) => self.see(Seen { snapshot, refused: None }),
+            Ok(outcome) => {
+                let version = Some(outcome.version);
+                self.see(Seen { snapshot, version, refused: None });
+            }
             Err(refusal) if refusal.kind.is_transient() => return Err(refusal),
             Err(Refusal { message, .. }) => {
                 // The updater has logged it.
                 self.watches.of(&self.model).state().last_error = Some(message.clone());
                 metrics.source.failed(SystemTime::now());
-                self.see(Seen { snapshot, refused: Some(message) });
+                self.see(Seen { snapshot, version: None, refused: Some(message) });
             }
         }
         self.recovered();
