@@ -77,7 +77,7 @@ impl Servers {
             (web("busy"), "unreachable", "429"),
             (web("large-head"), "unreachable", ""),
             (web("control"), "unauthorized", "the server says"),
-            (web("long-redirect"), "contract", "does not exist"),
+            (web("long-redirect"), "incomplete", "does not exist"),
             (hub("dots"), "contract", "not allowed"),
             (hub("absolute"), "contract", "not allowed"),
             (hub("control"), "contract", "not allowed"),

@@ -161,8 +161,8 @@ async fn update(
     };
     let from = from.map(|from| admin.source(&from)).transpose().map_err(malformed)?;
     let (target, requester) = (Target::Source(from), admin.requester);
-    run(&admin, &model, Job { target, load, force, allow_dimension_change, requester, seen: None })
-        .await
+    let job = Job { target, load, force, allow_dimension_change, requester, seen: None };
+    run(&admin, &model, job).await
 }
 
 async fn rollback(

@@ -1,25 +1,35 @@
 //! Interrupts an update that is still staging, which may be an hour of downloading. A rollback, an
-//! unload or a succession does not wait for it. Pure; part of a model's
+//! unload or a succession does not wait for it, and a call does not wait for a poll. Pure; part of a model's
 //! [`machine`](crate::models::machine).
 
 use onnxd_proto::domain::RefusalKind;
 
-use crate::models::machine::{
-    Origin, Phase, Running, Update, UpdateMachine, Waiting,
-    events::{Action, Job, Payload, Target},
+use crate::models::{
+    machine::{
+        Origin, Phase, Running, Update, UpdateMachine, Waiting,
+        events::{Action, Job, Payload, Target},
+    },
+    requester::Requester,
 };
 
 impl Job {
-    /// Returns whether the job interrupts an update that is being staged.
-    fn interrupts(&self) -> bool {
+    /// Returns whether the job never waits for a download.
+    fn is_urgent(&self) -> bool {
         self.is_unload() || matches!(self.target, Target::Generation(_))
+    }
+
+    /// Returns whether the job interrupts the staging of another. A poll can be repeated, but newer calls
+    /// must not keep an older one from ever ending.
+    fn interrupts(&self, running: &Self) -> bool {
+        let is_poll = |job: &Self| job.requester == Requester::Poll;
+        self.is_urgent() || is_poll(running) && !is_poll(self)
     }
 }
 
 impl<P: Payload> Update<P> {
     /// Returns whether staging may read a source.
     fn reads_source(&self) -> bool {
-        !matches!(self.origin, Origin::Rollback(_)) && !self.job.interrupts()
+        !matches!(self.origin, Origin::Rollback(_)) && !self.job.is_urgent()
     }
 }
 
@@ -34,13 +44,15 @@ impl<P: Payload> UpdateMachine<P> {
     /// Interrupts staging if something must not wait for it. The update runs again afterwards, unless
     /// a newer call replaces it. Loads for requests stay pending.
     pub(super) fn interrupt(&mut self) {
-        let interrupts = self.pauses > 0
-            || self.is_rollback_due()
-            || self.waiting.as_ref().is_some_and(|waiting| waiting.job.interrupts());
+        let must_not_wait = self.pauses > 0 || self.is_rollback_due();
+        let waiting = self.waiting.as_ref().map(|waiting| &waiting.job);
         let is_interruptible = |running: &mut Running<P>| {
-            matches!(running.phase, Phase::Staging) && running.update.reads_source()
+            let is_waited_for =
+                must_not_wait || waiting.is_some_and(|job| job.interrupts(&running.update.job));
+            let is_staging = matches!(running.phase, Phase::Staging);
+            is_staging && is_waited_for && running.update.reads_source()
         };
-        if self.stopped.is_some() || !interrupts {
+        if self.stopped.is_some() {
             return;
         }
         let Some(Running { update, .. }) = self.running.take_if(is_interruptible) else { return };

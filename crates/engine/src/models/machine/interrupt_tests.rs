@@ -1,8 +1,11 @@
 //! Staging is interrupted by what must not wait for a download.
 
-use crate::models::machine::{
-    world::{Text, World, job, on_probation, worker_failed},
-    *,
+use crate::models::{
+    machine::{
+        world::{Text, World, job, on_probation, worker_failed},
+        *,
+    },
+    requester::Requester,
 };
 
 /// Returns a world in which call 2 stages `c`, which never ends.
@@ -100,4 +103,23 @@ fn rollbacks_and_later_steps_are_not_interrupted() {
     machine.handle(now, Event::Called(0, job("b", Load::Lazy)));
     machine.handle(now, Event::Staged(Ok(world::candidate("b"))));
     assert!(machine.handle(now, Event::Called(1, Job::unload())).is_empty());
+}
+
+#[test]
+fn calls_do_not_wait_for_polls() {
+    let from = |requester| Job { requester, ..job("c", Load::Lazy) };
+    let (poll, operator) = (from(Requester::Poll), from(Requester::Operator));
+    for (running, called, interrupts) in [
+        (&poll, &operator, true),
+        (&operator, &operator, false),
+        (&operator, &poll, false),
+        (&poll, &poll, false),
+    ] {
+        let mut world = on_probation();
+        world.call(running.clone());
+        world.call(called.clone());
+        assert_eq!(superseded(&world, 2), interrupts, "{called:?} while {running:?}");
+        world.settle();
+        assert!(world.answers[&3].is_ok(), "{:?}", world.answers);
+    }
 }

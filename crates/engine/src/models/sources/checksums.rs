@@ -4,13 +4,22 @@ use onnxd_proto::domain::Checksums;
 
 use crate::models::sources::source::FetchedFile;
 
-/// Returns a message about the first file that differs from its entry, or whose entry `is_missing`.
+/// Returns a message about the first file that has no entry or differs from it, or whose entry
+/// `is_missing`.
 pub(super) fn fault(
     checksums: &Checksums,
     files: &[FetchedFile],
     is_missing: impl Fn(&str) -> bool,
 ) -> Option<String> {
     let sums = Checksums::FILE;
+    // A file without an entry could be half-uploaded without a trace.
+    let is_listed = |path: &str| checksums.iter().any(|(listed, _)| listed == path);
+    if let Some(file) = files.iter().find(|file| !is_listed(&file.path)) {
+        return Some(format!(
+            "{} is not listed in {sums}; list all files: find . -type f ! -name {sums} -exec sha256sum {{}} + > {sums}",
+            file.path
+        ));
+    }
     checksums.iter().find_map(|(path, digest)| {
         match files.iter().find(|file| file.path == path) {
             Some(file) if file.sha256 == digest => None,
@@ -42,5 +51,8 @@ mod tests {
         assert!(message.contains("does not match"), "{message}");
         let message = fault(&checksums, &[], missing).unwrap();
         assert!(message.contains("missing"), "{message}");
+        let unlisted = [staged("model.onnx", 'a'), staged("model.onnx_data", 'd')];
+        let message = fault(&checksums, &unlisted, missing).unwrap();
+        assert!(message.contains("model.onnx_data is not listed"), "{message}");
     }
 }
