@@ -186,7 +186,7 @@ async fn a_fetcher_that_dies_or_hangs_is_replaced_and_leaves_nothing() {
     let error = watched.error().await;
     assert!(error.contains("onnxd-fetch failed"), "{error}");
     watched.downloading().await.signal(Signal::SIGSTOP);
-    let committed = watched.server.update("m", Some(&model("tiny/b"))).await;
+    let committed = watched.server.update("m", Some(&model("tiny/cls"))).await;
     assert_eq!(committed.expect("a fetcher that hangs is no obstacle").generation, 2);
 
     // What a killed supervisor leaves behind is used or removed by the next one.

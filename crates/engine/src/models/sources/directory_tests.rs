@@ -6,6 +6,10 @@ use std::{
     path::Path,
 };
 
+use onnxd_proto::domain::Checksums;
+use sha2::{Digest, Sha256};
+
+use crate::models::disk::hex;
 use crate::models::sources::{
     Snapshot, directory::*, directory_snapshot::VERSION_FILES_MAX, fake::ByName, selection,
     signature,
@@ -220,7 +224,9 @@ fn missing_listed_file_means_an_incomplete_upload() {
         ("model.safetensors", false),
     ] {
         let source = source_with(&["model.onnx"]);
-        fs::write(source.path().join(Checksums::FILE), format!("{digest}  {listed}\n")).unwrap();
+        let model = hex(&Sha256::digest("model.onnx"));
+        let sums = format!("{model}  model.onnx\n{digest}  {listed}\n");
+        fs::write(source.path().join(Checksums::FILE), sums).unwrap();
         let staged = stage_verified(source.path());
         assert_eq!(staged.is_err(), is_fault, "{listed}: {staged:?}");
     }

@@ -23,7 +23,7 @@ use crate::{
         registry::{Model, Registry},
         requester::Requester,
         schedule::Schedule,
-        sources::{Conditions, Follow, SnapshotId, Transfer},
+        sources::{Follow, SnapshotId, Transfer},
         store::{Store, seen::Seen},
         update::{Updater, background::Background},
     },
@@ -159,6 +159,9 @@ struct Watcher {
 impl Watcher {
     async fn run(mut self, interval: Option<Duration>) {
         self.deps.updater.startup().done().await;
+        if interval.is_some() {
+            self.see_staged();
+        }
         let seed = RandomState::new().hash_one(self.model.name.as_str());
         let mut schedule = Schedule::new(Instant::now(), interval.unwrap_or(RETRY_INTERVAL), seed);
         let mut paced = Instant::now();
@@ -209,7 +212,7 @@ impl Watcher {
     async fn check(&mut self) -> Result<(), Refusal> {
         let (store, uri) = (Arc::clone(&self.deps.store), self.model.source.clone());
         let conditions = self.model.rules.conditions(Requester::Poll, true);
-        let known = self.known(&conditions);
+        let known = self.known();
         let before = known.clone();
         let (metrics, slot) = (Arc::clone(&self.deps.metrics), self.model.slot);
         let follow = FollowPeek { metrics, slot, updater: Arc::clone(&self.deps.updater) };
@@ -230,9 +233,6 @@ impl Watcher {
         }
         self.show(known.as_ref());
         let Some(snapshot) = peeked? else {
-            if let (Some(snapshot), None) = (known, &self.seen) {
-                self.see(Seen { snapshot, version: None, refused: None });
-            }
             self.recovered();
             return Ok(());
         };
@@ -263,12 +263,22 @@ impl Watcher {
 
     /// Returns the snapshot that the source need not report again: it was served, even if something
     /// else serves now, or was refused.
-    fn known(&self, conditions: &Conditions) -> Option<SnapshotId> {
+    fn known(&self) -> Option<SnapshotId> {
         let is_missing = self.is_missing();
         match &self.seen {
             Some(seen) => (!is_missing || seen.refused.is_some()).then(|| seen.snapshot.clone()),
-            None if is_missing => None,
-            None => self.deps.store.known_snapshot(&self.model.source, conditions),
+            None => None,
+        }
+    }
+
+    /// Takes what was staged before or during the start for seen. Later, another model with the same
+    /// source may have staged newer content.
+    fn see_staged(&mut self) {
+        if self.seen.is_none()
+            && !self.is_missing()
+            && let Some(snapshot) = self.deps.store.staged_snapshot(&self.model)
+        {
+            self.see(Seen { snapshot, version: None, refused: None });
         }
     }
 
