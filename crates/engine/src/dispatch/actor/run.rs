@@ -9,6 +9,7 @@ use crate::dispatch::{
     actor::{state::Dispatcher, worker::Worker},
     event::Event,
     policy::session,
+    worker::{State, Status},
 };
 use crate::pool::{WorkerId, process_exit::ProcessExit};
 
@@ -105,7 +106,10 @@ impl Dispatcher {
             }
             Event::StatusRequested(reply) => {
                 self.metrics.set_items(self.items.len());
-                let status = (0..).zip(&self.workers).map(|(id, worker)| worker.status(id));
+                let status = (0..).zip(&self.workers).map(|(id, worker)| match self.may_start {
+                    true => worker.status(id),
+                    false => Status { state: State::Starting, ..worker.status(id) },
+                });
                 // The receiver may have been dropped.
                 let _ = reply.send(status.collect());
             }

@@ -9,7 +9,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use onnxd_proto::{
@@ -26,6 +26,8 @@ use crate::models::{
 
 /// Pause between two attempts to lock a folder.
 const LOCK_TICK: Duration = Duration::from_millis(50);
+/// Time after which a wait for a lock is logged.
+const LOCK_REPORTED_AFTER: Duration = Duration::from_secs(2);
 /// Folders with unfinished downloads that are kept.
 const UNFINISHED_MAX: usize = 8;
 /// Folders that are kept, most of which hold only how to ask whether the source changed.
@@ -52,7 +54,7 @@ impl DownloadFolder {
         progress: Progress<'_>,
     ) -> Result<Self, Refusal> {
         let path = layout.downloads().join(name(uri));
-        let mut is_logged = false;
+        let (start, mut is_logged) = (Instant::now(), false);
         loop {
             let locked = fs::create_dir_all(&path).and_then(|()| Self::try_lock(&path));
             if let Some(folder) = locked.map_err(|error| io_refusal(&path, &error))? {
@@ -61,7 +63,8 @@ impl DownloadFolder {
             if progress.is_cancelled() {
                 return Err(cancelled());
             }
-            if !is_logged {
+            // A check holds the lock for a moment, which is not worth a line.
+            if !is_logged && start.elapsed() > LOCK_REPORTED_AFTER {
                 tracing::info!(source = %uri, "waiting for another download of the same source");
                 is_logged = true;
             }

@@ -12,6 +12,7 @@ use onnxd_proto::domain::Refusal;
 use tokio::time::{self, Instant};
 
 use crate::models::{
+    gate::Presence,
     registry::Model,
     schedule::Schedule,
     startup::{Phase, Progress, Startup},
@@ -22,6 +23,9 @@ use crate::models::{
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Longest pause while nothing serves until the source answers.
 const LONGEST: Duration = Duration::from_secs(60);
+
+/// How often a start that waits looks whether a model serves by now.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a start needs of the updater.
 pub(super) trait Loader {
@@ -60,7 +64,7 @@ impl<'a, L: Loader> Restore<'a, L> {
     pub(super) async fn run(mut self, models: Vec<&'a Model>) -> Result<(), RestoreError> {
         let of = models.len();
         let (kept, new): (Vec<_>, Vec<_>) =
-            models.into_iter().partition(|model| self.loader.was_kept(model));
+            models.iter().copied().partition(|model| self.loader.was_kept(model));
         let (mut waiting, mut refused) = (Vec::new(), None);
         for (model, place) in kept.into_iter().chain(new).zip(1..) {
             let progress = Progress { model: model.name.to_string(), place, of };
@@ -76,7 +80,13 @@ impl<'a, L: Loader> Restore<'a, L> {
             let Waiting { model, refusal, .. } = &*entry;
             let (model, reason) = (*model, refusal.message.clone());
             self.startup.set(Phase::Waiting { model: model.name.to_string(), reason });
-            time::sleep_until(entry.schedule.due().into()).await;
+            let due = entry.schedule.due();
+            time::sleep_until(due.min(now() + LOOK_INTERVAL).into()).await;
+            // An operator may have updated a model meanwhile.
+            self.serves |= models.iter().any(|model| model.gate.presence() == Presence::Loaded);
+            if now() < due && model.gate.presence() != Presence::Loaded {
+                continue;
+            }
             let refusal = self.load(model).await?;
             match refusal {
                 Some(refusal) if is_worth_waiting(model, &refusal) => entry.failed(refusal),

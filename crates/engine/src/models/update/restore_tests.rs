@@ -177,3 +177,18 @@ async fn a_pause_that_the_server_asks_for_is_kept() {
     assert!(start(&script, &alone).await.0.is_ok());
     assert!((299..=300).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_ends_when_an_operator_updates_another_model() {
+    let both = models(&[("remote", REMOTE), ("broken", LOCAL)]);
+    let script =
+        Script::default().refuse("remote", 99, unreachable()).refuse("broken", 1, broken());
+    let update = async {
+        time::sleep(Duration::from_secs(30)).await;
+        both[1].gate.set(Presence::Loaded);
+    };
+    let begin = time::Instant::now();
+    let ((result, startup), ()) = tokio::join!(start(&script, &both), update);
+    assert!(result.is_ok() && startup.is_done());
+    assert!((30..=32).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+}
