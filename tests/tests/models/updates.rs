@@ -122,7 +122,8 @@ async fn update_through(
     let mut clients = Clients::start(server, model, &last.name, probes, CLIENTS).await;
     for (round, content) in contents.iter().enumerate() {
         let start = clients.now();
-        let how = ["--load", LOADS[round % 2]];
+        // These are different models, so they lack files of each other.
+        let how = ["--load", LOADS[round % 2], "--force"];
         match server.update_with(model, Some(&content.path), &how).await {
             Ok(committed) => clients.committed(start, &committed, &content.name),
             Err(refusal) => found.push(format!("{model} to {}: {refusal:?}", content.name)),
