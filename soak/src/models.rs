@@ -5,7 +5,6 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -147,17 +146,9 @@ pub(crate) fn prepare(home: &Home) {
 pub(crate) fn with_sums(content: Content, home: &Home) -> PathBuf {
     let directory = unique(home, "torn");
     fixtures::replace_model(&MODELS[0].directory(content), &directory);
-    write_sums(&directory);
+    fixtures::write_checksums(&directory);
     fs::hard_link(directory.join("model.onnx"), directory.join("second-name")).expect("a link");
     directory
-}
-
-fn write_sums(directory: &Path) {
-    let sums = Command::new("sha256sum")
-        .args(["model.onnx", "tokenizer.json", "config.json"])
-        .current_dir(directory)
-        .output();
-    fs::write(directory.join("SHA256SUMS"), sums.expect("sha256sum").stdout).expect("sums");
 }
 
 /// The answer of each content, by content name.

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::symlink, process::Command};
 
 use e2e::{
     corpus::Corpus,
-    fixtures::{model, replace_model},
+    fixtures::{self, model, replace_model},
     load::Load,
     processes::Signal,
     server::Server,
@@ -69,6 +69,11 @@ async fn a_torn_upload_is_refused_by_its_checksums() {
         .output()
         .unwrap();
     fs::write(source.join("SHA256SUMS"), sums.stdout).unwrap();
+    let refusal = server.update("m", Some(&source)).await.unwrap_err();
+    assert_eq!(refusal.kind, "checksum");
+    let unlisted = "1_Pooling/config.json is not listed";
+    assert!(refusal.message.contains(unlisted), "{}", refusal.message);
+    fixtures::write_checksums(&source);
     server.update("m", Some(&source)).await.unwrap();
 
     let tokenizer = fs::read(source.join("tokenizer.json")).unwrap();
