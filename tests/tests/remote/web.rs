@@ -111,7 +111,7 @@ async fn onnxd_serves_a_model_from_caddy() {
 fn caddy_serves_versions() {
     let web = Web::start();
     let fetch = Fetch::of(web.server.url("/m/"));
-    assert_eq!(fetch.resolve(None).failure(), "malformed");
+    assert_eq!(fetch.resolve(None).failure(), "incomplete");
     web.publish_numbered(1);
     let first = fetch.download(&numbered(1));
     assert!(fetch.resolve(Some(first.id())).is_unchanged());
