@@ -9,8 +9,8 @@
 //! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
 //! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
-//! [`startup`] says what a start does. [`requester`] says who asks for an update. [`disk`] turns disk
-//! errors into refusals. [`schedule`] decides when a source is asked again.
+//! [`startup`] is the progress of a start. [`requester`] is the origin of an update. [`disk`] turns
+//! disk errors into refusals. [`schedule`] decides when a source is checked next.
 
 mod disk;
 pub mod gate;

@@ -68,7 +68,6 @@ impl Remote {
         };
         let uri = SourceUri::Remote(self.uri.clone());
         let folder = DownloadFolder::open(&self.layout, &uri, progress)?;
-        download_folder::prune(&self.layout);
         let mut conversation = fetcher.start(folder.path(), progress)?;
         let request = Resolve {
             source: self.name(),
@@ -96,6 +95,7 @@ impl Source for Remote {
     ) -> Result<Resolved, Refusal> {
         let (conversation, offer, folder) = self.identify(known, false, progress)?;
         let Some(offer) = offer else { return Ok(Resolved::Unchanged) };
+        download_folder::prune(&self.layout);
         let source = self.name();
         tracing::info!(source, snapshot = offer.id, pinned_by = %offer.pin, "new snapshot");
         for note in &offer.notes {
