@@ -216,6 +216,25 @@ impl Server {
         .await
     }
 
+    /// Waits until a check of a model's source has failed, and returns why.
+    pub async fn source_error(&self, model: &str) -> String {
+        eventually("a failed check", READY_MAX, async || {
+            self.status().await.model(model).source_state.clone()?.error
+        })
+        .await
+    }
+
+    /// Waits for `count` more checks of a model's source.
+    ///
+    /// # Panics
+    /// Panics if nothing is known of the source.
+    pub async fn source_checks(&self, model: &str, count: u64) {
+        let seen = async || self.status().await.model(model).source_state.clone().unwrap().checks;
+        let before = seen().await;
+        eventually("checks", READY_MAX, async || (seen().await >= before + count).then_some(()))
+            .await;
+    }
+
     /// Waits until all workers are running and have loaded the committed generations.
     pub async fn settled(&self) -> Status {
         eventually("all workers have loaded the committed generations", READY_MAX, async || {

@@ -31,22 +31,6 @@ async fn served() -> (Web, Server, std::path::PathBuf) {
     (web, builder.start().await, folder)
 }
 
-/// Waits until a check of the source has failed, and returns why.
-async fn failure(server: &Server) -> String {
-    eventually("a failed check", SOON, async || {
-        let status = server.status().await;
-        status.model("m").source_state.clone().and_then(|state| state.error)
-    })
-    .await
-}
-
-/// Waits for `count` more checks of the source.
-async fn checks(server: &Server, count: u64) {
-    let seen = async || server.status().await.model("m").source_state.clone().unwrap().checks;
-    let before = seen().await;
-    eventually("checks", SOON, async || (seen().await >= before + count).then_some(())).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_replaces_the_model_once_it_is_complete() {
     let (_web, server, folder) = served().await;
@@ -55,7 +39,7 @@ async fn an_upload_replaces_the_model_once_it_is_complete() {
         // The worst order: the model first, and its checksums much later.
         fs::copy(model("tiny").join(content).join("model.onnx"), folder.join("model.onnx"))
             .unwrap();
-        checks(&server, 2).await;
+        server.source_checks("m", 2).await;
         assert_eq!(server.status().await.model("m").generation, before, "an unfinished upload");
         let start = load.now();
         upload(&model("tiny").join(content), &folder);
@@ -72,9 +56,9 @@ async fn an_upload_replaces_the_model_once_it_is_complete() {
 async fn unchanged_content_costs_one_request_without_a_body() {
     let (web, server, _folder) = served().await;
     // The first check after a start has no validator yet.
-    checks(&server, 2).await;
+    server.source_checks("m", 2).await;
     web.take_served();
-    checks(&server, 3).await;
+    server.source_checks("m", 3).await;
     let served = web.take_served();
     let expected = Served { method: "GET".into(), path: "/m/SHA256SUMS".into(), status: 304 };
     assert!(served.len() >= 2 && served.iter().all(|one| *one == expected), "{served:?}");
@@ -90,7 +74,7 @@ async fn a_source_that_is_away_disturbs_nothing_and_is_used_when_it_is_back() {
     let (web, server, folder) = served().await;
     let mut load = Load::start(&server, "m", Corpus::tiny(), "a", 4).await;
     web.take_away(true);
-    let reason = failure(&server).await;
+    let reason = server.source_error("m").await;
     assert!(reason.contains(&web.uri("m")), "{reason}");
     load.more(20).await;
     let start = load.now();
@@ -111,11 +95,11 @@ async fn a_source_that_is_away_disturbs_nothing_and_is_used_when_it_is_back() {
 async fn a_refused_snapshot_is_not_fetched_again_until_it_changes() {
     let (web, server, folder) = served().await;
     upload(&model("tiny/nan"), &folder);
-    let reason = failure(&server).await.to_lowercase();
+    let reason = server.source_error("m").await.to_lowercase();
     assert!(reason.contains("nan") || reason.contains("finite"), "{reason}");
-    checks(&server, 1).await;
+    server.source_checks("m", 1).await;
     web.take_served();
-    checks(&server, 3).await;
+    server.source_checks("m", 3).await;
     let served = web.take_served();
     assert!(served.iter().all(|one| one.path == "/m/SHA256SUMS"), "{served:?}");
     assert_eq!(server.status().await.model("m").generation, 1);
@@ -144,10 +128,10 @@ async fn a_restart_without_the_source_serves_and_keeps_a_rollback() {
     let server = builder.start().await;
     let watch = server.status().await.model("m").source_state.clone().unwrap();
     assert!(watch.snapshot.is_some(), "known before the first check: {watch:?}");
-    failure(&server).await;
+    server.source_error("m").await;
     assert_eq!(server.status().await.model("m").version, committed.version);
     web.take_away(false);
-    checks(&server, 3).await;
+    server.source_checks("m", 3).await;
     let after = server.status().await.model("m").clone();
     assert_eq!(after.version, committed.version, "an unchanged source undoes no rollback");
     server.stop().await;
@@ -163,14 +147,14 @@ async fn a_restart_undoes_no_rollback_of_a_polled_directory() {
     // The restart removes the version that was rolled back.
     let builder = builder.argument("--retention=1");
     let mut server = builder.clone().start().await;
-    checks(&server, 1).await;
+    server.source_checks("m", 1).await;
     upload(&model("tiny/b"), &folder);
     server.generation_above("m", 1).await;
     let committed = server.rollback("m", None).await.unwrap();
-    checks(&server, 3).await;
+    server.source_checks("m", 3).await;
     server.terminate().await;
     let server = builder.start().await;
-    checks(&server, 3).await;
+    server.source_checks("m", 3).await;
     let after = server.status().await.model("m").clone();
     assert_eq!((after.generation, after.version), (committed.generation, committed.version));
     server.stop().await;

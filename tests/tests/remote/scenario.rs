@@ -82,12 +82,12 @@ impl<K: Kind> Scenario<K> {
         let start = load.now();
         let committed = server.rollback("m", None).await.unwrap();
         load.committed((start, load.now()), &committed, "a");
-        checks(&server, 2).await;
+        server.source_checks("m", 2).await;
         let generation = server.status().await.model("m").generation;
         assert_eq!(generation, committed.generation, "an unchanged source undoes no rollback");
 
         self.take_away();
-        let reason = failure(&server).await;
+        let reason = server.source_error("m").await;
         assert!(reason.contains("localhost") || reason.contains("127.0.0.1"), "{reason}");
         load.more(20).await;
         assert_eq!(load.finish().await.generations, 3);
@@ -98,7 +98,7 @@ impl<K: Kind> Scenario<K> {
     async fn restart_without_source(&mut self) {
         let (server, processes) = self.start(OFTEN, Credentials::Right).await;
         let mut load = self.load(&server, "a").await;
-        failure(&server).await;
+        server.source_error("m").await;
         load.more(20).await;
         let before = server.status().await.model("m").generation;
         for server in self.kind.servers() {
@@ -163,7 +163,7 @@ impl<K: Kind> Scenario<K> {
         let before = server.status().await.model("m").clone();
         let load = self.load(&server, content_of(self.published)).await;
         self.publish(Duration::ZERO);
-        self.assert_explained(&failure(&server).await);
+        self.assert_explained(&server.source_error("m").await);
         let refusal = server.update("m", None).await.unwrap_err();
         assert_eq!(refusal.kind, "unauthorized");
         self.assert_explained(&refusal.message);
@@ -235,20 +235,4 @@ impl<K: Kind> Scenario<K> {
 /// Returns the content of a version.
 fn content_of(number: u32) -> &'static str {
     if number % 2 == 1 { "a" } else { "b" }
-}
-
-/// Waits until a check of the source has failed, and returns why.
-async fn failure(server: &Server) -> String {
-    eventually("a failed check", SOON, async || {
-        let status = server.status().await;
-        status.model("m").source_state.clone().and_then(|state| state.error)
-    })
-    .await
-}
-
-/// Waits for `count` more checks of the source.
-async fn checks(server: &Server, count: u64) {
-    let seen = async || server.status().await.model("m").source_state.clone().unwrap().checks;
-    let before = seen().await;
-    eventually("checks", SOON, async || (seen().await >= before + count).then_some(())).await;
 }
