@@ -54,6 +54,8 @@ of a source, and {\"download\":[\"config.json\"]} downloads one. Options: --no-s
 /// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let parent = getppid();
+    // The supervisor starts this executable by descriptor, whose number would be its name in ps(1).
+    let _ = prctl::set_name(c"onnxd-fetch");
     let mut confined = true;
     for argument in env::args().skip(1) {
         match argument.as_str() {

@@ -17,7 +17,9 @@ mod transport;
 
 use std::process::ExitCode;
 
-use crate::cli::Command;
+use onnxd_proto::exit::Failure;
+
+use crate::{cli::Command, process::init};
 
 /// Runs the command and returns its exit code.
 pub fn main() -> ExitCode {
@@ -27,6 +29,12 @@ pub fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(message) => return cli::print_usage(&message),
     };
+    if matches!(cli.command, Command::Serve(_)) && init::is_needed() {
+        return init::run().unwrap_or_else(|error| {
+            let message = format!("PID 1 cannot start the supervisor: {error}");
+            cli::report(&Failure::internal(message)).into()
+        });
+    }
     let status = match cli.command {
         Command::Serve(arguments) => serve::main(*arguments, &mut origins),
         Command::Check(arguments) => cli::check::main(&arguments),

@@ -29,7 +29,10 @@ use std::{
 };
 
 use clap::Parser;
-use nix::unistd::{Pid, getppid};
+use nix::{
+    sys::prctl,
+    unistd::{Pid, getppid},
+};
 use onnxd_proto::{
     control_page::ControlPageView,
     domain::{CheckLine, ListLine, ModelChoice, RefusalKind},
@@ -61,6 +64,9 @@ use crate::{
 /// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let parent = getppid();
+    // The supervisor starts this executable by descriptor, whose number would be its name in ps(1) and in the
+    // kernel's log. Without a name of its own it works as well.
+    let _ = prctl::set_name(c"onnxd-worker");
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => {

@@ -1,14 +1,18 @@
 //! The admin socket: a Unix socket with mode 0600. The peer's uid is checked as well.
 
 use std::{
+    convert::Infallible,
     fs, io,
-    os::unix::fs::{FileTypeExt, MetadataExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{FileTypeExt, MetadataExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{Router, body::Body, http::Request, response::IntoResponse};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use interprocess::{
@@ -18,16 +22,25 @@ use interprocess::{
     },
     os::unix::local_socket::ListenerOptionsExt,
 };
-use nix::unistd::{Uid, geteuid};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+    unistd::{Uid, geteuid},
+};
+use onnxd_admin::api::{Refusal, RefusalKind};
 use onnxd_proto::wire::message::NamedSocket;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time};
 use tower::ServiceExt;
+
+use super::responses::Refused;
 
 /// Maximum open admin connections. Each queued update holds one, so this exceeds the limit on
 /// updates.
 pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// How long a connection may be idle or take to send headers.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a refused caller may take to send its request and to read the refusal.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Suffix of a successor's socket until it takes over the name.
 const SUCCESSOR: &str = ".successor";
@@ -129,8 +142,9 @@ impl AdminSocket {
                     continue;
                 }
             };
-            if !may_administer(&stream) {
-                tracing::warn!("refused an admin connection from another user");
+            if let Err(refusal) = may_administer(&stream) {
+                tracing::warn!(reason = refusal.message, "refused an admin connection");
+                tokio::spawn(refuse(stream, refusal));
                 continue;
             }
             let router = router.clone();
@@ -151,8 +165,32 @@ impl AdminSocket {
     }
 }
 
-/// Returns whether the peer is root or runs as the same user as the supervisor.
-fn may_administer(stream: &Stream) -> bool {
-    let peer = stream.peer_creds().ok().and_then(|credentials| credentials.euid());
-    peer.is_some_and(|uid| uid == geteuid().as_raw() || Uid::from_raw(uid).is_root())
+/// Checks that the peer is root or runs as the same user as the supervisor. Its PID does not count: that of a process
+/// in another PID namespace, such as another container of the pod, is 0.
+fn may_administer(stream: &Stream) -> Result<(), Refusal> {
+    let forbidden = |message| Err(RefusalKind::Forbidden.because(message));
+    let Stream::UdSocket(socket) = stream;
+    let peer = match getsockopt(&socket.as_fd(), PeerCredentials) {
+        Ok(credentials) => Uid::from_raw(credentials.uid()),
+        Err(error) => return forbidden(format!("cannot read the user of the caller: {error}")),
+    };
+    let own = geteuid();
+    if peer == own || peer.is_root() {
+        return Ok(());
+    }
+    forbidden(format!(
+        "user {peer} may not administer this server; run the command as user {own} or as root"
+    ))
+}
+
+/// Answers every request of a connection with a refusal.
+async fn refuse(stream: Stream, refusal: Refusal) {
+    let service = service_fn(move |_: Request<Incoming>| {
+        let response = Refused(refusal.clone()).into_response();
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection =
+        http1::Builder::new().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    // The caller may have disconnected.
+    let _ = time::timeout(REFUSAL_TIMEOUT, connection).await;
 }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use nix::unistd::{Uid, geteuid};
+use nix::unistd::{Gid, Uid, getegid, geteuid, getgroups};
 use subtle::ConstantTimeEq;
 
 use super::ListenAddress;
@@ -109,6 +109,11 @@ impl AdminListen {
     }
 }
 
+/// Returns whether this process belongs to a group.
+fn is_own_group(group: Gid) -> bool {
+    group == getegid() || getgroups().is_ok_and(|groups| groups.contains(&group))
+}
+
 fn read_token(path: &Path) -> Result<Token, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     // Of the open file, which cannot be replaced before it is read.
@@ -123,9 +128,13 @@ fn read_token(path: &Path) -> Result<Token, String> {
         ));
     }
     let mode = metadata.mode() & 0o777;
-    if mode & 0o077 != 0 {
+    // Kubernetes mounts secrets as root:fsGroup with mode 0440, and no pod can change that.
+    let is_mounted = owner.is_root() && is_own_group(Gid::from_raw(metadata.gid()));
+    let forbidden = if is_mounted { 0o037 } else { 0o077 };
+    if mode & forbidden != 0 {
         return Err(format!(
-            "mode {mode:04o} lets other users access the file; run chmod 0600 on it"
+            "mode {mode:04o} lets other users access the file; run chmod 0600 on it, or make it readable by this \
+             user's group with owner root and mode 0440"
         ));
     }
     let mut text = String::new();

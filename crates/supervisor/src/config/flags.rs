@@ -258,9 +258,25 @@ pub(crate) struct ServeArguments {
     )]
     pub no_sandbox: Option<bool>,
 
+    /// Memory for large bodies of requests and answers, in MiB [default: 512]
+    ///
+    /// When it is used up, further large requests are answered 429. The default is at most an eighth of the memory of
+    /// the machine or container.
+    ///
+    /// Example: --body-memory 128
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = count::<NonZeroU64>,
+        env = "ONNXD_BODY_MEMORY",
+        help_heading = "Limits and timeouts"
+    )]
+    pub body_memory: Option<NonZeroU64>,
+
     /// Number of worker processes [default: one per usable CPU]
     ///
-    /// Each worker runs inference on one CPU. Use fewer to leave CPUs to other programs.
+    /// Each worker runs inference on one CPU. Use fewer to leave CPUs to other programs. A CPU quota of a control group
+    /// (`cpu.max`) lowers the default: a container with 1.5 CPUs gets 2 workers.
     ///
     /// Example: --workers 4
     #[arg(
@@ -397,6 +413,7 @@ pub(crate) struct ServeArguments {
 
     /// Memory for checking a candidate, in MiB [default: 4096]
     ///
+    /// The default is at most three quarters of the memory of the machine or container.
     /// It also limits the longest text that a model accepts. Raise it if a candidate is refused with the kind
     /// `memory`, or if `onnxd status` shows that this setting shortened the longest text.
     ///
@@ -662,7 +679,7 @@ impl ServeArguments {
         overlay!(
             self, file;
             model poll preload require model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
-            tls_key admin_socket admin_listen admin_token_file state_dir workers worker_memory
+            tls_key admin_socket admin_listen admin_token_file state_dir body_memory workers worker_memory
             idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention

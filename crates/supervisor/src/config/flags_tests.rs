@@ -5,7 +5,7 @@ use clap::{Args, Command, FromArgMatches};
 use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 43] = [
+const SETTINGS: [(&str, &str, &str); 44] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("require", "['m']", "all"),
@@ -25,6 +25,7 @@ const SETTINGS: [(&str, &str, &str); 43] = [
     ("admin-listen", "'[::1]:2'", "127.0.0.1:3"),
     ("admin-token-file", "'/t'", "/u"),
     ("state-dir", "'/s'", "/t"),
+    ("body-memory", "8", "9"),
     ("workers", "2", "3"),
     ("worker-memory", "10", "11"),
     ("idle-cpus", "8", "9"),

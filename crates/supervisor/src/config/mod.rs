@@ -101,8 +101,12 @@ pub(crate) struct Config {
     pub queue_limit: usize,
     /// Inputs per request on TEI routes.
     pub max_client_batch_size: usize,
-    /// Limits of one check.
+    /// Limits of one check, except those that depend on the machine.
     pub check: CheckLimits,
+    /// Memory of one check; `None`: by the machine's memory.
+    pub check_memory_bytes: Option<u64>,
+    /// Memory of large bodies; `None`: by the machine's memory.
+    pub body_memory_bytes: Option<u64>,
     /// How long after a commit failures roll it back.
     pub probation: Duration,
     /// Versions of each model to keep.
@@ -173,6 +177,8 @@ impl Config {
             queue_limit: queue_limit(settings.queue_limit)?,
             max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
             check,
+            check_memory_bytes: settings.check_memory.map(|mebibytes| mebibytes << 20),
+            body_memory_bytes: settings.body_memory.map(bytes),
             probation: duration(settings.probation, 60),
             retention: settings.retention.map_or(RETENTION, Into::into),
             sandbox: !settings.no_sandbox.unwrap_or(false),
@@ -185,13 +191,13 @@ fn duration(given: Option<u64>, default: u64) -> Duration {
     Duration::from_secs(given.unwrap_or(default).min(SECONDS_MAX))
 }
 
-/// Returns the limits of a check, except each worker's memory.
+/// Returns the limits of a check, except those of memory.
 pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
         timeout: duration(settings.check_timeout, 120),
-        memory_bytes: settings.check_memory.unwrap_or(4096) << 20,
         min_cosine: settings.min_cosine,
-        // Set when the number of workers is known.
+        // Set when the machine's memory and the number of workers are known.
+        memory_bytes: 0,
         worker_bytes: None,
         text_time: duration(settings.request_timeout, REQUEST_TIMEOUT) / 2,
         strict: settings.strict.unwrap_or(false),

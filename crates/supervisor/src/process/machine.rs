@@ -1,6 +1,6 @@
 //! CPUs and memory that this process and its workers may use, within the limits of control groups. Read at start.
 
-use std::{fs, path::Path};
+use std::{fs, time::Duration};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity},
@@ -8,11 +8,13 @@ use nix::{
 };
 use onnxd_proto::exit::Failure;
 
-/// Controller, mount point and limit file of control groups, version 2 and version 1.
-const GROUPS: [(&str, &str, &str); 2] = [
-    ("", "/sys/fs/cgroup", "memory.max"),
-    ("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
-];
+use super::control_groups;
+
+/// Memory of a check by default.
+const CHECK_MEMORY_BYTES: u64 = 4096 << 20;
+const CHECK_MEMORY_BYTES_MIN: u64 = 256 << 20;
+/// Memory of large bodies by default.
+const BODY_MEMORY_BYTES: u64 = 512 << 20;
 
 /// Returns the CPUs that this process may use; at least one.
 ///
@@ -39,11 +41,52 @@ pub(crate) fn worker_share(workers: usize) -> Option<u64> {
     Some(memory_bytes()? / 4 * 3 / shares)
 }
 
+/// Returns the memory that a check may use: as configured, or else 4 GiB, but no more than three quarters of the
+/// machine or group. Less than 256 MiB is not enough for any check.
+pub(crate) fn check_memory_bytes(configured: Option<u64>) -> u64 {
+    configured.unwrap_or_else(|| share(CHECK_MEMORY_BYTES, (3, 4)).max(CHECK_MEMORY_BYTES_MIN))
+}
+
+/// Returns the memory that large bodies may use together: as configured, or else 512 MiB, but no more than an eighth
+/// of the machine or group. Bodies exist up to three times: as received, as parsed, and on the way to a worker.
+pub(crate) fn body_memory_bytes(configured: Option<u64>) -> usize {
+    let bytes = configured.unwrap_or_else(|| share(BODY_MEMORY_BYTES, (1, 8)));
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// Returns `most`, or a part of the memory if that is less.
+fn share(most: u64, (part, of): (u64, u64)) -> u64 {
+    memory_bytes().map_or(most, |bytes| most.min(bytes / of * part))
+}
+
+/// Returns lines about the limits of control groups, for the log.
+pub(crate) fn limits() -> Vec<String> {
+    let memory = control_groups::memory_bytes()
+        .filter(|limit| memory_bytes() == Some(limit.amount))
+        .map(|limit| format!("{} MiB of memory ({})", limit.amount >> 20, limit.file.display()));
+    let cpu = control_groups::cpu_millis().map(|limit| {
+        let cpus = Duration::from_millis(limit.amount).as_secs_f64();
+        format!("{cpus} CPUs ({})", limit.file.display())
+    });
+    memory.into_iter().chain(cpu).collect()
+}
+
+/// Returns the number of workers to start by default: one for each usable CPU, and no more than the CPU quota feeds.
+///
+/// # Errors
+/// The kernel does not report the CPUs.
+pub(crate) fn default_workers() -> Result<usize, Failure> {
+    let cpus = usable_cpus()?.len();
+    let quota = control_groups::cpu_millis()
+        .and_then(|limit| usize::try_from(limit.amount.div_ceil(1000)).ok());
+    Ok(quota.map_or(cpus, |quota| quota.clamp(1, cpus)))
+}
+
 /// Returns the bytes that all processes of this server may use together, or `None` if unknown.
-fn memory_bytes() -> Option<u64> {
+pub(crate) fn memory_bytes() -> Option<u64> {
     let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    machine.into_iter().chain(limits(&groups)).min()
+    let group = control_groups::memory_bytes().map(|limit| limit.amount);
+    machine.into_iter().chain(group).min()
 }
 
 /// Parses the line `MemTotal:  24682224 kB` of proc_meminfo(5). Returns bytes.
@@ -51,29 +94,6 @@ fn total(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kilobytes.checked_mul(1024)
-}
-
-/// Returns the limits of this process's groups and their ancestors. In a container, the path may be
-/// the host's. Then only the root of the mount can be read.
-fn limits(groups: &str) -> Vec<u64> {
-    let read = |(controller, path): (&str, &str)| {
-        let (_, mount, file) = GROUPS.into_iter().find(|(name, ..)| *name == controller)?;
-        let path = Path::new(path.strip_prefix('/')?);
-        let limit = |folder: &Path| {
-            let text = fs::read_to_string(Path::new(mount).join(folder).join(file)).ok()?;
-            text.trim().parse::<u64>().ok()
-        };
-        path.ancestors().filter_map(limit).min()
-    };
-    groups.lines().filter_map(group).filter_map(read).collect()
-}
-
-/// Parses the controller and path from a line of cgroups(7): `4:memory:/a/b`, or `0::/a/b` for version 2.
-fn group(line: &str) -> Option<(&str, &str)> {
-    let (_, rest) = line.split_once(':')?;
-    let (controllers, path) = rest.split_once(':')?;
-    let controller = controllers.split(',').find(|name| *name == "memory").unwrap_or(controllers);
-    (!path.contains("..")).then_some((controller, path))
 }
 
 #[cfg(test)]
@@ -85,16 +105,5 @@ mod tests {
         assert!(memory_bytes().is_some_and(|bytes| bytes > 1 << 20));
         assert_eq!(total("MemFree: 1 kB\nMemTotal:    12 kB\n"), Some(12 * 1024));
         assert_eq!(total("MemTotal: twelve kB"), None);
-    }
-
-    #[test]
-    fn groups_are_found_by_controller() {
-        assert_eq!(group("0::/user.slice/a.scope"), Some(("", "/user.slice/a.scope")));
-        assert_eq!(group("4:memory:/a"), Some(("memory", "/a")));
-        assert_eq!(group("4:cpu,memory:/a:b"), Some(("memory", "/a:b")));
-        assert_eq!(group("0::/../../x"), None);
-        assert_eq!(group("nonsense"), None);
-        // An unlimited group contains `max` or a number larger than any machine.
-        assert!(limits("0::/no/such/group\n7:pids:/\n").iter().all(|&bytes| bytes > 0));
     }
 }

@@ -6,10 +6,11 @@ use std::io;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
-/// Blocks SIGHUP and SIGUSR2 until [`Signals::install`]. Their default action would terminate the process.
+/// Blocks SIGHUP and SIGUSR2 until [`Signals::install`], since their default action would terminate the process, and
+/// no other signal: the parent may block some.
 pub(crate) fn block() {
-    // Blocking a valid signal for the calling thread cannot fail.
-    let _ = blocked().thread_block();
+    // Cannot fail: the mask is valid.
+    let _ = blocked().thread_set_mask();
 }
 
 fn blocked() -> SigSet {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use onnxd_proto::{control_page::ControlPage, wire::message::Welcome};
+use onnxd_proto::{control_page::ControlPage, limits::TENSORS_BYTES_MAX, wire::message::Welcome};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinHandle,
@@ -98,6 +98,8 @@ impl Server {
         let (dispatcher, health) = Dispatcher::new(dispatching, workers);
         tasks.spawn("dispatcher", dispatcher.run(incoming));
 
+        let body_memory_bytes = machine::body_memory_bytes(config.body_memory_bytes);
+        log_limits(worker_count, body_memory_bytes);
         let limits = Limits { items: config.queue_limit, timeout: config.request_timeout };
         let metrics = Arc::clone(&updates.metrics);
         let parts = Parts {
@@ -109,7 +111,7 @@ impl Server {
             events: events.clone(),
             workers: worker_count,
         };
-        let engine = Arc::new(Engine::new(parts, MemoryBudget::default()));
+        let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
         let app = App { engine, client_batch: config.max_client_batch_size };
         let admin = Admin {
             watches: watches(config, &updates, &updater),
@@ -242,6 +244,17 @@ impl Lifecycle {
     }
 }
 
+/// Logs what the server may use, and where those limits come from.
+fn log_limits(workers: usize, body_memory_bytes: usize) {
+    let groups = machine::limits().join(", ");
+    let body_memory_mib = body_memory_bytes >> 20;
+    tracing::info!(workers, body_memory_mib, groups, "limits");
+    if body_memory_bytes < TENSORS_BYTES_MAX {
+        let message = "bodies larger than this are refused; raise --body-memory or the container's memory limit";
+        tracing::warn!(body_memory_mib, "{message}");
+    }
+}
+
 /// Opens the program that reads sources on other servers.
 fn fetcher(path: Option<&Path>, sandbox: bool) -> Result<Option<Fetcher>, Failure> {
     let open = |path| Fetcher::open(path, sandbox);
@@ -316,9 +329,10 @@ fn watches(config: &Config, updates: &update::Deps, updater: &Arc<Updater>) -> A
 fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
     let workers = match config.workers {
         Some(count) => count.get(),
-        None => machine::usable_cpus()?.len(),
+        None => machine::default_workers()?,
     };
-    Ok(CheckLimits { worker_bytes: machine::worker_share(workers), ..config.check })
+    let memory_bytes = machine::check_memory_bytes(config.check_memory_bytes);
+    Ok(CheckLimits { memory_bytes, worker_bytes: machine::worker_share(workers), ..config.check })
 }
 
 fn workers(
@@ -328,7 +342,10 @@ fn workers(
     (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
 ) -> Result<Vec<Worker>, Failure> {
     let cpus = machine::usable_cpus()?;
-    let count = config.workers.map_or(cpus.len(), Into::into);
+    let count = match config.workers {
+        Some(count) => count.get(),
+        None => machine::default_workers()?,
+    };
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];

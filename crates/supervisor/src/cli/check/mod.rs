@@ -164,7 +164,6 @@ pub(super) fn fetcher(
 fn limits(arguments: &CheckArguments) -> Result<CheckLimits, Failure> {
     let settings = ServeArguments {
         check_timeout: arguments.check_timeout,
-        check_memory: arguments.check_memory,
         request_timeout: arguments.request_timeout,
         min_cosine: arguments.min_cosine,
         strict: arguments.strict,
@@ -172,8 +171,10 @@ fn limits(arguments: &CheckArguments) -> Result<CheckLimits, Failure> {
     };
     let workers = match arguments.workers {
         Some(count) => count.get(),
-        None => machine::usable_cpus()?.len(),
+        None => machine::default_workers()?,
     };
-    let limits = config::check_limits(&settings);
-    Ok(CheckLimits { worker_bytes: machine::worker_share(workers), ..limits })
+    let memory_bytes =
+        machine::check_memory_bytes(arguments.check_memory.map(|mebibytes| mebibytes << 20));
+    let worker_bytes = machine::worker_share(workers);
+    Ok(CheckLimits { memory_bytes, worker_bytes, ..config::check_limits(&settings) })
 }
