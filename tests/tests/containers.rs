@@ -1,0 +1,172 @@
+//! What containers do to a server: it is the first process, it is called from other PID namespaces,
+//! and its secrets are links that belong to root.
+
+#![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown, symlink},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use e2e::{
+    client::Client,
+    eventually,
+    fixtures::{self, model},
+    home::Home,
+    processes::{self, Signal},
+    server::Server,
+};
+use serde_json::json;
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A server that is the first process of a PID namespace.
+struct FirstProcess {
+    server: Server,
+    /// Its pid outside the namespace.
+    init: i32,
+}
+
+impl FirstProcess {
+    /// Returns `None` if this machine allows no PID namespaces.
+    async fn start() -> Option<Self> {
+        let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).output();
+        if !probe.is_ok_and(|output| output.status.success()) {
+            eprintln!("skipped: this machine allows no PID namespaces");
+            return None;
+        }
+        let builder = Server::builder().model("m", &model("tiny/a"));
+        let script = builder.directories().root().join("container");
+        let onnxd = fixtures::onnxd();
+        let text = format!(
+            "#!/bin/sh\nexec unshare --pid --fork --mount-proc --kill-child {} \"$@\"\n",
+            onnxd.display()
+        );
+        fs::write(&script, text).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let server = builder.executable(&script).start().await;
+        let init = children(server.pid())[0];
+        Some(Self { server, init })
+    }
+
+    async fn embeds(&self) -> bool {
+        let Ok(mut client) = Client::connect(self.server.address()).await else { return false };
+        let response = client.post("/embed", &json!({"inputs": "a"})).await;
+        response.is_ok_and(|response| response.status == 200)
+    }
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+}
+
+/// Runs a command in the PID namespace of a process.
+fn inside(pid: i32, script: &str) {
+    let pid = pid.to_string();
+    let arguments = ["--target", &pid, "--pid", "--mount", "sh", "-c", script];
+    assert!(Command::new("nsenter").args(arguments).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_the_first_process_it_reaps_orphans_survives_a_succession_and_stops() {
+    let Some(mut container) = FirstProcess::start().await else { return };
+    let init = container.init;
+    assert!(container.embeds().await);
+
+    // Shells that end before their children leave them to the first process.
+    inside(init, "for number in 1 2 3; do (sleep 0.1 &); done");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("no zombies", SOON, async || {
+        children(init).iter().all(|&child| !is_zombie(child)).then_some(())
+    })
+    .await;
+
+    let supervisor = children(init)[0];
+    processes::signal(init, Signal::SIGUSR2);
+    eventually("a successor", SOON, async || {
+        let successors = children(init);
+        (!successors.is_empty() && !successors.contains(&supervisor)).then_some(())
+    })
+    .await;
+    assert!(container.embeds().await, "the container goes on");
+
+    processes::signal(init, Signal::SIGTERM);
+    let exit = container.server.wait().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_from_another_pid_namespace_are_answered() {
+    let Some(mut container) = FirstProcess::start().await else { return };
+    // The kernel reports pid 0 for this process.
+    let status = container.server.cli(&["status"]).await;
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    processes::signal(container.init, Signal::SIGTERM);
+    container.server.wait().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_supervisor_ends_the_container_with_its_signal() {
+    let Some(mut container) = FirstProcess::start().await else { return };
+    processes::signal(children(container.init)[0], Signal::SIGKILL);
+    let exit = container.server.wait().await;
+    assert_eq!(exit.code(), Some(137), "{exit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_kubernetes_mounts_is_accepted() {
+    const USER: u32 = 1000;
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can mount secrets of other users");
+        return;
+    }
+    let builder = Server::builder().model("m", &model("tiny/a")).user(USER);
+    let token = secret(builder.directories().root());
+    let listen = e2e::launch::free_address().to_string();
+    let builder = builder.argument("--admin-listen").argument(&listen);
+    let server = builder.argument("--admin-token-file").argument(&token).start().await;
+    server.stop().await;
+}
+
+/// Writes a token as a link to a file of root and the user's group, with mode 0440.
+fn secret(root: &Path) -> String {
+    let (data, link) = (root.join("..data"), root.join("token"));
+    fs::create_dir(&data).unwrap();
+    let file = data.join("token");
+    fs::write(&file, "0123456789abcdef\n").unwrap();
+    chown(&file, Some(0), Some(1000)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o440)).unwrap();
+    symlink("..data/token", &link).unwrap();
+    link.display().to_string()
+}
+
+fn is_zombie(pid: i32) -> bool {
+    processes::status(&pid.to_string(), "State").is_some_and(|state| state.starts_with('Z'))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_user_learns_why_the_admin_socket_refuses() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can act as another user");
+        return;
+    }
+    let server = Server::builder().model("m", &model("tiny/a")).user(1000).start().await;
+    let socket = server.home().admin_socket();
+    // The mode of the socket keeps other users out before its owner is compared.
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+    let home: &Home = server.home();
+    for folder in [home.root(), socket.parent().unwrap()] {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let mut status = Command::new("setpriv");
+    status.args(["--reuid=1001", "--regid=1001", "--clear-groups"]).arg(fixtures::onnxd());
+    let output = status.args(["status", "--admin-socket"]).arg(&socket).output().unwrap();
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert!(message.contains("user 1001 may not administer"), "{message}");
+    server.stop().await;
+}
