@@ -129,7 +129,8 @@ fn read_token(path: &Path) -> Result<Token, String> {
     }
     let mode = metadata.mode() & 0o777;
     // Kubernetes mounts secrets as root:fsGroup with mode 0440, and no pod can change that.
-    let is_mounted = owner.is_root() && is_own_group(Gid::from_raw(metadata.gid()));
+    let is_mounted =
+        owner.is_root() && !geteuid().is_root() && is_own_group(Gid::from_raw(metadata.gid()));
     let forbidden = if is_mounted { 0o037 } else { 0o077 };
     if mode & forbidden != 0 {
         return Err(format!(

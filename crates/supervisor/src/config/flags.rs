@@ -258,21 +258,6 @@ pub(crate) struct ServeArguments {
     )]
     pub no_sandbox: Option<bool>,
 
-    /// Memory for large bodies of requests and answers, in MiB [default: 512]
-    ///
-    /// When it is used up, further large requests are answered 429. The default is at most an eighth of the memory of
-    /// the machine or container.
-    ///
-    /// Example: --body-memory 128
-    #[arg(
-        long,
-        value_name = "MIB",
-        value_parser = count::<NonZeroU64>,
-        env = "ONNXD_BODY_MEMORY",
-        help_heading = "Limits and timeouts"
-    )]
-    pub body_memory: Option<NonZeroU64>,
-
     /// Number of worker processes [default: one per usable CPU]
     ///
     /// Each worker runs inference on one CPU. Use fewer to leave CPUs to other programs. A CPU quota of a control group
@@ -489,6 +474,21 @@ pub(crate) struct ServeArguments {
         help_heading = "Limits and timeouts"
     )]
     pub request_timeout: Option<u64>,
+
+    /// Memory for large bodies, in MiB [default: 512]
+    ///
+    /// For requests and answers. When it is used up, further large requests are answered 429. The default is at most an eighth of the memory of
+    /// the machine or container.
+    ///
+    /// Example: --body-memory 128
+    #[arg(
+        long,
+        value_name = "MIB",
+        value_parser = count::<NonZeroU64>,
+        env = "ONNXD_BODY_MEMORY",
+        help_heading = "Limits and timeouts"
+    )]
+    pub body_memory: Option<NonZeroU64>,
 
     /// Inputs of one model that may wait or run [default: 512]
     ///
