@@ -351,13 +351,20 @@ impl Store {
         Ok(numbers)
     }
 
-    /// Returns the newest generation whose version exists: the one to serve after a restart.
+    /// Returns the newest generation whose record can be read and whose version exists: the one to serve
+    /// after a restart. Logs damaged records. Their numbers are never used again.
     ///
     /// # Errors
-    /// A record is damaged or the directory cannot be read; the message names the file.
+    /// The directory cannot be read; the message names it.
     pub fn newest(&self, model: &ModelName) -> io::Result<Option<(Generation, Record)>> {
         for generation in self.generations(model)?.into_iter().rev() {
-            let record = self.layout.read_record(model, generation)?;
+            let record = match self.layout.read_record(model, generation) {
+                Ok(record) => record,
+                Err(error) => {
+                    tracing::error!(%model, generation, %error, "the record of a generation is damaged, trying the one before");
+                    continue;
+                }
+            };
             if self.layout.version(&record.version).join(MANIFEST).exists() {
                 return Ok(Some((generation, record)));
             }

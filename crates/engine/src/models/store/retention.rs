@@ -118,8 +118,13 @@ impl Store {
                 if index >= RECORDS_MAX {
                     fs::remove_file(self.layout().generation(&model, number))?;
                 } else if last.len() < self.retention() {
-                    // An unreadable record may name a version that is needed, so remove nothing then.
-                    last.insert(self.layout().read_record(&model, number)?.version);
+                    match self.layout().read_record(&model, number) {
+                        Ok(record) => drop(last.insert(record.version)),
+                        // It can never serve, so it keeps no version.
+                        Err(error) => {
+                            tracing::warn!(%model, generation = number, %error, "the record of a generation is damaged");
+                        }
+                    }
                 }
             }
             kept.extend(last);
@@ -151,7 +156,7 @@ fn remove(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::domain::Task;
+    use onnxd_proto::{domain::Task, layout::MANIFEST};
 
     use super::*;
     use crate::models::sources::fake::ByName;
@@ -194,6 +199,22 @@ mod tests {
         for (number, version) in [(6, "v3"), (7, "v5"), (8, "v3"), (9, "v5")] {
             serve(&store, number, version);
         }
+        store.retire(&HashSet::new());
+        assert_eq!(versions(&store), ["v3", "v4", "v5"]);
+    }
+
+    #[test]
+    fn a_damaged_record_does_not_serve_and_stops_no_retirement() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store_of(root.path(), 6);
+        let model = "m".parse().unwrap();
+        fs::write(store.layout().version("v5").join(MANIFEST), "").unwrap();
+        let newest = store.layout().generation(&model, 6);
+        fs::remove_file(&newest).unwrap();
+        fs::write(&newest, "").unwrap();
+        let (generation, record) = store.newest(&model).unwrap().unwrap();
+        assert_eq!((generation, record.version.as_str()), (5, "v5"));
+        assert_eq!(store.generations(&model).unwrap().last(), Some(&6), "its number stays used");
         store.retire(&HashSet::new());
         assert_eq!(versions(&store), ["v3", "v4", "v5"]);
     }
