@@ -171,3 +171,22 @@ async fn another_user_learns_why_the_admin_socket_refuses() {
     assert!(message.contains("user 1001 may not administer"), "{message}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_can_be_delayed_until_load_balancers_know_of_it() {
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let mut server = builder.argument("--shutdown-delay=600").start().await;
+    let mut kept = server.client().await;
+    server.signal(Signal::SIGTERM);
+    eventually("not ready", SOON, async || (!server.answers_ready().await).then_some(())).await;
+    for client in [&mut kept, &mut server.client().await] {
+        let response = client.post("/embed", &json!({"inputs": "a"})).await.unwrap();
+        assert_eq!(response.status, 200, "{}", response.text());
+        let ready = client.get("/v2/health/ready").await.unwrap();
+        assert!(ready.status == 503 && ready.text().contains("stopping"), "{}", ready.text());
+        assert_eq!(client.get("/v2/health/live").await.unwrap().status, 200);
+    }
+    // The second signal ends the delay.
+    let exit = server.terminate().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+}

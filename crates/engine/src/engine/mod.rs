@@ -76,6 +76,8 @@ pub const ALL_TASKS: [Task; 7] = Task::ALL;
 pub struct Engine {
     parts: Parts,
     memory: MemoryBudget,
+    /// Whether the server stops soon.
+    closing: watch::Sender<bool>,
 }
 
 /// The components of an engine.
@@ -104,7 +106,7 @@ pub struct DispatcherStopped;
 impl Engine {
     /// Creates an engine whose large bodies share `memory`.
     pub fn new(parts: Parts, memory: MemoryBudget) -> Self {
-        Self { parts, memory }
+        Self { parts, memory, closing: watch::Sender::new(false) }
     }
 
     /// Returns all models. The first one answers requests that name none.
@@ -151,10 +153,22 @@ impl Engine {
     /// Returns why requests are not answered, or `None` if they are.
     pub fn not_ready_reason(&self) -> Option<String> {
         match self.parts.updater.startup().phase() {
+            _ if *self.closing.borrow() => Some("the server is stopping".to_owned()),
             Some(phase) => Some(phase.to_string()),
             None if self.parts.health.borrow().is_ready() => None,
             None => Some("no worker is ready".to_owned()),
         }
+    }
+
+    /// Makes the server not ready, so that load balancers stop sending requests. It still answers those
+    /// that arrive.
+    pub fn close(&self) {
+        self.closing.send_replace(true);
+    }
+
+    /// Subscribes to [`Engine::close`].
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
     }
 
     /// Subscribes to the progress of the start.
@@ -167,7 +181,9 @@ impl Engine {
     pub fn is_model_ready(&self, model: &Model) -> bool {
         // Models that are ready answer also while others are still checked.
         let workers_serve = self.parts.health.borrow().is_ready();
-        workers_serve
+        let is_open = !*self.closing.borrow();
+        is_open
+            && workers_serve
             && match model.gate.presence() {
                 Presence::Loaded => true,
                 Presence::NotLoaded => !model.preload && model.failure().is_none(),

@@ -534,6 +534,21 @@ pub(crate) struct ServeArguments {
     )]
     pub max_connections: Option<NonZeroUsize>,
 
+    /// Seconds to go on accepting after SIGTERM [default: 0]
+    ///
+    /// Meanwhile readiness checks answer 503, so that load balancers send requests elsewhere. Use it where they learn of
+    /// a stop late, as in Kubernetes. It adds to --drain-timeout. A second signal ends it.
+    ///
+    /// Example: --shutdown-delay 10
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_SHUTDOWN_DELAY",
+        help_heading = "Limits and timeouts"
+    )]
+    pub shutdown_delay: Option<u64>,
+
     /// Seconds for accepted requests when stopping [default: 30]
     ///
     /// After SIGTERM or SIGINT onnxd finishes accepted requests for this long. Keep it below the time that systemd or
@@ -680,7 +695,8 @@ impl ServeArguments {
             self, file;
             model poll preload require model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
             tls_key admin_socket admin_listen admin_token_file state_dir body_memory workers worker_memory
-            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary drain_timeout
+            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary shutdown_delay
+            drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
             no_sandbox log_format settle source_key allow_source webhook_secret_file

@@ -87,6 +87,8 @@ pub(crate) struct Config {
     pub fetch_binary: Option<PathBuf>,
     /// How often the sources of models are checked, by name. Other sources are not watched.
     pub poll: HashMap<String, Duration>,
+    /// How long the server goes on accepting after SIGTERM, while it is not ready.
+    pub shutdown_delay: Duration,
     /// How long accepted requests may take after SIGTERM.
     pub drain_timeout: Duration,
     /// Timeouts and restart limit of workers.
@@ -169,6 +171,7 @@ impl Config {
                 settings.worker_binary,
                 "onnxd-worker",
             )?,
+            shutdown_delay: duration(settings.shutdown_delay, 0),
             drain_timeout: duration(settings.drain_timeout, 30),
             supervision,
             max_connections: settings.max_connections,

@@ -162,6 +162,9 @@ async fn serve(
             None
         }
     };
+    if matches!(outcome, Ok(Exit::Stopped)) && !config.shutdown_delay.is_zero() {
+        server.stop_later(config.shutdown_delay, &mut signals).await;
+    }
     let mut drain = pin!(server.drain(successor.is_some()));
     loop {
         tokio::select! {
@@ -258,6 +261,19 @@ impl Server {
                     }
                 }
             }
+        }
+    }
+
+    /// Goes on serving, but is not ready, until `delay` is over or a second signal arrives.
+    async fn stop_later(&self, delay: Duration, signals: &mut Signals) {
+        tracing::info!(
+            seconds = delay.as_secs(),
+            "stopping after --shutdown-delay, still accepting requests"
+        );
+        self.engine.close();
+        tokio::select! {
+            () = time::sleep(delay) => {}
+            () = signals.stop() => tracing::warn!("received a second stop signal, draining now"),
         }
     }
 

@@ -27,6 +27,7 @@ pub(super) async fn service(
 ) -> HealthServer<impl Health> {
     let (mut reporter, service) = health_reporter();
     let (mut health, mut startup) = (engine.health(), engine.startup());
+    let mut closing = engine.closing();
     set(&reporter, engine.is_ready()).await;
     tasks.spawn("gRPC health", async move {
         loop {
@@ -35,6 +36,7 @@ pub(super) async fn service(
                 () = async { drop(drain.wait_for(|drain| *drain).await) } => break,
                 Ok(()) = health.changed() => {}
                 Ok(()) = startup.changed() => {}
+                Ok(()) = closing.changed() => {}
                 else => break,
             }
             set(&reporter, engine.is_ready()).await;
