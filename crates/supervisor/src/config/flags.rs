@@ -534,6 +534,21 @@ pub(crate) struct ServeArguments {
     )]
     pub max_connections: Option<NonZeroUsize>,
 
+    /// Seconds until an idle connection is closed [default: 75]
+    ///
+    /// Between two requests of HTTP/1.1. It must be longer than the idle time of a proxy in front, such as 600 for
+    /// Google's load balancers, or the proxy sends a request into a connection that is being closed.
+    ///
+    /// Example: --idle-timeout 620
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        env = "ONNXD_IDLE_TIMEOUT",
+        help_heading = "Limits and timeouts"
+    )]
+    pub idle_timeout: Option<u64>,
+
     /// Seconds to go on accepting after SIGTERM [default: 0]
     ///
     /// Meanwhile readiness checks answer 503, so that load balancers send requests elsewhere. Use it where they learn of
@@ -695,7 +710,7 @@ impl ServeArguments {
             self, file;
             model poll preload require model_alias listen grpc_listen api_key_file cors_allow_origin tls_cert
             tls_key admin_socket admin_listen admin_token_file state_dir body_memory workers worker_memory
-            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary shutdown_delay
+            idle_cpus alone_cpus max_client_batch_size onnxruntime worker_binary fetch_binary idle_timeout shutdown_delay
             drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention

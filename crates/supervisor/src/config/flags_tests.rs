@@ -5,7 +5,7 @@ use clap::{Args, Command, FromArgMatches};
 use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 45] = [
+const SETTINGS: [(&str, &str, &str); 46] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("require", "['m']", "all"),
@@ -34,6 +34,7 @@ const SETTINGS: [(&str, &str, &str); 45] = [
     ("onnxruntime", "'/o'", "/p"),
     ("worker-binary", "'/w'", "/v"),
     ("fetch-binary", "'/f'", "/g"),
+    ("idle-timeout", "1", "2"),
     ("shutdown-delay", "1", "2"),
     ("drain-timeout", "1", "2"),
     ("worker-restarts", "3", "4"),

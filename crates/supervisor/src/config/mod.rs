@@ -34,7 +34,7 @@ pub(crate) use self::{
     paths::{admin_socket_candidates, executable_file, installed_file},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
 };
-use crate::transport::edge::{self, EdgeConfig};
+use crate::transport::edge::{self, EdgeConfig, IDLE_TIMEOUT};
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_engine::{models::update::checker::CheckLimits, pool::Supervision};
 use onnxd_proto::exit::Failure;
@@ -140,6 +140,7 @@ impl Config {
                 None => None,
             },
             edge: EdgeConfig {
+                idle_timeout: duration(settings.idle_timeout, IDLE_TIMEOUT.as_secs()),
                 api_key_file: settings.api_key_file,
                 origins: edge::origins(&settings.cors_allow_origin)?,
                 tls: edge::tls_files(settings.tls_cert, settings.tls_key)?,

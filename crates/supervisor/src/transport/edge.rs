@@ -1,7 +1,7 @@
 //! Guards the routes with API keys, CORS and TLS, each in its own file. `serve` loads them at start and reloads them
 //! on SIGHUP.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,12 +20,16 @@ use crate::transport::{
 };
 use onnxd_proto::exit::Failure;
 
+/// Idle time of connections by default: longer than that of common proxies.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// Paths of health probes, which need no key.
 const OPEN: [&str; 5] = ["/health", "/", "/ping", "/v2/health/live", "/v2/health/ready"];
 
 /// The settings of the edge.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct EdgeConfig {
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
     /// File of API keys. `None`: requests need no key.
     pub api_key_file: Option<PathBuf>,
     /// Origins that browsers may send requests from.
@@ -70,6 +74,8 @@ pub(crate) fn tls_files(
 /// API keys, origins and TLS in effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
     origins: Vec<Origin>,
     api_key_file: PathBuf,
     /// Accepted keys. `None`: requests need no key.
@@ -81,7 +87,13 @@ pub(crate) struct Edge {
 impl Edge {
     /// Returns an edge without keys, origins and TLS.
     pub(crate) fn open() -> Self {
-        Self { origins: Vec::new(), api_key_file: PathBuf::new(), keys: None, tls: None }
+        Self {
+            idle_timeout: IDLE_TIMEOUT,
+            origins: Vec::new(),
+            api_key_file: PathBuf::new(),
+            keys: None,
+            tls: None,
+        }
     }
 
     /// Loads keys and certificate.
@@ -104,6 +116,7 @@ impl Edge {
             None => None,
         };
         Ok(Self {
+            idle_timeout: config.idle_timeout,
             origins: config.origins.clone(),
             api_key_file,
             keys: keys.map(Arc::new),

@@ -41,6 +41,9 @@ pub(crate) enum TransportError {
     /// Too many bodies wait to be decompressed.
     #[error("the server is overloaded: too many compressed bodies")]
     DecompressionBusy { retry_after: Duration },
+    /// An HTTP/1.1 request names no host.
+    #[error("the header Host is missing")]
+    NoHost,
     /// A handler panicked.
     #[error("internal error: the request handler panicked")]
     Panicked,
@@ -55,7 +58,9 @@ impl TransportError {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::IncompleteBody(_) | Self::InvalidCompression(_) => StatusCode::BAD_REQUEST,
+            Self::IncompleteBody(_) | Self::InvalidCompression(_) | Self::NoHost => {
+                StatusCode::BAD_REQUEST
+            }
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::OutOfMemory(_) | Self::DecompressionBusy { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,

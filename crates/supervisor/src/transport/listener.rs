@@ -39,15 +39,13 @@ use crate::transport::{
     error::Shapes,
     guarded_body::{BodyResource, GuardedBody},
     http2::{self, MayIdle},
-    panics,
+    panics, requests,
     slots::{ConnectionSlot, ConnectionSlots, Phase},
     tls::Tls,
     watched::Watched,
 };
 use onnxd_telemetry::metrics::Metrics;
 
-/// How long a connection may be idle between two requests.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a client may take to send a request's headers, or for the TLS handshake.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may read nothing of a response.
@@ -104,6 +102,8 @@ pub(crate) struct Listener {
     metrics: Arc<Metrics>,
     slots: Arc<ConnectionSlots>,
     ticks: Arc<AtomicU64>,
+    /// How long a connection may be idle between two requests.
+    idle_timeout: Duration,
 }
 
 impl Listener {
@@ -114,10 +114,11 @@ impl Listener {
         Routes { router, shapes }: Routes,
         (metrics, slots): (Arc<Metrics>, Arc<ConnectionSlots>),
     ) -> Self {
-        let router = panics::caught(edge.around(router, &shapes), shapes);
-        let tls = edge.tls.clone();
+        let router = edge.around(requests::checked(router, &shapes), &shapes);
+        let router = panics::caught(router, shapes);
+        let (tls, idle_timeout) = (edge.tls.clone(), edge.idle_timeout);
         let (protocol, ticks) = (Protocol::Http1, Arc::default());
-        Self { socket, protocol, router, tls, metrics, slots, ticks }
+        Self { socket, protocol, router, tls, metrics, slots, ticks, idle_timeout }
     }
 
     /// Returns an HTTP/2 listener. Its router must check keys and catch panics itself. Calls to paths for
@@ -130,7 +131,8 @@ impl Listener {
     ) -> Self {
         let (protocol, tls, ticks) =
             (Protocol::Http2 { may_idle }, edge.tls.clone(), Arc::default());
-        Self { socket, protocol, router, tls, metrics, slots, ticks }
+        let idle_timeout = edge.idle_timeout;
+        Self { socket, protocol, router, tls, metrics, slots, ticks, idle_timeout }
     }
 
     /// Returns a counter that increases while the accept loop runs.
@@ -245,6 +247,7 @@ impl Listener {
             // Taken now, so that a drain also waits for handshakes.
             watcher: graceful.watcher(),
             drain: drain.clone(),
+            idle_timeout: self.idle_timeout,
         };
         // A separate task from the first byte on, so that no client delays the next.
         tokio::spawn(async move {
@@ -266,6 +269,7 @@ struct Connection {
     slot: Arc<ConnectionSlot>,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
+    idle_timeout: Duration,
 }
 
 impl Connection {
@@ -297,7 +301,7 @@ impl Connection {
     /// Processes requests until the connection ends. If `last`, only one: the client finished its
     /// handshake during a drain and is about to send a request.
     async fn process(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
-        let Self { router, slot, watcher, drain, .. } = self;
+        let Self { router, slot, watcher, drain, idle_timeout, .. } = self;
         if let Protocol::Http2 { may_idle } = self.protocol {
             let calls = http2::Calls { router, slot, may_idle };
             return http2::process(stream, calls, watcher, drain).await;
@@ -307,7 +311,8 @@ impl Connection {
             let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
                 let answering = BusyGuard::begin(seen);
-                let mut response = router.oneshot(request.map(Body::new)).await;
+                let request = requests::without_trailing_slash(request.map(Body::new));
+                let mut response = router.oneshot(request).await;
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -318,7 +323,7 @@ impl Connection {
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(IDLE_TIMEOUT)
+            .header_read_timeout(idle_timeout)
             .max_header_size(HEADERS_BYTES_MAX)
             .keep_alive(!last)
             .serve_connection(TokioIo::new(Watched { stream, slot }), service);

@@ -6,6 +6,8 @@ use tokio::{
 
 use crate::transport::listener::*;
 
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
 #[tokio::test(start_paused = true)]
 async fn connection_idle_for_too_long_is_closed() {
     let (mut client, server) = tokio::io::duplex(1 << 16);
@@ -17,6 +19,7 @@ async fn connection_idle_for_too_long_is_closed() {
         slot: Arc::new(ConnectionSlots::new(1).take().unwrap()),
         watcher: GracefulShutdown::new().watcher(),
         drain: drained,
+        idle_timeout: IDLE_TIMEOUT,
     };
     tokio::spawn(connection.process(server, false));
     let mut buffer = [0; 1024];

@@ -5,7 +5,7 @@
 //! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
 //!   bodies.
-//! - [`panics`] turns a panicking handler into a response.
+//! - [`requests`] checks what no handler does; [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
 
 pub(crate) mod bodies;
@@ -18,6 +18,7 @@ mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;
 pub(crate) mod panics;
+mod requests;
 pub(crate) mod secret_file;
 pub(crate) mod slots;
 pub(crate) mod tls;

@@ -52,9 +52,9 @@ pub(super) fn transport(error: TransportError) -> Status {
             Code::OutOfRange
         }
         TransportError::BodyTimeout(_) => Code::DeadlineExceeded,
-        TransportError::IncompleteBody(_) | TransportError::InvalidCompression(_) => {
-            Code::InvalidArgument
-        }
+        TransportError::IncompleteBody(_)
+        | TransportError::InvalidCompression(_)
+        | TransportError::NoHost => Code::InvalidArgument,
         TransportError::UnsupportedEncoding => Code::Unimplemented,
         TransportError::OutOfMemory(_) | TransportError::DecompressionBusy { .. } => {
             Code::ResourceExhausted
