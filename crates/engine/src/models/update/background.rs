@@ -18,13 +18,17 @@ impl Background {
     /// Runs `work` on a dedicated thread.
     ///
     /// # Errors
-    /// Those of `work`, or `Internal` if no thread can be started.
+    /// Those of `work`, `Busy` after [`Background::finish`], or `Internal` if no thread can be started.
     pub(in crate::models) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
+        // Before the comparison: work that begins now is waited for, or does not begin.
         let token = self.0.token();
+        if self.0.is_closed() {
+            return Err(RefusalKind::Busy.because("onnxd is stopping"));
+        }
         let spawned = thread::Builder::new().name("update".into()).spawn(move || {
             // On Linux this affects only the calling thread. Ignore errors: the work just runs at
             // normal priority.
@@ -48,9 +52,23 @@ impl Background {
         }
     }
 
-    /// Waits for the last thread to finish.
+    /// Starts no more threads, and waits for the last one to finish.
     pub async fn finish(&self) {
         self.0.close();
         self.0.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_work_begins_once_its_end_is_awaited() {
+        let background = Background::default();
+        assert_eq!(background.run(|| Ok(1)).await.ok(), Some(1));
+        background.finish().await;
+        let late = background.run(|| Ok(2)).await;
+        assert_eq!(late.map_err(|refusal| refusal.kind), Err(RefusalKind::Busy));
     }
 }
