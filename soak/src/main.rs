@@ -6,12 +6,14 @@
 //! - [`clients`] send requests ([`probe`]) and report to the [`ledger`], which checks each answer
 //!   immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
 //!   leaks at the end.
+//! - With `--container`, the server runs with the limits of a [`container`].
 //! - [`summary`] prints the result and saves a failed run.
 
 #![allow(clippy::unwrap_used, reason = "a soak that meets the unexpected must fail")]
 
 mod checks;
 mod clients;
+mod container;
 mod faults;
 mod latency;
 mod ledger;
@@ -75,7 +77,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     let schedule = schedule::draw(options);
     let (command, count) = (Options::command(), schedule.len());
     print_line(&format!("{command}: seed {}, {count} faults and updates", options.seed));
-    let mut world = World::start(options).await;
+    let mut world = World::start(options).await?;
     world.server.settled().await;
     let before = Resources::now(&world.server);
     let counted = ServerCounters::now(&world).await?;
@@ -91,6 +93,7 @@ async fn run(options: &Options) -> Result<bool, String> {
         clients.push(tokio::spawn(uploads::run(Arc::clone(&world), *model)));
     }
     let watcher = tokio::spawn(watch(Arc::clone(&world)));
+    let probes = options.container.then(|| tokio::spawn(container::probe(Arc::clone(&world))));
     follow(&world, &schedule).await;
     let took = world.now();
     // A lazily loaded generation reaches a worker with its next request, so clients go on until
@@ -99,11 +102,15 @@ async fn run(options: &Options) -> Result<bool, String> {
     world.stop();
     join(&world, clients).await;
     let samples = watcher.await.map_err(|error| error.to_string())?;
+    let longest_probe = match probes {
+        Some(probes) => Some(probes.await.map_err(|error| error.to_string())?),
+        None => None,
+    };
     print_line("clients stopped: waiting until the server is idle");
     let after = checks::wait_until_idle(&world, &before).await;
     let counted = checks::counts(&world, &counted).await;
     let restarts = counted.restarts.values().sum();
-    summary::print(&world, &FinalState { took, samples, before, after, restarts });
+    summary::print(&world, &FinalState { took, samples, before, after, restarts, longest_probe });
     conclude(world, &schedule).await
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// worst order
     #[arg(long)]
     pub sources: bool,
+    /// Give the server the limits of a small container, 512 MiB and 1.5 CPUs, and probe it each second
+    #[arg(long)]
+    pub container: bool,
     /// Extra argument for `onnxd serve`; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub serve: Vec<String>,

@@ -54,6 +54,8 @@ pub(crate) struct FinalState {
     pub before: Resources,
     pub after: Resources,
     pub restarts: u64,
+    /// The longest time to the answer of a liveness probe, in a container.
+    pub longest_probe: Option<Duration>,
 }
 
 pub(crate) fn print(world: &World, end: &FinalState) {
@@ -93,6 +95,10 @@ pub(crate) fn print(world: &World, end: &FinalState) {
         end.restarts
     ));
     resources(end);
+    if let Some((container, longest)) = world.container.as_ref().zip(end.longest_probe) {
+        let (memory, longest) = (container.memory(), longest.as_secs_f64());
+        print_line(&format!("container   {memory}, longest probe {longest:.3} s"));
+    }
     print_line(&format!("violations  {}", ledger.violations_seen));
     for violation in ledger.violations.iter().take(VIOLATIONS_SHOWN_MAX) {
         print_line(&format!("  {violation:.600}"));

@@ -13,6 +13,7 @@ use std::{
 use e2e::{control::Control, grpc, launch::Builder, server::Server, web::Web};
 
 use crate::{
+    container::Container,
     ledger::Ledger,
     models::{self, Content, MODELS, Model, SPARE},
     options::Options,
@@ -41,6 +42,8 @@ pub(crate) struct World {
     pub probes: Vec<Probe>,
     /// By model, its two known versions.
     pub versions: BTreeMap<&'static str, [String; 2]>,
+    /// The limits of the server, with `--container`.
+    pub container: Option<Container>,
     /// The source of uploaded models.
     _web: Option<Web>,
     /// Held while a request with 300 texts is in flight. Two at a time would overload the server.
@@ -51,13 +54,21 @@ pub(crate) struct World {
 
 impl World {
     /// Starts a server and learns the answers of its models.
-    pub(crate) async fn start(options: &Options) -> Self {
+    ///
+    /// # Errors
+    /// With `--container`: this machine allows no control groups.
+    pub(crate) async fn start(options: &Options) -> Result<Self, String> {
+        let container = options.container.then(Container::create).transpose()?;
         let builder = grpc::listening(Server::builder()).workers(options.workers);
         models::prepare(&builder.directories());
         let web = options.sources.then(|| uploads::serve(&builder.directories()));
         let mut builder = with_arguments(builder, options);
         if let Some(web) = &web {
             builder = uploads::add(builder, web);
+        }
+        if let Some(container) = &container {
+            let launcher = container.group().launcher(builder.directories().root());
+            builder = builder.executable(&launcher);
         }
         let server = builder.start().await;
         let control = Control::new(&server);
@@ -70,6 +81,7 @@ impl World {
             start: Instant::now(),
             probes: Vec::new(),
             versions: BTreeMap::new(),
+            container,
             _web: web,
             many: tokio::sync::Mutex::new(()),
             ledger: Mutex::new(Ledger::new(names)),
@@ -89,7 +101,7 @@ impl World {
         let versions = world.versions[MODELS[0].name].clone();
         world.declare(SPARE.name, &versions);
         world.versions.insert(SPARE.name, versions);
-        world
+        Ok(world)
     }
 
     async fn learn(&mut self, model: Model) {

@@ -26,7 +26,8 @@ pub struct Builder {
     home: Arc<Home>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
-    workers: usize,
+    /// `None`: the server decides.
+    workers: Option<usize>,
     onnxruntime: Option<PathBuf>,
     worker_binary: Option<PathBuf>,
     state: Option<PathBuf>,
@@ -42,7 +43,7 @@ impl Builder {
             home: Arc::new(Home::new()),
             arguments: Vec::new(),
             environment: Vec::new(),
-            workers: 2,
+            workers: Some(2),
             onnxruntime: None,
             worker_binary: None,
             state: None,
@@ -79,10 +80,17 @@ impl Builder {
         self
     }
 
+    /// Lets the server decide how many workers it needs.
+    #[must_use]
+    pub fn default_workers(mut self) -> Self {
+        self.workers = None;
+        self
+    }
+
     /// Sets the number of workers; the default is 2.
     #[must_use]
     pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers;
+        self.workers = Some(workers);
         self
     }
 
@@ -239,7 +247,7 @@ impl Builder {
             .arg(library)
             .arg("--worker-binary")
             .arg(self.worker_binary.clone().unwrap_or_else(fixtures::onnxd_worker))
-            .args(["--workers", &self.workers.to_string()])
+            .args(self.workers.map(|workers| format!("--workers={workers}")))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null());

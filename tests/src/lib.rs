@@ -17,6 +17,7 @@
 //! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
 //! - [`tracer`]: system calls that fail.
+//! - [`control_group`]: the limits of a container.
 //! - [`processes`]: `/proc`. [`random`]: seeded random numbers.
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
@@ -25,6 +26,7 @@
 pub mod admin;
 pub mod client;
 pub mod control;
+pub mod control_group;
 pub mod corpus;
 pub mod disk;
 pub mod expected;

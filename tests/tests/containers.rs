@@ -12,8 +12,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use e2e::{
     client::Client,
+    control_group::{ControlGroup, Limits},
     eventually,
     fixtures::{self, model},
     home::Home,
@@ -189,4 +191,75 @@ async fn a_stop_can_be_delayed_until_load_balancers_know_of_it() {
     // The second signal ends the delay.
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_256_mib_many_large_requests_get_answers_or_429_and_none_kills_the_server() {
+    const CLIENTS: usize = 64;
+    const REQUESTS: usize = 6;
+    let group = match ControlGroup::create(Limits { memory_bytes: 256 << 20, cpu_percent: None }) {
+        Ok(group) => group,
+        Err(reason) => return eprintln!("skipped: {reason}"),
+    };
+    let builder = Server::builder().model("m", &model("tiny/tensor_image"));
+    let launcher = group.launcher(builder.directories().root());
+    let server = builder.executable(&launcher).start().await;
+    assert!(server.stderr().contains("256 MiB of memory (/sys/fs/cgroup"), "{}", server.stderr());
+
+    let (header, body) = image();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let (address, header, body) = (server.address(), header.clone(), body.clone());
+            tokio::spawn(async move {
+                let mut answered = 0;
+                for _ in 0..REQUESTS {
+                    let mut client = Client::connect(address).await.unwrap();
+                    let headers = [("inference-header-content-length", header.as_str())];
+                    let path = "/v2/models/m/infer";
+                    let sent = client.send_with(hyper::Method::POST, path, &headers, body.clone());
+                    // A client that is refused while it sends may lose the answer with the connection.
+                    let Ok(response) = sent.await else { continue };
+                    assert!(matches!(response.status, 200 | 429), "{}", response.text());
+                    answered += usize::from(response.status == 200);
+                }
+                answered
+            })
+        })
+        .collect();
+    let mut answered = 0;
+    for client in clients {
+        answered += client.await.unwrap();
+    }
+    assert!(answered > 0);
+    assert_eq!(group.out_of_memory_kills(), 0);
+    let status = server.status().await;
+    assert_eq!(status.restarts(), 0, "{status:?}");
+    server.stop().await;
+}
+
+/// Returns an image of 4.9 MB as a binary tensor: the size of the JSON before it, and the body.
+fn image() -> (String, Bytes) {
+    const SHAPE: [usize; 4] = [2, 3, 320, 640];
+    let bytes = 4 * SHAPE.iter().product::<usize>();
+    let input = json!({"name": "image", "datatype": "FP32", "shape": SHAPE,
+        "parameters": {"binary_data_size": bytes}});
+    let json = json!({"inputs": [input], "parameters": {"binary_data_output": true}}).to_string();
+    let mut body = json.clone().into_bytes();
+    body.resize(json.len() + bytes, 0);
+    (json.len().to_string(), body.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cpu_quota_counts_for_the_default_number_of_workers() {
+    let limits = Limits { memory_bytes: 512 << 20, cpu_percent: Some(50) };
+    let group = match ControlGroup::create(limits) {
+        Ok(group) => group,
+        Err(reason) => return eprintln!("skipped: {reason}"),
+    };
+    let builder = Server::builder().model("m", &model("tiny/a")).default_workers();
+    let launcher = group.launcher(builder.directories().root());
+    let server = builder.executable(&launcher).start().await;
+    assert_eq!(server.status().await.workers.len(), 1);
+    assert!(server.stderr().contains("0.5 CPUs (/sys/fs/cgroup"), "{}", server.stderr());
+    server.stop().await;
 }

@@ -3,6 +3,7 @@
 mod configuration;
 mod connection;
 mod cors;
+mod http2;
 mod keys;
 mod tls;
 

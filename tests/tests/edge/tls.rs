@@ -30,7 +30,7 @@ fn write(home: &Home, certificate: &Pair, key: &Pair) {
     write("key.pem", key.signing_key.serialize_pem()).expect("a file");
 }
 
-fn over_tls(pair: &Pair) -> Builder {
+pub(crate) fn over_tls(pair: &Pair) -> Builder {
     let builder = Server::builder().model("m", &model("tiny/a"));
     let home = builder.directories();
     write(&home, pair, pair);
@@ -40,7 +40,7 @@ fn over_tls(pair: &Pair) -> Builder {
 }
 
 /// Starts a server. The harness's own readiness check does not use TLS.
-async fn start(builder: Builder, config: &Arc<ClientConfig>) -> Server {
+pub(crate) async fn start(builder: Builder, config: &Arc<ClientConfig>) -> Server {
     let mut server = builder.spawn();
     let address = server.address();
     e2e::eventually("an answer over TLS", TIMEOUT, async || {
@@ -67,7 +67,7 @@ async fn sighup_swaps_the_certificate_and_keeps_connections() {
     let builder = over_tls(&first);
     let home = builder.directories();
     let notify = Notify::bind(home.root());
-    let (old, new) = (trusting(&first, &["h2", "http/1.1"]), trusting(&second, &[]));
+    let (old, new) = (trusting(&first, &["spdy/3.1", "http/1.1"]), trusting(&second, &[]));
     let server = start(builder.variable("NOTIFY_SOCKET", notify.path()), &old).await;
     let address = server.address();
     let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");

@@ -6,8 +6,9 @@ use axum::{
     Router,
     body::Body,
     extract::MatchedPath,
-    http::{Method, Response, Uri},
+    http::{HeaderValue, Method, Response, StatusCode, Uri, header::ALLOW},
     middleware,
+    response::IntoResponse,
     routing::{any, get},
 };
 use utoipa_axum::router::OpenApiRouter;
@@ -79,16 +80,30 @@ pub(super) fn described() -> OpenApiRouter<App> {
     CONTRACTS.iter().fold(all, |all, contract| all.merge((contract.routes)()))
 }
 
-async fn not_found(uri: Uri) -> Response<Body> {
+async fn not_found(method: Method, uri: Uri) -> Response<Body> {
+    if method == Method::OPTIONS && uri.path() == "*" {
+        return options();
+    }
     let fault = Fault::new(Class::NoRoute, format!("unknown route {}", uri.path()));
     (TABLE.find(None, uri.path()).render)(fault)
 }
 
+/// Answers `OPTIONS *`, which asks what the server allows in general.
+fn options() -> Response<Body> {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET,HEAD,POST,OPTIONS"));
+    response
+}
+
+/// Answers `OPTIONS`, and refuses other methods that a route does not have. axum adds the header `allow`.
 async fn method_not_allowed(
     route: Option<MatchedPath>,
     uri: Uri,
     method: Method,
 ) -> Response<Body> {
+    if method == Method::OPTIONS {
+        return StatusCode::NO_CONTENT.into_response();
+    }
     let fault = Fault::new(Class::Method, format!("{method} is not allowed on {}", uri.path()));
     let template = route.as_ref().map(MatchedPath::as_str);
     (TABLE.find(template, uri.path()).render)(fault)

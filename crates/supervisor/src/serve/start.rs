@@ -171,7 +171,8 @@ impl Server {
         let drain_timeout = config.drain_timeout;
         let lifecycle = Lifecycle { opened, drain, drain_timeout, tasks: tasks.clone() };
 
-        let listener = Listener::new(public, edge, router::routes(app.clone()), shared());
+        let listener =
+            Listener::new(public, edge, router::routes(app.clone()), shared()).with_http2();
         let ticks = listener.ticks();
         let mut listeners = vec![lifecycle.spawn("HTTP listener", listener)];
         let grpc_listen = grpc.as_ref().map(|(_, address)| *address);

@@ -23,6 +23,7 @@ use tower::ServiceExt;
 
 use crate::transport::{
     guarded_body::{BodyResource, GuardedBody},
+    requests,
     slots::ConnectionSlot,
 };
 
@@ -35,8 +36,8 @@ const RESETS_MAX: usize = 64;
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Maximum unread bytes of one call's response.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
-/// How long a connection may be without a call. Clients reconnect for the next one.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a connection for gRPC may be without a call. Clients reconnect for the next one.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How often a client is pinged, and how long it has to answer.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
@@ -51,6 +52,8 @@ pub(super) struct Calls {
     pub router: Router,
     pub slot: Arc<ConnectionSlot>,
     pub may_idle: MayIdle,
+    /// How long the connection may be without a call.
+    pub idle_timeout: Duration,
 }
 
 /// Counts the open calls of a connection.
@@ -128,7 +131,7 @@ impl Drop for Call {
 /// all calls.
 pub(super) async fn process(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    Calls { router, slot, may_idle }: Calls,
+    Calls { router, slot, may_idle, idle_timeout }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
@@ -138,7 +141,8 @@ pub(super) async fn process(
         let may_idle = may_idle(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
         async move {
-            let response = router.oneshot(request.map(Body::new)).await;
+            let request = requests::without_trailing_slash(request.map(Body::new));
+            let response = router.oneshot(request).await;
             response.map(|response| response.map(|body| GuardedBody::new(body, Arc::new(call))))
         }
     });
@@ -156,7 +160,7 @@ pub(super) async fn process(
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = closing(seen, drain) => {
+        () = closing(seen, drain, idle_timeout) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -175,7 +179,11 @@ fn is_gone(error: &hyper::Error) -> bool {
 }
 
 /// Waits until the client should be told to make no more calls.
-async fn closing(mut seen: watch::Receiver<OpenCalls>, mut drain: watch::Receiver<bool>) {
+async fn closing(
+    mut seen: watch::Receiver<OpenCalls>,
+    mut drain: watch::Receiver<bool>,
+    idle_timeout: Duration,
+) {
     loop {
         let idle = seen.borrow_and_update().open == 0;
         tokio::select! {
@@ -183,7 +191,7 @@ async fn closing(mut seen: watch::Receiver<OpenCalls>, mut drain: watch::Receive
             _ = drain.wait_for(|drain| *drain) => break,
             // An error means that the connection has ended.
             Ok(()) = seen.changed() => {}
-            () = time::sleep(IDLE_TIMEOUT), if idle => return,
+            () = time::sleep(idle_timeout), if idle => return,
             else => return,
         }
     }

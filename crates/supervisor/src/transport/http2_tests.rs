@@ -59,7 +59,7 @@ impl Client {
         let silent = any(async || future::pending::<Response<Body>>().await);
         let router = Router::new().route("/", silent);
         let slot = Arc::new(ConnectionSlots::new(1).take().unwrap());
-        let calls = Calls { router, slot, may_idle: |_| false };
+        let calls = Calls { router, slot, may_idle: |_| false, idle_timeout: IDLE_TIMEOUT };
         let watcher = GracefulShutdown::new().watcher();
         tokio::spawn(process(theirs, calls, watcher, drained));
         let mut client = Self { stream: ours, _drain: drain };

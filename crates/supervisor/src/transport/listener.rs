@@ -1,5 +1,5 @@
 //! Accepts connections, with or without TLS, limits them in number and time, and drains them. Started by
-//! `serve`, which passes the routes.
+//! `serve`, which passes the routes. HTTP/2 is chosen by ALPN or by its first bytes.
 //!
 //! hyper's header timeout also runs while a connection is idle, so it is the idle timeout here. A client
 //! that is slow to send its headers, or to read a response, is closed sooner. When all
@@ -39,7 +39,9 @@ use crate::transport::{
     error::Shapes,
     guarded_body::{BodyResource, GuardedBody},
     http2::{self, MayIdle},
-    panics, requests,
+    panics,
+    preface::Begun,
+    requests,
     slots::{ConnectionSlot, ConnectionSlots, Phase},
     tls::Tls,
     watched::Watched,
@@ -64,10 +66,16 @@ const QUEUED_MAX: usize = 16_384;
 /// How often the accept loop ticks without new connections.
 const TICK: Duration = Duration::from_millis(100);
 
-/// The protocol of a listener.
+/// ALPN names of the protocols.
+const HTTP1: &[u8] = b"http/1.1";
+const HTTP2: &[u8] = b"h2";
+
+/// What the clients of a listener may speak.
 #[derive(Clone, Copy, Debug)]
 enum Protocol {
     Http1,
+    /// HTTP/1.1 or HTTP/2, as each client chooses.
+    Any,
     /// HTTP/2, see [`http2`].
     Http2 {
         may_idle: MayIdle,
@@ -75,11 +83,12 @@ enum Protocol {
 }
 
 impl Protocol {
-    /// Returns the protocol's ALPN name.
-    fn alpn(self) -> &'static [u8] {
+    /// Returns the ALPN names, the preferred one first.
+    fn alpn(self) -> &'static [&'static [u8]] {
         match self {
-            Self::Http1 => b"http/1.1",
-            Self::Http2 { .. } => b"h2",
+            Self::Http1 => &[HTTP1],
+            Self::Any => &[HTTP2, HTTP1],
+            Self::Http2 { .. } => &[HTTP2],
         }
     }
 }
@@ -121,6 +130,11 @@ impl Listener {
         Self { socket, protocol, router, tls, metrics, slots, ticks, idle_timeout }
     }
 
+    /// Also accepts HTTP/2.
+    pub(crate) fn with_http2(self) -> Self {
+        Self { protocol: Protocol::Any, ..self }
+    }
+
     /// Returns an HTTP/2 listener. Its router must check keys and catch panics itself. Calls to paths for
     /// which `may_idle` holds may stay open indefinitely without a message.
     pub(crate) fn http2(
@@ -131,7 +145,7 @@ impl Listener {
     ) -> Self {
         let (protocol, tls, ticks) =
             (Protocol::Http2 { may_idle }, edge.tls.clone(), Arc::default());
-        let idle_timeout = edge.idle_timeout;
+        let idle_timeout = http2::IDLE_TIMEOUT;
         Self { socket, protocol, router, tls, metrics, slots, ticks, idle_timeout }
     }
 
@@ -274,7 +288,7 @@ struct Connection {
 
 impl Connection {
     async fn run(mut self, stream: TcpStream) {
-        let Some(tls) = self.tls.take() else { return self.process(stream, false).await };
+        let Some(tls) = self.tls.take() else { return self.choose(stream).await };
         // The handshake shares the time limit for headers.
         self.slot.set(Phase::Headers(Instant::now()));
         let mut first = [0];
@@ -286,26 +300,61 @@ impl Connection {
             () = drain_grace_ended(self.drain.clone()) => return,
         }
         // Read now: the certificate may have been reloaded since the client connected.
-        match TlsAcceptor::from(tls.config(&[self.protocol.alpn()])).accept(stream).await {
+        match TlsAcceptor::from(tls.config(self.protocol.alpn())).accept(stream).await {
             Ok(stream) => {
                 let last = *self.drain.borrow();
                 if !last {
                     self.slot.set(Phase::Idle);
                 }
-                self.process(stream, last).await;
+                match (self.protocol, stream.get_ref().1.alpn_protocol()) {
+                    (Protocol::Http2 { may_idle }, _) => self.process_http2(stream, may_idle).await,
+                    (Protocol::Any, Some(HTTP2)) => self.process_http2(stream, |_| false).await,
+                    _ => self.process(stream, last).await,
+                }
             }
             Err(error) => tracing::debug!(%error, "TLS handshake failed"),
         }
     }
 
-    /// Processes requests until the connection ends. If `last`, only one: the client finished its
+    /// Processes a connection without TLS by the protocol that the client speaks.
+    async fn choose(self, stream: TcpStream) {
+        match self.protocol {
+            Protocol::Http1 => return self.process(stream, false).await,
+            Protocol::Http2 { may_idle } => return self.process_http2(stream, may_idle).await,
+            Protocol::Any => {}
+        }
+        let slot = Arc::clone(&self.slot);
+        let examined = tokio::select! {
+            biased;
+            // Biased: bytes that have arrived win over the end of the drain.
+            examined = Begun::examine(stream, || slot.received()) => examined,
+            () = drain_grace_ended(self.drain.clone()) => return,
+            () = time::sleep(self.idle_timeout) => return,
+        };
+        match examined {
+            Ok((stream, true)) => {
+                self.slot.set(Phase::Idle);
+                self.process_http2(stream, |_| false).await;
+            }
+            Ok((stream, false)) => self.process(stream, false).await,
+            Err(error) => tracing::debug!(%error, "connection failed"),
+        }
+    }
+
+    async fn process_http2(
+        self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        may_idle: MayIdle,
+    ) {
+        let Self { router, slot, watcher, drain, idle_timeout, .. } = self;
+        let calls = http2::Calls { router, slot, may_idle, idle_timeout };
+        http2::process(stream, calls, watcher, drain).await;
+    }
+
+    /// Processes HTTP/1.1 requests until the connection ends. If `last`, only one: the client finished its
     /// handshake during a drain and is about to send a request.
     async fn process(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
         let Self { router, slot, watcher, drain, idle_timeout, .. } = self;
-        if let Protocol::Http2 { may_idle } = self.protocol {
-            let calls = http2::Calls { router, slot, may_idle };
-            return http2::process(stream, calls, watcher, drain).await;
-        }
         let (seen, draining) = (Arc::clone(&slot), drain.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());

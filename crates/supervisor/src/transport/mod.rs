@@ -1,7 +1,7 @@
 //! Accepts, limits, secures and drains connections, and reads and writes bodies. Independent of contracts.
 //!
-//! - [`listener`] accepts connections, [`http2`] serves those of gRPC; [`slots`] limits them, [`watched`] finds
-//!   slow ones.
+//! - [`listener`] accepts connections, [`preface`] finds those that speak HTTP/2, [`http2`] serves them;
+//!   [`slots`] limits them, [`watched`] finds slow ones.
 //! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
 //!   bodies.
@@ -18,6 +18,7 @@ mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;
 pub(crate) mod panics;
+mod preface;
 mod requests;
 pub(crate) mod secret_file;
 pub(crate) mod slots;

@@ -1,5 +1,5 @@
 //! Checks of requests that no handler repeats, and forms that mean the same. Used by the
-//! [`listener`](crate::transport::listener) for HTTP/1.1.
+//! [`listener`](crate::transport::listener).
 
 use std::sync::Arc;
 
