@@ -1,5 +1,5 @@
 //! What containers do to a server: it is the first process, it is called from other PID namespaces,
-//! and its secrets are links that belong to root.
+//! its secrets are links that belong to root, it has limits, and it may do little.
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
 #![allow(clippy::print_stderr, reason = "a skipped test says so")]
@@ -7,7 +7,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown, symlink},
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -262,4 +262,84 @@ async fn a_cpu_quota_counts_for_the_default_number_of_workers() {
     assert_eq!(server.status().await.workers.len(), 1);
     assert!(server.stderr().contains("0.5 CPUs (/sys/fs/cgroup"), "{}", server.stderr());
     server.stop().await;
+}
+
+/// Writes a script that starts the supervisor, with `before` in front of its command.
+fn launcher(folder: &Path, before: &str) -> PathBuf {
+    let script = folder.join("launcher");
+    let onnxd = fixtures::onnxd();
+    let text = format!("#!/bin/sh\nset -e\n{before} {} \"$@\"\n", onnxd.display());
+    fs::write(&script, text).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+fn runs(command: &str) -> bool {
+    Command::new("sh").args(["-c", command]).output().is_ok_and(|output| output.status.success())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_root_any_uid_and_no_shared_memory_folder_do_no_harm() {
+    const USER: u32 = 1_000_660_000;
+    if !runs("unshare --mount true && setpriv --reuid=1000660000 true") {
+        return eprintln!("skipped: this machine lets tests neither mount nor change the user");
+    }
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let home = builder.directories();
+    for path in [home.root().to_owned(), home.root().join("run"), home.tmp(), home.user()] {
+        chown(path, Some(USER), Some(USER)).unwrap();
+    }
+    let root = home.root().display().to_string();
+    let inner = launcher(
+        home.root(),
+        &format!(
+            "mount --make-rprivate /\nmount --bind {root} {root}\nmount -o remount,ro,bind /\n\
+             umount /dev/shm || true\n\
+             exec setpriv --reuid={USER} --regid={USER} --clear-groups --no-new-privs \
+             --bounding-set=-all --inh-caps=-all"
+        ),
+    );
+    let outer = home.root().join("outer");
+    let text = format!("#!/bin/sh\nexec unshare --mount {} \"$@\"\n", inner.display());
+    fs::write(&outer, text).unwrap();
+    fs::set_permissions(&outer, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = builder.executable(&outer).start().await;
+    assert_eq!(processes::status(&server.pid().to_string(), "CapEff").unwrap(), "0000000000000000");
+    assert!(fs::write(format!("/proc/{}/root/etc/new", server.pid()), "").is_err());
+    server.update("m", Some(&model("tiny/b"))).await.unwrap();
+    assert!(
+        server.client().await.post("/embed", &json!({"inputs": "a"})).await.unwrap().status == 200
+    );
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_landlock_it_serves_and_says_so_and_without_seccomp_it_names_the_flag() {
+    if !runs("strace -D -q -o /dev/null true") {
+        return eprintln!("skipped: strace is missing or not permitted");
+    }
+    for error in ["EPERM", "ENOSYS"] {
+        let builder = Server::builder().model("m", &model("tiny/a"));
+        let home = builder.directories();
+        let script = launcher(home.root(), &denied("landlock_create_ruleset", error));
+        let server = builder.executable(&script).start().await;
+        let log = server.stderr();
+        assert!(log.matches("supports only part of the sandbox").count() == 1, "{log}");
+        server.update("m", Some(&model("tiny/b"))).await.unwrap();
+        server.stop().await;
+
+        let builder = Server::builder().model("m", &model("tiny/a"));
+        let home = builder.directories();
+        let script = launcher(home.root(), &denied("seccomp", error));
+        let mut server = builder.executable(&script).spawn();
+        let exit = server.wait().await;
+        let log = server.stderr();
+        assert_eq!(exit.code(), Some(78), "{error}: {log}");
+        assert!(log.contains("--no-sandbox"), "{error}: {log}");
+    }
+}
+
+/// Returns a command in front of the supervisor's that makes a system call fail.
+fn denied(call: &str, error: &str) -> String {
+    format!("exec strace -D -f -q -e trace={call} -e inject={call}:error={error} -o /dev/null")
 }

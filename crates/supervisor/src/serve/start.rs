@@ -247,7 +247,10 @@ impl Lifecycle {
 
 /// Logs what the server may use, and where those limits come from.
 fn log_limits(workers: usize, body_memory_bytes: usize) {
-    let groups = machine::limits().join(", ");
+    let groups = match machine::limits() {
+        limits if limits.is_empty() => "no limits".to_owned(),
+        limits => limits.join(", "),
+    };
     let body_memory_mib = body_memory_bytes >> 20;
     tracing::info!(workers, body_memory_mib, groups, "limits");
     if body_memory_bytes < TENSORS_BYTES_MAX {
