@@ -13,6 +13,9 @@ use crate::api::error::{Class, Fault};
 /// Larger JSON bodies are parsed off the async thread, so that others do not wait.
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 
+/// Some editors write it at the start of a file. JSON must not begin with it (RFC 8259).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 const TRACE_HEADER: &str = "traceparent";
 
@@ -55,6 +58,10 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Fault> {
         parse()
     };
     parsed.map_err(|error| {
+        if body.starts_with(BYTE_ORDER_MARK) {
+            let message = "invalid request body: it begins with a UTF-8 byte order mark; remove it";
+            return Fault::new(Class::Unreadable, message);
+        }
         let class = match error.classify() {
             serde_json::error::Category::Data => Class::Malformed,
             _ => Class::Unreadable,
