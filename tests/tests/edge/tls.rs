@@ -12,6 +12,7 @@ use e2e::{
     client::exchange, fixtures::model, home::Home, launch::Builder, notify::Notify,
     processes::Signal, server::Server,
 };
+use rcgen::{CertificateParams, KeyPair};
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use tokio_rustls::TlsConnector;
 
@@ -165,4 +166,35 @@ async fn a_drain_completes_handshakes_and_drops_silent_connections() {
     assert_eq!(exit.code(), Some(0), "{exit}");
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
     drop(silent);
+}
+
+/// Returns a certificate for `localhost` that expires at the start of a year.
+fn expiring(year: i32) -> Pair {
+    let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let signing_key = KeyPair::generate().expect("a key");
+    let cert = params.self_signed(&signing_key).expect("a certificate");
+    Pair { cert, signing_key }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_name_the_expiry_of_the_served_certificate() {
+    let (first, second) = (expiring(2040), expiring(2060));
+    let builder = over_tls(&first);
+    let home = builder.directories();
+    let (old, new) = (trusting(&first, &[]), trusting(&second, &[]));
+    let server = start(builder, &old).await;
+    let address = server.address();
+    let expiry = async |config| {
+        let mut connection = Connection::tls(address, config).await.ok()?;
+        let answer = connection.send(("GET", "/metrics"), &[], "").await.expect("an answer");
+        let name = "onnxd_certificate_expiry_timestamp_seconds ";
+        answer.text().lines().find_map(|line| Some(line.strip_prefix(name)?.to_owned()))
+    };
+    assert_eq!(expiry(&old).await.as_deref(), Some("2208988800"));
+    write(&home, &second, &second);
+    server.signal(Signal::SIGHUP);
+    let renewed = e2e::eventually("the new certificate", TIMEOUT, async || expiry(&new).await);
+    assert_eq!(renewed.await, "2840140800");
+    server.stop().await;
 }

@@ -60,6 +60,8 @@ async fn a_version_with_two_worker_deaths_is_quarantined() {
     assert!(server.stderr().contains("rolling back automatically"), "the log says why");
     let text = String::from_utf8(server.cli(&["status"]).await.stdout).unwrap();
     assert!(text.contains("failed its probation"), "{text}");
+    let scraped = server.client().await.get("/metrics").await.unwrap().text();
+    assert!(scraped.contains("\nonnxd_model_quarantined_versions{model=\"m\"} 1\n"), "{scraped}");
 
     let refusal = load.update(&server, &tiny("b"), "b").await.unwrap_err();
     assert_eq!(refusal.kind, "quarantined", "{refusal:?}");

@@ -189,6 +189,13 @@ impl Dispatch {
         self.limits.items
     }
 
+    /// Returns how many items of the model in a slot are queued or running.
+    pub fn items_of(&self, slot: Slot) -> usize {
+        let available = |queue: &Queue| queue.all.available_permits();
+        let queue = self.queues.get(usize::from(slot));
+        queue.map_or(0, |queue| self.limits.items.saturating_sub(available(queue)))
+    }
+
     /// Returns the status of all workers; empty if the dispatcher has stopped.
     pub async fn workers(&self) -> Vec<worker::Status> {
         let (reply, answer) = oneshot::channel();

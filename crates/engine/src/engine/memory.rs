@@ -25,7 +25,11 @@ impl OutOfMemory {
 
 /// The memory budget for large bodies. Cheap to clone; clones share the budget.
 #[derive(Clone, Debug)]
-pub struct MemoryBudget(Arc<Semaphore>);
+pub struct MemoryBudget {
+    /// One permit per kibibyte.
+    permits: Arc<Semaphore>,
+    kibibytes: usize,
+}
 
 /// A reserved part of the budget. Dropping it releases the memory.
 #[derive(Debug)]
@@ -40,7 +44,8 @@ impl Default for MemoryBudget {
 impl MemoryBudget {
     /// Creates a budget of `bytes`, counted in whole kibibytes.
     pub fn new(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes / 1024)))
+        let kibibytes = bytes / 1024;
+        Self { permits: Arc::new(Semaphore::new(kibibytes)), kibibytes }
     }
 
     /// Reserves memory for a body of `bytes` if it is larger than `free_max`.
@@ -56,13 +61,18 @@ impl MemoryBudget {
             return Ok(None);
         }
         let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        let reserved = Arc::clone(&self.0).try_acquire_many_owned(kibibytes);
+        let reserved = Arc::clone(&self.permits).try_acquire_many_owned(kibibytes);
         reserved.map(|permit| Some(Reservation(permit))).map_err(|_| OutOfMemory)
     }
 
     /// Returns the number of bytes that are not reserved.
     pub fn available_bytes(&self) -> usize {
-        self.0.available_permits() * 1024
+        self.permits.available_permits() * 1024
+    }
+
+    /// Returns the size of the budget.
+    pub fn limit_bytes(&self) -> usize {
+        self.kibibytes * 1024
     }
 }
 
@@ -86,7 +96,8 @@ mod tests {
 
     #[test]
     fn memory_is_reserved_merged_shrunk_and_returned() {
-        let budget = MemoryBudget::new(8 * 1024);
+        let budget = MemoryBudget::new(8 * 1024 + 1);
+        assert_eq!(budget.limit_bytes(), 8 * 1024);
         assert!(budget.reserve(1024, 1024).unwrap().is_none());
         let mut first = budget.reserve(1025, 1024).unwrap().unwrap();
         assert_eq!(budget.available_bytes(), 6 * 1024);

@@ -139,6 +139,11 @@ impl Engine {
         self.parts.dispatch.items_max()
     }
 
+    /// Returns how many items of a model are queued or running.
+    pub fn items_of(&self, model: &Model) -> usize {
+        self.parts.dispatch.items_of(model.slot)
+    }
+
     /// Subscribes to the health of the workers.
     pub fn health(&self) -> watch::Receiver<Health> {
         self.parts.health.clone()

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use onnxd_engine::Engine;
+use onnxd_proto::layout::Layout;
+
+use crate::transport::tls::Tls;
 
 /// The state of all routes.
 #[derive(Clone, Debug)]
@@ -11,6 +14,16 @@ pub(crate) struct App {
     pub engine: Arc<Engine>,
     /// Maximum inputs in one request of text-embeddings-inference's contract.
     pub client_batch: usize,
+    /// What only `GET /metrics` reads.
+    pub observed: Arc<Observed>,
+}
+
+/// What `GET /metrics` reports besides the engine.
+#[derive(Debug)]
+pub(crate) struct Observed {
+    /// The state directory.
+    pub layout: Layout,
+    pub tls: Option<Arc<Tls>>,
 }
 
 #[cfg(test)]
@@ -42,6 +55,7 @@ impl App {
             workers: 0,
         };
         let engine = Engine::new(parts, MemoryBudget::new(memory_bytes));
-        Self { engine: Arc::new(engine), client_batch: 1 }
+        let observed = Observed { layout: Layout::new("/nonexistent"), tls: None };
+        Self { engine: Arc::new(engine), client_batch: 1, observed: Arc::new(observed) }
     }
 }

@@ -59,10 +59,19 @@ fn share(most: u64, (part, of): (u64, u64)) -> u64 {
     memory_bytes().map_or(most, |bytes| most.min(bytes / of * part))
 }
 
+/// Returns the memory limit of this process's control group, if it has one.
+pub(crate) fn group_memory_bytes() -> Option<u64> {
+    group_memory().map(|limit| limit.amount)
+}
+
+/// Version 1 reports a limit above any machine's memory if there is none.
+fn group_memory() -> Option<control_groups::Limit> {
+    control_groups::memory_bytes().filter(|limit| memory_bytes() == Some(limit.amount))
+}
+
 /// Returns lines about the limits of control groups, for the log.
 pub(crate) fn limits() -> Vec<String> {
-    let memory = control_groups::memory_bytes()
-        .filter(|limit| memory_bytes() == Some(limit.amount))
+    let memory = group_memory()
         .map(|limit| format!("{} MiB of memory ({})", limit.amount >> 20, limit.file.display()));
     let cpu = control_groups::cpu_millis().map(|limit| {
         let cpus = Duration::from_millis(limit.amount).as_secs_f64();

@@ -15,7 +15,10 @@ use tokio::{
 use super::{Server, sockets::Sockets};
 use crate::{
     admin::{self, Admin},
-    api::{app::App, grpc, router},
+    api::{
+        app::{App, Observed},
+        grpc, router,
+    },
     config::Config,
     process::{descriptors, inherited::Inherited, machine},
     transport::{
@@ -112,7 +115,9 @@ impl Server {
             workers: worker_count,
         };
         let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
-        let app = App { engine, client_batch: config.max_client_batch_size };
+        let observed = Observed { layout: updates.store.layout().clone(), tls: edge.tls.clone() };
+        let (client_batch, observed) = (config.max_client_batch_size, Arc::new(observed));
+        let app = App { engine, client_batch, observed };
         let admin = Admin {
             watches: watches(config, &updates, &updater),
             registry: updates.registry,

@@ -2,13 +2,14 @@
 //!
 //! - [`listener`] accepts connections, [`preface`] finds those that speak HTTP/2, [`http2`] serves them;
 //!   [`slots`] limits them, [`watched`] finds slow ones.
-//! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
+//! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`] with [`certificate`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
 //!   bodies.
 //! - [`requests`] checks what no handler does; [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
 
 pub(crate) mod bodies;
+mod certificate;
 pub(crate) mod chunks;
 pub(crate) mod cors;
 pub(crate) mod edge;

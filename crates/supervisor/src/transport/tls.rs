@@ -13,7 +13,10 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use crate::transport::secret_file::{self, FileError};
+use crate::transport::{
+    certificate,
+    secret_file::{self, FileError},
+};
 
 /// Maximum size of either file in bytes.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -30,7 +33,15 @@ pub(crate) struct TlsFiles {
 /// The certificate in use.
 pub(crate) struct Tls {
     files: TlsFiles,
-    current: RwLock<Arc<ServerConfig>>,
+    current: RwLock<Current>,
+}
+
+/// What was read from the files last.
+#[derive(Clone)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain expires, in seconds since the Unix epoch.
+    expires: Option<u64>,
 }
 
 /// Why a certificate and key cannot be used. Never quotes the key.
@@ -74,18 +85,24 @@ impl Tls {
     /// # Errors
     /// As for [`Tls::load`]. The previous certificate stays in use then.
     pub(crate) fn reload(&self) -> Result<(), TlsError> {
-        let config = read(&self.files)?;
+        let current = read(&self.files)?;
         tracing::info!("reloaded the TLS certificate");
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = config;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = current;
         Ok(())
+    }
+
+    /// Returns when the first certificate of the chain expires, in seconds since the Unix epoch. `None` if
+    /// no certificate says so.
+    pub(crate) fn expires(&self) -> Option<u64> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).expires
     }
 
     /// Returns the configuration of the next handshake, with the listener's protocols in order of
     /// preference.
     pub(crate) fn config(&self, protocols: &[&[u8]]) -> Arc<ServerConfig> {
-        let current = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner).clone();
         // Cheap compared to a handshake: large parts are shared.
-        let mut config = ServerConfig::clone(&current);
+        let mut config = ServerConfig::clone(&current.config);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
         Arc::new(config)
     }
@@ -99,16 +116,19 @@ impl fmt::Debug for Tls {
 
 /// Builds a new configuration, with a new session store: a resumed session would keep using the old
 /// certificate.
-fn read(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(files: &TlsFiles) -> Result<Current, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .expect("ring supports TLS 1.2 and 1.3")
         .with_no_client_auth();
-    let config = builder.with_single_cert(certificates(&files.certificate)?, key(&files.key)?);
-    config.map(Arc::new).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { files: files.clone() },
-        error => TlsError::Unusable { files: files.clone(), error },
-    })
+    let chain = certificates(&files.certificate)?;
+    let expires = chain.iter().filter_map(|der| certificate::expires(der)).min();
+    let config =
+        builder.with_single_cert(chain, key(&files.key)?).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => TlsError::Mismatch { files: files.clone() },
+            error => TlsError::Unusable { files: files.clone(), error },
+        })?;
+    Ok(Current { config: Arc::new(config), expires })
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

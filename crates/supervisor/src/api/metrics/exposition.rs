@@ -12,6 +12,7 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
+use crate::api::app::App;
 use onnxd_engine::{
     dispatch::worker::{self, State},
     models::registry::{Model, Registry},
@@ -27,13 +28,14 @@ use onnxd_telemetry::metrics::{
 /// The sources of all metrics.
 #[derive(Debug)]
 pub(crate) struct Scrape {
+    pub app: App,
     pub metrics: Arc<Metrics>,
     pub registry: Arc<Registry>,
     pub workers: Vec<worker::Status>,
 }
 
 impl Scrape {
-    /// Renders the metrics. Reads files in `/proc`.
+    /// Renders the metrics. Reads files of the kernel and of the state directory.
     pub(crate) fn text(self, format: Format) -> String {
         let mut registry = registry::Registry::default();
         registry.register_collector(Box::new(self));
@@ -53,9 +55,11 @@ impl Collector for Scrape {
         self.items(page)?;
         self.phases(page)?;
         self.models(page)?;
+        self.serving(page)?;
         self.updates(page)?;
         self.sources(page)?;
         self.workers(page)?;
+        self.capacity(page)?;
         self.process(page)
     }
 }

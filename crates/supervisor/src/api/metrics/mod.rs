@@ -1,6 +1,8 @@
 //! `GET /metrics` for Prometheus.
 
+mod capacity;
 mod exposition;
+mod serving;
 mod sources;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +30,7 @@ pub(crate) async fn metrics(State(app): State<App>, headers: HeaderMap) -> Respo
     let _scrape = SCRAPES.acquire().await;
     let workers = time::timeout(WORKERS_TIMEOUT, app.engine.worker_states()).await;
     let (metrics, registry) = (Arc::clone(app.engine.metrics()), Arc::clone(app.engine.registry()));
-    let scrape = Scrape { metrics, registry, workers: workers.unwrap_or_default() };
+    let scrape = Scrape { app, metrics, registry, workers: workers.unwrap_or_default() };
     match task::spawn_blocking(move || scrape.text(format)).await {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
