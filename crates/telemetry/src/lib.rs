@@ -3,7 +3,7 @@
 //!
 //! - [`log`]: log setup shared by both executables.
 //! - [`stderr`]: a log sink that never blocks.
-//! - [`trace`]: the trace context of a request.
+//! - [`trace`]: the request id and the trace context of a request.
 //! - `metrics` (feature `metrics`): counters and histograms in the Prometheus format.
 
 pub mod log;
