@@ -107,6 +107,12 @@ impl TraceContext {
         Self { span_id: new_span_id(), ..self }
     }
 
+    /// Returns the same span, marked as recorded.
+    #[must_use]
+    pub fn recorded(self) -> Self {
+        Self { flags: self.flags | SAMPLED, ..self }
+    }
+
     /// Parses a `traceparent` header. Returns `None` for a malformed one: the specification
     /// requires starting a new trace instead of refusing the request.
     pub fn from_traceparent(header: &str) -> Option<Self> {

@@ -115,6 +115,17 @@ impl Request {
         self
     }
 
+    /// Adds a header whose value may be secret.
+    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Sets the body.
+    pub(crate) fn body(self, body: Bytes) -> Self {
+        Self { body, ..self }
+    }
+
     /// Returns redirects to other servers instead of following them.
     pub(crate) fn stay(self) -> Self {
         Self { stays: true, ..self }
