@@ -631,6 +631,32 @@ pub(crate) struct ServeArguments {
     )]
     pub log_format: Option<String>,
 
+    /// Requests to log: off, errors, sampled=RATIO, all [default: off]
+    ///
+    /// Writes one line per request with target onnxd::access: route, model, status, sizes, times, client and ids, but
+    /// neither path nor query. sampled=RATIO logs all errors and this share of all other requests. Off by default, as
+    /// client addresses are personal data, and an overloaded server should not spend its time on a line per refusal.
+    ///
+    /// Example: --access-log sampled=0.01
+    #[arg(long, value_name = "MODE", env = "ONNXD_ACCESS_LOG", help_heading = "Logging")]
+    pub access_log: Option<String>,
+
+    /// Proxy whose word counts for client addresses [default: none]
+    ///
+    /// If a request comes from such an address or network, the client in the access log is the last address in
+    /// x-forwarded-for, or else in forwarded, that is not a trusted proxy. Repeat the flag for several networks, or
+    /// separate them with commas in the variable.
+    ///
+    /// Example: --trusted-proxy 10.0.0.0/8
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "ONNXD_TRUSTED_PROXY",
+        value_delimiter = ',',
+        help_heading = "Logging"
+    )]
+    pub trusted_proxy: Vec<String>,
+
     /// TOML file with any of these settings as keys
     ///
     /// A key is the flag's name without the leading dashes, for example `workers = 4`. Flags win over variables, variables win
@@ -714,7 +740,7 @@ impl ServeArguments {
             drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format settle source_key allow_source webhook_secret_file
+            no_sandbox log_format access_log trusted_proxy settle source_key allow_source webhook_secret_file
         )
     }
 }

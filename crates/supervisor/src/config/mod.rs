@@ -6,6 +6,7 @@ mod admin;
 mod allowed_sources;
 mod file;
 mod flags;
+mod logging;
 pub(crate) mod models;
 mod origins;
 mod paths;
@@ -140,6 +141,7 @@ impl Config {
                 None => None,
             },
             edge: EdgeConfig {
+                access_log: logging::access(settings.access_log, &settings.trusted_proxy)?,
                 idle_timeout: duration(settings.idle_timeout, IDLE_TIMEOUT.as_secs()),
                 api_key_file: settings.api_key_file,
                 origins: edge::origins(&settings.cors_allow_origin)?,

@@ -192,8 +192,9 @@ impl Server {
             }
             let limits = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
             let routes = Routes { router, shapes: router::shapes() };
+            let admin_edge = Edge::open(edge.access_log.clone());
             // The drain does not wait for this one: its calls end with the updates, when the drain begins.
-            lifecycle.spawn("admin listener", Listener::new(socket, &Edge::open(), routes, limits));
+            lifecycle.spawn("admin listener", Listener::new(socket, &admin_edge, routes, limits));
         }
         let admin = tasks.spawn("admin socket", admin_socket.serve(admin_router));
         Ok(Self {

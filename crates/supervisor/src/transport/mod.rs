@@ -2,12 +2,14 @@
 //!
 //! - [`listener`] accepts connections, [`http2`] serves those of gRPC; [`slots`] limits them, [`watched`] finds
 //!   slow ones.
+//! - [`access`] identifies and logs requests; [`malformed`] reports those that cannot be parsed.
 //! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
 //!   bodies.
 //! - [`requests`] checks what no handler does; [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
 
+pub(crate) mod access;
 pub(crate) mod bodies;
 pub(crate) mod chunks;
 pub(crate) mod cors;
@@ -17,6 +19,7 @@ pub(crate) mod guarded_body;
 mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;
+mod malformed;
 pub(crate) mod panics;
 mod requests;
 pub(crate) mod secret_file;

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub inference_cpu_micros_total: Counter,
     /// Requests refused because the queue was full.
     pub requests_overloaded_total: Counter,
+    /// Requests refused because they cannot be parsed.
+    pub requests_malformed_total: ByReason<MalformedReason>,
     /// Connections that waited because the limit on open connections was reached.
     pub connections_delayed_total: Counter,
     /// Idle or slow connections closed to free their slots for others.
@@ -104,6 +106,7 @@ impl Metrics {
             micro_batches_total: Counter::default(),
             inference_cpu_micros_total: Counter::default(),
             requests_overloaded_total: Counter::default(),
+            requests_malformed_total: ByReason::default(),
             connections_delayed_total: Counter::default(),
             connections_evicted_total: Counter::default(),
             groups_terminated_total: Counter::default(),
@@ -233,6 +236,30 @@ impl Reason for RestartReason {
     }
 }
 
+/// Why a request cannot be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MalformedReason {
+    /// It has too many or too long headers, or a path that is too long.
+    TooLarge,
+    /// It is not HTTP/1.
+    Invalid,
+}
+
+impl Reason for MalformedReason {
+    const ALL: &'static [Self] = &[Self::TooLarge, Self::Invalid];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// Why the supervisor killed a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillReason {
@@ -304,7 +331,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 20, "every counter is serialized: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 21, "every counter is serialized: {json}");
     }
 
     #[test]

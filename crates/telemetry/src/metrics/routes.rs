@@ -48,6 +48,11 @@ impl Routes {
         index.map_or(other, |index| &routes[index])
     }
 
+    /// Returns whether this is the template of a route.
+    pub fn has(&self, template: &str) -> bool {
+        self.0.binary_search_by(|route| (*route.template).cmp(template)).is_ok()
+    }
+
     /// Returns all routes, `other` last.
     pub fn all(&self) -> &[Route] {
         &self.0

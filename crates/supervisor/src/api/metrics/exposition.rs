@@ -80,6 +80,12 @@ impl Scrape {
             "Requests rejected because the queue was full",
             [([], metrics.requests_overloaded_total.get())],
         )?;
+        let malformed = metrics.requests_malformed_total.by_reason();
+        page.counter(
+            "onnxd_requests_malformed",
+            "Requests refused because they cannot be parsed",
+            malformed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
+        )?;
         page.gauge(
             "onnxd_connections",
             "Open HTTP and gRPC connections",
