@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use onnxd_engine::Engine;
+use onnxd_telemetry::tracer::Tracer;
 
 /// The state of all routes.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub(crate) struct App {
     pub engine: Arc<Engine>,
     /// Maximum inputs in one request of text-embeddings-inference's contract.
     pub client_batch: usize,
+    /// Records the spans of requests.
+    pub tracer: Tracer,
 }
 
 #[cfg(test)]
@@ -42,6 +45,6 @@ impl App {
             workers: 0,
         };
         let engine = Engine::new(parts, MemoryBudget::new(memory_bytes));
-        Self { engine: Arc::new(engine), client_batch: 1 }
+        Self { engine: Arc::new(engine), client_batch: 1, tracer: Tracer::default() }
     }
 }

@@ -14,7 +14,7 @@ use crate::api::error::{Class, Fault};
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
-const TRACE_HEADER: &str = "traceparent";
+pub(crate) const TRACE_HEADER: &str = "traceparent";
 
 /// Builds the context of a request that begins now and has these headers.
 ///

@@ -17,7 +17,7 @@ use crate::{
     admin::{self, Admin},
     api::{app::App, grpc, router},
     config::Config,
-    process::{descriptors, inherited::Inherited, machine},
+    process::{descriptors, exporter::Exporter, inherited::Inherited, machine},
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
@@ -55,7 +55,7 @@ use onnxd_engine::{
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
-use onnxd_telemetry::metrics::Metrics;
+use onnxd_telemetry::{metrics::Metrics, tracer::Tracer};
 
 impl Server {
     /// Locks the state directory, binds the sockets, and starts to answer. No model is loaded and no
@@ -75,7 +75,7 @@ impl Server {
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let lock = inherited.lock.take();
-        let updates = updates(config, &executable, lock, (&events, background, tasks))?;
+        let (updates, exporter) = updates(config, &executable, lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
         let updater = Updater::new(&updates)
@@ -112,7 +112,8 @@ impl Server {
             workers: worker_count,
         };
         let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
-        let app = App { engine, client_batch: config.max_client_batch_size };
+        let tracer = updates.tracer.clone();
+        let app = App { engine, client_batch: config.max_client_batch_size, tracer };
         let admin = Admin {
             watches: watches(config, &updates, &updater),
             registry: updates.registry,
@@ -126,6 +127,7 @@ impl Server {
         };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
+        let server = Self { exporter, ..server };
         // A successor does not accept yet: its predecessor still does.
         if !inherited.is_successor() {
             server.open.send_replace(true);
@@ -212,6 +214,7 @@ impl Server {
             listeners,
             admin,
             tasks,
+            exporter: None,
         })
     }
 }
@@ -290,16 +293,17 @@ fn updates(
     executable: &WorkerExecutable,
     lock: Option<std::fs::File>,
     (events, background, tasks): (&mpsc::Sender<Event>, &Background, &EssentialTasks),
-) -> Result<update::Deps, Failure> {
+) -> Result<(update::Deps, Option<Exporter>), Failure> {
     let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
-    let sources = Sources::new(executable.clone(), fetcher);
+    let sources = Sources::new(executable.clone(), fetcher.clone());
     let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
     store.remove_unconfigured(&config.models);
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));
     metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
-    Ok(update::Deps {
+    let (tracer, exporter) = traces(config, fetcher, &metrics)?;
+    let deps = update::Deps {
         store: Arc::new(store),
         registry: Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics))),
         checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
@@ -310,7 +314,28 @@ fn updates(
         coordinator: Arc::new(LocalCoordinator),
         background: background.clone(),
         tasks: tasks.clone(),
-    })
+        tracer,
+    };
+    Ok((deps, exporter))
+}
+
+/// Starts to export traces, if that is configured.
+fn traces(
+    config: &Config,
+    fetcher: Option<Fetcher>,
+    metrics: &Arc<Metrics>,
+) -> Result<(Tracer, Option<Exporter>), Failure> {
+    let (Some(otlp), Some(fetcher)) = (&config.otlp, fetcher) else {
+        return Ok((Tracer::default(), None));
+    };
+    let (tracer, traces) = Tracer::new(otlp.sampler, Arc::clone(metrics));
+    let (endpoint, metrics) = (otlp.endpoint.clone(), Arc::clone(metrics));
+    let exporter = Exporter::start(fetcher, endpoint, (tracer.clone(), traces), metrics)
+        .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
+    // A query may be secret.
+    let endpoint = otlp.endpoint.split('?').next().unwrap_or_default();
+    tracing::info!(endpoint, "exporting traces");
+    Ok((tracer, Some(exporter)))
 }
 
 /// Starts to watch the sources for which there is an interval.

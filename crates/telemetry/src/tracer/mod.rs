@@ -65,6 +65,14 @@ impl Tracer {
         sampled.then(|| Recording::new(inner, start, trace, parent))
     }
 
+    /// Tells the other end of the queue that it has all traces: the last one is empty.
+    pub fn stop(&self) {
+        if let Some(inner) = &self.0 {
+            // If the queue is full, its reader does not come to the end in time anyway.
+            let _ = inner.queue.try_send(Vec::new());
+        }
+    }
+
     /// Starts to record an update, which has no parent. Updates are rare, so the ratio does not apply.
     pub fn update(&self, start: Instant) -> Option<Recording> {
         let inner = self.0.as_ref().filter(|inner| inner.sampler.samples_updates())?;

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::trace::TraceContext;
 
 /// The samplers that `OTEL_TRACES_SAMPLER` may name.
-pub const NAMES: &str = "always_on, always_off, traceidratio, parentbased_always_on, \
+const NAMES: &str = "always_on, always_off, traceidratio, parentbased_always_on, \
     parentbased_always_off or parentbased_traceidratio";
 
 /// A sampler.

@@ -211,7 +211,8 @@ impl Dispatcher {
                 infer: Duration::from_micros(answered.infer_micros.into()),
             };
             let (generation, tokens, outputs) = (answered.generation, one.tokens, one.outputs);
-            answer(item, Ok(ItemAnswer { generation, bytes, outputs, tokens, timing }));
+            let queued_at = item.queued_at;
+            answer(item, Ok(ItemAnswer { generation, bytes, outputs, tokens, timing, queued_at }));
         }
         Ok(())
     }
