@@ -129,6 +129,22 @@ async fn a_grpc_call_has_the_same_spans() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_disconnects_is_an_error() {
+    let collector = Collector::start(Behavior::Take);
+    let server = exporting(&collector).tolerates_stopped_workers().start().await;
+    let workers = server.worker_pids().await;
+    workers.iter().for_each(|pid| processes::signal(*pid, processes::Signal::SIGSTOP));
+    let trace = sampled(TRACE);
+    let waiting = tokio::time::timeout(Duration::from_secs(1), embed(&server, &trace)).await;
+    assert!(waiting.is_err(), "no worker runs");
+    let trace = collector.trace("the request", |span| span.trace == TRACE).await;
+    assert_eq!(names(&trace), ["POST /embed"]);
+    assert_eq!(trace[0].error.as_deref(), Some("the client disconnected"));
+    workers.iter().for_each(|pid| processes::signal(*pid, processes::Signal::SIGCONT));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn callers_and_the_ratio_decide_what_is_sampled() {
     let collector = Collector::start(Behavior::Take);
     let server = exporting(&collector).start().await;
@@ -243,6 +259,9 @@ async fn an_exporter_that_crashed_is_replaced_and_secrets_stay_hidden() {
     assert!(!String::from_utf8_lossy(&commands).contains(SECRET));
     let status = server.cli(&["status", "--json"]).await.stdout;
     assert!(!String::from_utf8_lossy(&status).contains(SECRET));
+
+    let confined = fs::read_to_string(format!("/proc/{}/status", exporter().unwrap().pid)).unwrap();
+    assert!(confined.contains("NoNewPrivs:\t1") && confined.contains("Seccomp:\t2"), "{confined}");
 
     exporter().unwrap().signal(processes::Signal::SIGKILL);
     // The first trace after the crash is lost, like those that the process had not sent.

@@ -36,7 +36,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// Variables that name a file or a folder.
-const PATHS: [&str; 17] = [
+const PATHS: [&str; 18] = [
     "NETRC",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_CONFIG_FILE",
@@ -54,6 +54,7 @@ const PATHS: [&str; 17] = [
     "SSL_CERT_FILE",
     "ONNXD_SOURCE_CA_FILE",
     "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
 ];
 
 /// A text that no log and no error shows.

@@ -1,14 +1,14 @@
 //! Records the spans of requests, for the middleware of HTTP and gRPC. A recorded request continues
 //! the trace in its `traceparent` header. Inference leaves its [`Origin`] in the response.
 
-use std::{borrow::Cow, time::Instant};
+use std::{borrow::Cow, mem, time::Instant};
 
 use axum::{
     body::Body,
     extract::Request,
     http::{HeaderValue, Method, Response, StatusCode},
 };
-use onnxd_engine::engine::Origin;
+use onnxd_engine::{dispatch::Phases, engine::Origin};
 use onnxd_proto::domain::span::Attribute;
 use onnxd_telemetry::{
     trace::RequestIdentity,
@@ -20,10 +20,12 @@ use crate::api::request::TRACE_HEADER;
 /// The gRPC method whose calls start traces.
 const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 
-/// A request that is recorded.
+/// A request that is recorded. Dropping it before its end means that the client disconnected.
 #[derive(Debug)]
 pub(crate) struct Traced {
-    recording: Recording,
+    trace_id: u128,
+    /// `None` once it has ended.
+    recording: Option<Recording>,
     name: Cow<'static, str>,
     attributes: Vec<Attribute>,
     is_grpc: bool,
@@ -78,14 +80,14 @@ pub(crate) fn begin(
     if let Ok(value) = HeaderValue::from_str(&recording.context().to_string()) {
         request.headers_mut().insert(TRACE_HEADER, value);
     }
-    let is_grpc = matches!(target, Target::Grpc(_));
-    Some(Traced { recording, name: name.into(), attributes, is_grpc })
+    let (trace_id, is_grpc) = (recording.context().trace_id(), matches!(target, Target::Grpc(_)));
+    Some(Traced { trace_id, recording: Some(recording), name: name.into(), attributes, is_grpc })
 }
 
 impl Traced {
     /// Returns the trace's id.
     pub(crate) fn trace_id(&self) -> u128 {
-        self.recording.context().trace_id()
+        self.trace_id
     }
 
     /// Ends the request with its response. `status` is the HTTP status of the outcome.
@@ -104,28 +106,19 @@ impl Traced {
             self.attribute("onnxd.generation", origin.generation);
             self.attribute("onnxd.version", origin.record.version.as_str());
             self.attribute("onnxd.tokens", origin.tokens);
-            self.phases(&origin, end);
+            if let Some(recording) = &mut self.recording {
+                add_phases(recording, origin.phases, end);
+            }
         }
         // A client's mistake is no error of the server.
-        let error = status.is_server_error().then(|| status.to_string());
-        let Self { recording, name, attributes, .. } = self;
-        recording.finish(end, Root { name, is_server: true, attributes, error });
+        self.end(end, status.is_server_error().then(|| status.to_string()));
     }
 
-    /// Adds a child for each phase.
-    fn phases(&mut self, origin: &Origin, end: Instant) {
-        let onnxd_engine::dispatch::Phases { queued_at, timing, answered_at } = origin.phases;
-        let delivered = queued_at + timing.queue;
-        // A worker runs other micro-batches of the group between tokenizing and inference.
-        let inference = answered_at.checked_sub(timing.infer).unwrap_or(answered_at).max(delivered);
-        let recording = &mut self.recording;
-        recording.child("admission", recording.start(), queued_at);
-        recording.child("queue", queued_at, delivered);
-        if !timing.tokenize.is_zero() {
-            recording.child("tokenize", delivered, (delivered + timing.tokenize).min(inference));
-        }
-        recording.child("inference", inference, answered_at);
-        recording.child("encode", answered_at, end);
+    /// Sends the spans, once.
+    fn end(&mut self, end: Instant, error: Option<String>) {
+        let Some(recording) = self.recording.take() else { return };
+        let (name, attributes) = (mem::take(&mut self.name), mem::take(&mut self.attributes));
+        recording.finish(end, Root { name, is_server: true, attributes, error });
     }
 
     fn attribute(
@@ -135,4 +128,25 @@ impl Traced {
     ) {
         self.attributes.push((name.into(), value.into()));
     }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        self.end(Instant::now(), Some("the client disconnected".to_owned()));
+    }
+}
+
+/// Adds a child for each phase.
+fn add_phases(recording: &mut Recording, phases: Phases, end: Instant) {
+    let Phases { queued_at, timing, answered_at } = phases;
+    let delivered = queued_at + timing.queue;
+    // A worker may run other micro-batches of the group between tokenizing and inference.
+    let inference = answered_at.checked_sub(timing.infer).unwrap_or(answered_at).max(delivered);
+    recording.child("admission", recording.start(), queued_at);
+    recording.child("queue", queued_at, delivered);
+    if !timing.tokenize.is_zero() {
+        recording.child("tokenize", delivered, (delivered + timing.tokenize).min(inference));
+    }
+    recording.child("inference", inference, answered_at);
+    recording.child("encode", answered_at, end);
 }
