@@ -2,7 +2,7 @@
 //! of control groups.
 
 pub(crate) mod confinement;
-mod control_groups;
+pub(crate) mod control_groups;
 pub(crate) mod descriptors;
 pub(crate) mod inherited;
 pub(crate) mod init;

@@ -17,7 +17,7 @@ use crate::{
     admin::{self, Admin},
     api::{app::App, grpc, router},
     config::Config,
-    process::{descriptors, inherited::Inherited, machine},
+    process::{control_groups, descriptors, inherited::Inherited, machine},
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
@@ -51,7 +51,7 @@ use onnxd_engine::{
         },
         watch::{self as sources_watch, Watches},
     },
-    pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
+    pool::{executable::WorkerExecutable, oom::OomKills, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
@@ -347,6 +347,7 @@ fn workers(
         Some(count) => count.get(),
         None => machine::default_workers()?,
     };
+    let oom_kills = OomKills::new(control_groups::oom_kills);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];
@@ -356,8 +357,14 @@ fn workers(
             let _ = &guard;
             Event::ProcessReported(worker, epoch, report)
         };
-        let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
-            .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
+        let monitor = ProcessMonitor::spawn(
+            id,
+            cpu,
+            (executable.clone(), oom_kills.clone()),
+            events.clone(),
+            event,
+        )
+        .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
         workers.push(Worker::new(monitor, cpu, session));
     }
