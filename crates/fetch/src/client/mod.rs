@@ -115,15 +115,9 @@ impl Request {
         self
     }
 
-    /// Adds a header whose value may be secret.
-    pub(crate) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.append(name, value);
-        self
-    }
-
-    /// Sets the body.
-    pub(crate) fn body(self, body: Bytes) -> Self {
-        Self { body, ..self }
+    /// Creates a POST request. Values of `headers` may be secret.
+    pub(crate) fn post(url: Url, headers: HeaderMap, body: Bytes) -> Self {
+        Self { headers, body, ..Self::new(Method::POST, url) }
     }
 
     /// Returns redirects to other servers instead of following them.

@@ -3,7 +3,7 @@
 use std::{cell::Cell, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, header::CONTENT_TYPE};
+use http::header::CONTENT_TYPE;
 use onnxd_proto::domain::{
     fetch::{FetchError, FetchErrorKind},
     span::{ExportReport, Span},
@@ -54,7 +54,7 @@ impl Sender {
         // The administrator configured the collector, so it may be anywhere.
         let client = Client::new(&settings.environment, times, true)?;
         let sent = client.sent();
-        settings.headers.iter().for_each(|(_, value)| sent.add(value));
+        settings.headers.values().for_each(|value| sent.add(value));
         Ok(Self { client, settings, is_failing: Cell::new(false) })
     }
 
@@ -135,13 +135,8 @@ impl Sender {
             Encoding::Protobuf => "application/x-protobuf",
             Encoding::Json => "application/json",
         };
-        let request = Request::new(Method::POST, self.settings.url.clone()).body(body);
-        let request = self
-            .settings
-            .headers
-            .iter()
-            .fold(request, |request, (name, value)| request.with(name.clone(), value.clone()))
-            .header(CONTENT_TYPE, type_);
+        let Settings { url, headers, .. } = &self.settings;
+        let request = Request::post(url.clone(), headers.clone(), body).header(CONTENT_TYPE, type_);
         let lost = |error| Failure { error, is_retryable: true };
         // A redirect is an error: headers with secrets go only to the configured server.
         let response = self.client.send_once(&request).await.map_err(lost)?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName};
 use onnxd_proto::domain::fetch::{FetchError, FetchErrorKind};
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -25,7 +25,7 @@ pub(super) struct Settings {
     pub url: Url,
     pub encoding: Encoding,
     /// Values are secret.
-    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub headers: HeaderMap,
     /// Describes this process to the collector.
     pub resource: Vec<(String, String)>,
     /// Maximum time of one request.
@@ -85,7 +85,7 @@ fn pairs(text: &str) -> impl Iterator<Item = (&str, Option<String>)> {
 }
 
 /// Parses the headers. Leaves out invalid ones, as OpenTelemetry asks for, and never shows a value.
-fn headers(text: &str) -> Vec<(HeaderName, HeaderValue)> {
+fn headers(text: &str) -> HeaderMap {
     let header = |(name, value): (&str, Option<String>)| {
         let header = HeaderName::try_from(name).ok().zip(value.and_then(|value| sensitive(&value)));
         if header.is_none() {
@@ -156,8 +156,7 @@ mod tests {
     fn headers_are_decoded_and_never_shown() {
         let list = "authorization=Basic%20hidden, x-a = b,bad,=c,x-b=%ff";
         let settings = load(&[("OTEL_EXPORTER_OTLP_HEADERS", list)]).unwrap();
-        let headers: Vec<_> = settings
-            .headers
+        let headers: Vec<_> = settings.headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();

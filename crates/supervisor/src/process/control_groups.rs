@@ -1,5 +1,5 @@
-//! Limits of the control groups that this process belongs to, of version 2 and version 1. Read at start
-//! by [`machine`](super::machine).
+//! Limits and out-of-memory kills of the control groups that this process belongs to, of version 2 and
+//! version 1. [`machine`](super::machine) reads the limits at start.
 
 use std::{
     fs,
@@ -35,15 +35,33 @@ pub(crate) fn cpu_millis() -> Option<Limit> {
     })
 }
 
+/// Returns how many processes of this process's group the kernel killed because memory ran out.
+pub(crate) fn oom_kills() -> Option<u64> {
+    let count = |path: PathBuf| oom_kill(&fs::read_to_string(path).ok()?);
+    folders("memory").into_iter().find_map(|folder| {
+        count(folder.join("memory.events")).or_else(|| count(folder.join("memory.oom_control")))
+    })
+}
+
+/// Parses the line `oom_kill 1` among others.
+fn oom_kill(text: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
 /// Returns the lowest limit of this process's groups and their ancestors.
 fn lowest(controller: &str, limit: impl Fn(&Path) -> Option<Limit>) -> Option<Limit> {
+    folders(controller).iter().filter_map(|folder| limit(folder)).min_by_key(|limit| limit.amount)
+}
+
+/// Returns the folders of this process's groups and of their ancestors, which come later.
+fn folders(controller: &str) -> Vec<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let folders = groups.lines().filter_map(|line| folder(line, controller));
     // In a container, the path may be the host's. Then only the root of the mount can be read.
-    let limits = folders.flat_map(|(mount, path)| {
-        path.ancestors().filter_map(|path| limit(&mount.join(path))).collect::<Vec<_>>()
-    });
-    limits.min_by_key(|limit| limit.amount)
+    let with_ancestors = |(mount, path): (PathBuf, PathBuf)| -> Vec<_> {
+        path.ancestors().map(|path| mount.join(path)).collect()
+    };
+    folders.flat_map(with_ancestors).collect()
 }
 
 fn read(folder: &Path, name: &str, parse: impl Fn(&str) -> Option<u64>) -> Option<Limit> {
@@ -92,6 +110,14 @@ mod tests {
         assert_eq!(found("7:pids:/"), None);
         assert_eq!(found("0::/../../x"), None);
         assert_eq!(found("nonsense"), None);
+    }
+
+    #[test]
+    fn out_of_memory_kills_are_read_from_both_versions() {
+        let events = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(oom_kill(events), Some(1));
+        assert_eq!(oom_kill("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n"), Some(7));
+        assert_eq!(oom_kill("oom_kill_disable 0\nunder_oom 0\n"), None);
     }
 
     #[test]

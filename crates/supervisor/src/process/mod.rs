@@ -2,7 +2,7 @@
 //! control groups, and the exporter of traces.
 
 pub(crate) mod confinement;
-mod control_groups;
+pub(crate) mod control_groups;
 pub(crate) mod descriptors;
 pub(crate) mod exporter;
 pub(crate) mod inherited;

@@ -4,6 +4,7 @@
 mod sockets;
 mod start;
 mod succession;
+mod traces;
 
 use std::{
     os::fd::OwnedFd,

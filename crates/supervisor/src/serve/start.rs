@@ -12,12 +12,12 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Server, sockets::Sockets};
+use super::{Server, sockets::Sockets, traces};
 use crate::{
     admin::{self, Admin},
     api::{app::App, grpc, router},
     config::Config,
-    process::{descriptors, exporter::Exporter, inherited::Inherited, machine},
+    process::{control_groups, descriptors, exporter::Exporter, inherited::Inherited, machine},
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
@@ -51,11 +51,11 @@ use onnxd_engine::{
         },
         watch::{self as sources_watch, Watches},
     },
-    pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
+    pool::{executable::WorkerExecutable, oom::OomKills, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
-use onnxd_telemetry::{metrics::Metrics, tracer::Tracer};
+use onnxd_telemetry::metrics::Metrics;
 
 impl Server {
     /// Locks the state directory, binds the sockets, and starts to answer. No model is loaded and no
@@ -302,7 +302,7 @@ fn updates(
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));
     metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
-    let (tracer, exporter) = traces(config, fetcher, &metrics)?;
+    let (tracer, exporter) = traces::start(config, fetcher, &metrics)?;
     let deps = update::Deps {
         store: Arc::new(store),
         registry: Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics))),
@@ -317,25 +317,6 @@ fn updates(
         tracer,
     };
     Ok((deps, exporter))
-}
-
-/// Starts to export traces, if that is configured.
-fn traces(
-    config: &Config,
-    fetcher: Option<Fetcher>,
-    metrics: &Arc<Metrics>,
-) -> Result<(Tracer, Option<Exporter>), Failure> {
-    let (Some(otlp), Some(fetcher)) = (&config.otlp, fetcher) else {
-        return Ok((Tracer::default(), None));
-    };
-    let (tracer, traces) = Tracer::new(otlp.sampler, Arc::clone(metrics));
-    let (endpoint, metrics) = (otlp.endpoint.clone(), Arc::clone(metrics));
-    let exporter = Exporter::start(fetcher, endpoint, (tracer.clone(), traces), metrics)
-        .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
-    // A query may be secret.
-    let endpoint = otlp.endpoint.split('?').next().unwrap_or_default();
-    tracing::info!(endpoint, "exporting traces");
-    Ok((tracer, Some(exporter)))
 }
 
 /// Starts to watch the sources for which there is an interval.
@@ -372,6 +353,7 @@ fn workers(
         Some(count) => count.get(),
         None => machine::default_workers()?,
     };
+    let oom_kills = OomKills::new(control_groups::oom_kills);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];
@@ -381,8 +363,14 @@ fn workers(
             let _ = &guard;
             Event::ProcessReported(worker, epoch, report)
         };
-        let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
-            .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
+        let monitor = ProcessMonitor::spawn(
+            id,
+            cpu,
+            (executable.clone(), oom_kills.clone()),
+            events.clone(),
+            event,
+        )
+        .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
         workers.push(Worker::new(monitor, cpu, session));
     }

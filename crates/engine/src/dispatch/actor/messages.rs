@@ -34,6 +34,7 @@ impl Dispatcher {
                 worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
                 self.unload_at_start(id);
+                self.filter_log(id);
                 self.check_memory_at_ready(id);
                 Ok(())
             }
