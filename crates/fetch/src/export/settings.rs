@@ -156,7 +156,8 @@ mod tests {
     fn headers_are_decoded_and_never_shown() {
         let list = "authorization=Basic%20hidden, x-a = b,bad,=c,x-b=%ff";
         let settings = load(&[("OTEL_EXPORTER_OTLP_HEADERS", list)]).unwrap();
-        let headers: Vec<_> = settings.headers
+        let headers: Vec<_> = settings
+            .headers
             .iter()
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
