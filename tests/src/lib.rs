@@ -13,7 +13,7 @@
 //!   every recorded history.
 //! - [`expected`]: model directories of every kind, with the results of the reference libraries.
 //! - [`exposition`]: a parser for `/metrics`.
-//! - [`web`]: a web server with model files.
+//! - [`web`]: a web server with model files. [`collector`]: a collector of traces.
 //! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
 //! - [`tracer`]: system calls that fail.
@@ -25,6 +25,7 @@
 
 pub mod admin;
 pub mod client;
+pub mod collector;
 pub mod control;
 pub mod control_group;
 pub mod corpus;

@@ -7,6 +7,8 @@
 //! | `POST /admin/models/MODEL/update` | [`UpdateCall`] | one line per [`Step`], then [`Outcome`] |
 //! | `POST /admin/models/MODEL/rollback` | [`RollbackCall`] | the same |
 //! | `POST /admin/models/MODEL/unload` | | [`Unloaded`] |
+//! | `GET /admin/log` | | [`LogSettings`] |
+//! | `POST /admin/log` | [`LogCall`] | [`LogSettings`] |
 //!
 //! A refusal is an [`ErrorBody`] with the HTTP status of [`http_status`]. Once a step has been sent,
 //! the status is 200 and the error is the last line.
@@ -27,6 +29,8 @@ pub const JSON_LINES: &str = "application/x-ndjson";
 
 /// Path of the status call.
 pub const STATUS_PATH: &str = "/admin/status";
+/// Path of the calls about the log.
+pub const LOG_PATH: &str = "/admin/log";
 
 /// An action on a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,23 @@ pub struct UpdateCall {
 pub struct RollbackCall {
     /// Generation whose version to serve again. Defaults to the newest with a different version.
     pub to: Option<Generation>,
+}
+
+/// Body of a call that changes the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogCall {
+    /// The new filter: a level, or `TARGET=LEVEL`, several separated by commas.
+    pub filter: String,
+}
+
+/// How the supervisor and its workers log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSettings {
+    /// The filter in effect.
+    pub filter: String,
+    /// `text` or `json`.
+    pub format: String,
 }
 
 /// Body of a refusal, and the last line of a stream that ends in one.

@@ -316,7 +316,9 @@ fn verdict<T: DeserializeOwned>(json: &str) -> Result<Result<T, Refusal>, Error>
     }
 }
 
-async fn answer<T: DeserializeOwned>(response: Response<Incoming>) -> Result<Reply<T>, Error> {
+pub(crate) async fn answer<T: DeserializeOwned>(
+    response: Response<Incoming>,
+) -> Result<Reply<T>, Error> {
     let body = response.into_body().collect().await.map_err(Error::broken)?.to_bytes();
     let json = text(&body)?.trim_end().to_owned();
     let result = verdict(&json)?;

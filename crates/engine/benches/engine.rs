@@ -71,8 +71,14 @@ async fn answer_items(mut incoming: mpsc::Receiver<Event>) {
         let Event::Submitted(items) = event else { continue };
         for item in items {
             let (bytes, timing) = (bytes.clone(), Timing::default());
-            let answered =
-                ItemAnswer { generation: 1, bytes, outputs: Vec::new(), tokens: 17, timing };
+            let answered = ItemAnswer {
+                generation: 1,
+                bytes,
+                outputs: Vec::new(),
+                tokens: 17,
+                timing,
+                queued_at: item.queued_at,
+            };
             // The channel has room for one answer per item.
             let _ = item.reply.try_send((item.index, Ok(answered)));
         }

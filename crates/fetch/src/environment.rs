@@ -15,7 +15,7 @@ use http::HeaderValue;
 /// Maximum bytes of a credential file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Variables whose value may be a systemd credential with the name in lower case.
-const VALUES: [&str; 8] = [
+const VALUES: [&str; 9] = [
     "HF_TOKEN",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -24,6 +24,7 @@ const VALUES: [&str; 8] = [
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_URI",
+    "OTEL_EXPORTER_OTLP_HEADERS",
 ];
 /// Variables that name a file, which may be a systemd credential.
 const FILES: [&str; 5] = [
@@ -35,7 +36,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// Variables that name a file or a folder.
-const PATHS: [&str; 16] = [
+const PATHS: [&str; 18] = [
     "NETRC",
     "AWS_SHARED_CREDENTIALS_FILE",
     "AWS_CONFIG_FILE",
@@ -52,6 +53,8 @@ const PATHS: [&str; 16] = [
     "HOME",
     "SSL_CERT_FILE",
     "ONNXD_SOURCE_CA_FILE",
+    "OTEL_EXPORTER_OTLP_CERTIFICATE",
+    "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
 ];
 
 /// A text that no log and no error shows.
@@ -121,6 +124,12 @@ impl Environment {
         Self::new(variables.filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         }))
+    }
+
+    /// Returns this environment with another value of a variable.
+    pub(crate) fn with(mut self, name: &str, value: String) -> Self {
+        self.0.insert(name.to_owned(), value);
+        self
     }
 
     /// Returns the value of a variable that is set and not empty.

@@ -1,15 +1,17 @@
 //! The library behind `onnxd-fetch`, the process that asks servers for versions of a model and
 //! downloads them. The supervisor starts it with the download directory as working directory and
-//! speaks [`onnxd_proto::domain::fetch`] with it.
+//! speaks [`onnxd_proto::domain::fetch`] with it. Another process of the same program, `onnxd-fetch
+//! export`, sends spans to a collector.
 //!
 //! Imports point one way: `conversation` → `download` → `sources` → `client`, and all of them →
-//! {`environment`, `part`, `folder`, `digest`}.
+//! {`environment`, `part`, `folder`, `digest`}; `export` → `client`.
 
 mod client;
 mod conversation;
 mod digest;
 mod download;
 mod environment;
+mod export;
 mod folder;
 mod netrc;
 mod part;
@@ -49,17 +51,19 @@ onnxd-fetch downloads versions of a model for onnxd, which starts it; to downloa
 `onnxd fetch`. It reads requests from standard input, one JSON object a line, downloads into the \
 working directory, and prints events. For example, {\"resolve\":{\"source\":\"hf://org/name\",\
 \"known\":null,\"allows_private\":true,\"bytes_max\":1000000000,\"files_max\":1000}} lists the files \
-of a source, and {\"download\":[\"config.json\"]} downloads one. Options: --no-sandbox, --version.\n";
+of a source, and {\"download\":[\"config.json\"]} downloads one. `onnxd-fetch export` sends traces to a \
+collector, see --otlp-endpoint of onnxd. Options: --no-sandbox, --version.\n";
 
 /// Runs the command line and returns the exit code.
 pub fn main() -> ExitCode {
     let parent = getppid();
     // The supervisor starts this executable by descriptor, whose number would be its name in ps(1).
     let _ = prctl::set_name(c"onnxd-fetch");
-    let mut confined = true;
+    let (mut confined, mut exports) = (true, false);
     for argument in env::args().skip(1) {
         match argument.as_str() {
             "--no-sandbox" => confined = false,
+            "export" => exports = true,
             "--version" => {
                 let _ = writeln!(io::stdout(), "onnxd-fetch {}", env!("CARGO_PKG_VERSION"));
                 return ExitStatus::Success.into();
@@ -73,6 +77,9 @@ pub fn main() -> ExitCode {
     if let Err(error) = log::init(None) {
         log::print_error(&error.to_string());
         return ExitStatus::Configuration.into();
+    }
+    if exports {
+        return export::main(parent, confined);
     }
     let mut requests = io::stdin().lock();
     let first = match next(&mut requests) {

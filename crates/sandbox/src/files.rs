@@ -78,6 +78,18 @@ impl Files {
     /// Returns the rules of a fetcher: write below the download directory, read what name resolution
     /// needs and `credentials`, and connect to any port.
     pub fn of_fetcher(downloads: &Path, credentials: &[PathBuf]) -> Result<Self, SandboxError> {
+        Self::with_network(Some(downloads), credentials)
+    }
+
+    /// Returns the rules of an exporter: read what name resolution needs, and connect to any port.
+    pub fn of_exporter() -> Result<Self, SandboxError> {
+        Self::with_network(None, &[])
+    }
+
+    fn with_network(
+        downloads: Option<&Path>,
+        credentials: &[PathBuf],
+    ) -> Result<Self, SandboxError> {
         let read: Vec<PathBuf> =
             RESOLVER.into_iter().map(PathBuf::from).chain(credentials.iter().cloned()).collect();
         let write = AccessFs::ReadDir
@@ -90,7 +102,7 @@ impl Files {
             | AccessFs::RemoveDir
             | AccessFs::Refer;
         let ports = AccessNet::BindTcp;
-        Self::within(ruleset(ports.into())?, &read, &[(write, Some(downloads))])
+        Self::within(ruleset(ports.into())?, &read, &[(write, downloads)])
     }
 
     fn new(

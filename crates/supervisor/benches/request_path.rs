@@ -41,7 +41,7 @@ fn count(criterion: &mut Criterion) {
     criterion.bench_function("count a request by its route", |bencher| {
         bencher.iter(|| {
             let took = black_box(Duration::from_micros(4_321));
-            routes.find(black_box(Some("/v1/embeddings"))).answered(black_box(200), took);
+            routes.find(black_box(Some("/v1/embeddings"))).answered(black_box(200), took, None);
         });
     });
     let model = ModelMetrics::default();

@@ -42,6 +42,7 @@ pub fn main() -> ExitCode {
         Command::Rollback(arguments) => cli::update::rollback(&arguments),
         Command::Unload(arguments) => cli::update::unload(&arguments),
         Command::Status(arguments) => cli::status::main(&arguments),
+        Command::Log(arguments) => cli::log::main(&arguments),
         Command::Source(arguments) => cli::source::main(&arguments),
         Command::Fetch(arguments) => cli::source::fetch(&arguments),
         Command::Openapi => cli::documents::openapi(),

@@ -3,7 +3,8 @@
 //!
 //! - [`log`]: log setup shared by both executables.
 //! - [`stderr`]: a log sink that never blocks.
-//! - [`trace`]: the trace context of a request.
+//! - [`trace`]: the request id and the trace context of a request.
+//! - `tracer` (feature `metrics`): records the spans of sampled requests and of updates.
 //! - `metrics` (feature `metrics`): counters and histograms in the Prometheus format.
 
 pub mod log;
@@ -11,3 +12,5 @@ pub mod log;
 pub mod metrics;
 pub mod stderr;
 pub mod trace;
+#[cfg(feature = "metrics")]
+pub mod tracer;

@@ -1,12 +1,13 @@
 //! Log setup for both executables: text or JSON lines, filtered by `ONNXD_LOG`, written to standard
-//! error without blocking. Call [`init`] once, before the first event.
+//! error without blocking. Call [`init`] once, before the first event. [`set_filter`] changes the
+//! filter while the process runs.
 
 use std::{
     env, fmt,
     io::{self, IsTerminal, Write},
     panic,
     str::FromStr,
-    sync::OnceLock,
+    sync::{Mutex, OnceLock, PoisonError},
 };
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter,
     fmt::{format::Writer, time::FormatTime, time::SystemTime as Timestamp},
+    reload,
 };
 
 use crate::stderr::Stderr;
@@ -65,14 +67,8 @@ impl FromStr for Format {
 #[derive(Debug, Error)]
 pub enum Error {
     /// The filter cannot be parsed.
-    #[error(
-        "{FILTER_VARIABLE}: invalid filter {filter:?}: {reason}; use a level (off, error, warn, info, debug or trace) or TARGET=LEVEL, several separated by commas"
-    )]
-    Filter {
-        filter: String,
-        /// Reason for the rejection.
-        reason: String,
-    },
+    #[error("{FILTER_VARIABLE}: {0}")]
+    Filter(#[from] FilterError),
     /// The format is unknown.
     #[error("{FORMAT_VARIABLE} (--log-format): unknown format {0:?}; use text or json")]
     Format(String),
@@ -81,11 +77,23 @@ pub enum Error {
     Twice,
 }
 
-/// The settings in effect.
-#[derive(Debug)]
-struct Effective {
+/// A filter that cannot be used.
+#[derive(Debug, Error)]
+#[error(
+    "invalid filter {filter:?}: {reason}; use a level (off, error, warn, info, debug or trace) or TARGET=LEVEL, several separated by commas"
+)]
+pub struct FilterError {
     filter: String,
+    /// Reason for the rejection.
+    reason: String,
+}
+
+/// The settings in effect.
+struct Effective {
+    filter: Mutex<String>,
     format: Format,
+    /// Replaces the filter.
+    reload: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
 }
 
 static EFFECTIVE: OnceLock<Effective> = OnceLock::new();
@@ -115,20 +123,64 @@ fn start(format: Option<&str>, default: &str) -> Result<(), Error> {
     };
     let text = variable(FILTER_VARIABLE).unwrap_or_else(|| default.into());
     let filter = filter(&text)?;
-    EFFECTIVE.set(Effective { filter: text, format }).map_err(|_| Error::Twice)?;
-    write_panics();
     let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| Stderr);
+    // The two formats have different types.
     let initialized = match format {
-        Format::Text => events.with_ansi(io::stderr().is_terminal()).try_init(),
-        Format::Json => events.json().try_init(),
+        Format::Text => {
+            let events = events.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
+            let handle = events.reload_handle();
+            put_into_effect(text, format, move |filter| handle.reload(filter))?;
+            events.try_init()
+        }
+        Format::Json => {
+            let events = events.json().with_filter_reloading();
+            let handle = events.reload_handle();
+            put_into_effect(text, format, move |filter| handle.reload(filter))?;
+            events.try_init()
+        }
     };
     initialized.map_err(|_| Error::Twice)
 }
 
+fn put_into_effect(
+    filter: String,
+    format: Format,
+    reload: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync + 'static,
+) -> Result<(), Error> {
+    let effective = Effective { filter: filter.into(), format, reload: Box::new(reload) };
+    EFFECTIVE.set(effective).map_err(|_| Error::Twice)?;
+    write_panics();
+    Ok(())
+}
+
+/// Returns the filter and the format in effect; `None` before [`init`].
+pub fn current() -> Option<(String, Format)> {
+    EFFECTIVE.get().map(|effective| {
+        let filter = effective.filter.lock().unwrap_or_else(PoisonError::into_inner);
+        (filter.clone(), effective.format)
+    })
+}
+
+/// Replaces the filter of this process, and of children that it starts from now on.
+///
+/// # Errors
+/// The filter cannot be parsed. The previous one stays in effect.
+pub fn set_filter(text: &str) -> Result<(), FilterError> {
+    let new = filter(text)?;
+    let Some(effective) = EFFECTIVE.get() else { return Ok(()) };
+    let mut current = effective.filter.lock().unwrap_or_else(PoisonError::into_inner);
+    // Before the change, since the new filter may hide it.
+    tracing::info!(from = *current, to = text, "changing the log filter");
+    // Fails only if the subscriber is gone, which lives as long as the process.
+    let _ = (effective.reload)(new);
+    text.clone_into(&mut current);
+    Ok(())
+}
+
 /// Returns the environment variables that make a child process log like this one.
 pub fn variables() -> Vec<(&'static str, String)> {
-    let Some(Effective { filter, format }) = EFFECTIVE.get() else { return Vec::new() };
-    vec![(FILTER_VARIABLE, filter.clone()), (FORMAT_VARIABLE, format.to_string())]
+    let Some((filter, format)) = current() else { return Vec::new() };
+    vec![(FILTER_VARIABLE, filter), (FORMAT_VARIABLE, format.to_string())]
 }
 
 /// Writes why this process exits, regardless of the filter. A JSON log gets a regular event.
@@ -187,8 +239,8 @@ fn is_directive(part: &str) -> bool {
     }
 }
 
-fn filter(text: &str) -> Result<EnvFilter, Error> {
-    let invalid = |reason: String| Error::Filter { filter: text.to_owned(), reason };
+fn filter(text: &str) -> Result<EnvFilter, FilterError> {
+    let invalid = |reason: String| FilterError { filter: text.to_owned(), reason };
     // EnvFilter would take anything else for a target, and a mistyped level would silence the log.
     let mut parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
     if let Some(part) = parts.find(|part| !is_directive(part)) {
@@ -243,7 +295,7 @@ mod tests {
             "onnxd=",
             "info,onnxd=",
         ] {
-            let message = filter(text).expect_err(text).to_string();
+            let message = Error::from(filter(text).expect_err(text)).to_string();
             assert!(message.starts_with("ONNXD_LOG: "), "{message}");
             assert!(message.contains(&format!("{text:?}")), "{message}");
             assert!(message.contains("use a level (off, error,"), "{message}");

@@ -33,6 +33,8 @@ pub enum Event {
     /// A version that was loaded ahead is now committed. Idle workers switch without waiting for a
     /// request.
     Committed,
+    /// The log filter of this process has changed. Workers follow.
+    LogFilterChanged(String),
     /// The watchdog requests a sign of life from any worker.
     ProbeRequested(oneshot::Sender<()>),
     /// No more requests will arrive. Stops the workers once they have answered.

@@ -23,7 +23,9 @@ use tokio::{
 use crate::dispatch::{
     backlog::Backlog,
     event::Event,
-    item::{Input, Item, ItemAnswer, ItemError, Priority, QueuePermits, RequestTerms, Timing},
+    item::{
+        Input, Item, ItemAnswer, ItemError, Phases, Priority, QueuePermits, RequestTerms, Timing,
+    },
     worker,
 };
 use crate::models::registry::Model;
@@ -55,6 +57,8 @@ pub struct Answer {
     pub tokens: u64,
     /// The maximum over all inputs, for each phase.
     pub timing: Timing,
+    /// The phases of the input that was answered last.
+    pub phases: Phases,
 }
 
 /// The answer to one input.
@@ -238,18 +242,22 @@ impl Dispatch {
         let mut answers: Vec<Option<ItemAnswer>> = vec![None; inputs.len()];
         let mut pending: Vec<usize> = (0..inputs.len()).collect();
         let (mut round, mut together, mut _commit_block) = (0, false, None);
+        let now = Instant::now();
+        let mut phases = Phases { queued_at: now, timing: Timing::default(), answered_at: now };
         loop {
             let permits = Arc::clone(&permits);
             let slot = model.slot;
             let run = Run { slot, window, together, deadline, priority, permits };
             for (index, answered) in self.run_once(&run, &inputs, &pending).await? {
+                (phases.queued_at, phases.timing) = (answered.queued_at, answered.timing);
                 answers[index] = Some(answered);
             }
             let answers = answers.iter().flatten();
             let newest = answers.clone().map(|answer| answer.generation).max().unwrap_or(0);
             let older = |answer: &ItemAnswer| answer.generation != newest;
             if !answers.clone().any(older) {
-                return Ok(answer(newest, answers.cloned().collect()));
+                phases.answered_at = Instant::now();
+                return Ok(answer(newest, answers.cloned().collect(), phases));
             }
             round += 1;
             if round > PARTIAL_RERUNS_MAX {
@@ -362,7 +370,7 @@ struct Run {
     permits: Arc<QueuePermits>,
 }
 
-fn answer(generation: Generation, answered: Vec<ItemAnswer>) -> Answer {
+fn answer(generation: Generation, answered: Vec<ItemAnswer>, phases: Phases) -> Answer {
     let mut timing = Timing::default();
     for ItemAnswer { timing: one, .. } in &answered {
         timing.queue = timing.queue.max(one.queue);
@@ -374,7 +382,8 @@ fn answer(generation: Generation, answered: Vec<ItemAnswer>) -> Answer {
         let ItemAnswer { bytes, outputs, tokens, .. } = one;
         AnsweredInput { bytes, outputs, tokens }
     };
-    Answer { generation, items: answered.into_iter().map(item).collect(), tokens, timing }
+    let items = answered.into_iter().map(item).collect();
+    Answer { generation, items, tokens, timing, phases }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ fn model() -> Model {
 fn answered(index: usize, generation: Generation) -> ItemAnswer {
     let bytes = Bytes::from(vec![u8::try_from(index % 256).unwrap(); 4]);
     let (timing, outputs) = (Timing::default(), Vec::new());
-    ItemAnswer { generation, bytes, outputs, tokens: 1, timing }
+    ItemAnswer { generation, bytes, outputs, tokens: 1, timing, queued_at: Instant::now() }
 }
 
 /// Stands in for a dispatcher whose answers have the given generations, one list per round.

@@ -96,6 +96,8 @@ pub struct ItemAnswer {
     pub tokens: u32,
     /// Time spent in each phase.
     pub timing: Timing,
+    /// When it was submitted.
+    pub queued_at: Instant,
 }
 
 /// Time spent in each phase by one item, or the maximum over a request's items.
@@ -107,6 +109,17 @@ pub struct Timing {
     pub tokenize: Duration,
     /// ONNX Runtime and post-processing for its micro-batch.
     pub infer: Duration,
+}
+
+/// When the input that was answered last went through its phases. The request waited for that one.
+#[derive(Clone, Copy, Debug)]
+pub struct Phases {
+    /// When it was submitted.
+    pub queued_at: Instant,
+    /// Time it spent in each phase.
+    pub timing: Timing,
+    /// When its answer arrived.
+    pub answered_at: Instant,
 }
 
 /// The reason an item failed.

@@ -19,4 +19,4 @@ pub mod workers;
 
 pub use backlog::Backlog;
 pub use event::Event;
-pub use item::{Input, Item, ItemAnswer, ItemError, Priority, RequestTerms, Timing};
+pub use item::{Input, Item, ItemAnswer, ItemError, Phases, Priority, RequestTerms, Timing};

@@ -10,7 +10,7 @@ use onnxd_proto::{
 
 pub(super) use crate::dispatch::gather::AnsweredInput as Item;
 use crate::{
-    dispatch::{Input, Timing},
+    dispatch::{Input, Phases, Timing},
     models::registry::Model,
 };
 
@@ -34,6 +34,10 @@ pub struct Origin {
     pub started: Instant,
     /// The maximum over all inputs, for each phase.
     pub timing: Timing,
+    /// The phases of the input that was answered last.
+    pub phases: Phases,
+    /// Whether the request's spans are recorded.
+    pub is_traced: bool,
     /// Tokens computed for all inputs.
     pub tokens: u64,
     /// Unicode characters in all texts.

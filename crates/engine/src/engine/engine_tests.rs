@@ -89,7 +89,9 @@ fn answer_with_generations(
             for item in items {
                 let (generation, (bytes, outputs)) = answer(&item);
                 let timing = Timing::default();
-                let answered = ItemAnswer { generation, bytes, outputs, tokens: 3, timing };
+                let queued_at = item.queued_at;
+                let answered =
+                    ItemAnswer { generation, bytes, outputs, tokens: 3, timing, queued_at };
                 item.reply.try_send((item.index, Ok(answered))).unwrap();
             }
         }

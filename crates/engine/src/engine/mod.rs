@@ -37,7 +37,7 @@ use onnxd_proto::{
     domain::{Record, Task},
     generation::Generation,
 };
-use onnxd_telemetry::metrics::Metrics;
+use onnxd_telemetry::{metrics::Metrics, trace::TraceContext};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time,
@@ -277,6 +277,8 @@ impl Engine {
             record,
             started: context.started(),
             timing: answer.timing,
+            phases: answer.phases,
+            is_traced: context.trace().is_some_and(TraceContext::is_sampled),
             tokens: answer.tokens,
             characters,
         };

@@ -3,11 +3,12 @@
 //!
 //! - [`executable`]: the worker's executable, opened once, and its environment.
 //! - [`process_monitor`]: one thread per worker that starts the process and waits for it to exit.
-//! - [`process_exit`]: how a process ended.
+//! - [`process_exit`]: how a process ended; [`oom`]: whether memory ran out.
 //! - [`link`]: frames to and from one worker.
 
 pub mod executable;
 pub mod link;
+pub mod oom;
 pub mod process_exit;
 pub mod process_monitor;
 

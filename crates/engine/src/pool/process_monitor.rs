@@ -21,7 +21,9 @@ use rustix::{
 };
 use tokio::sync::mpsc::Sender;
 
-use crate::pool::{Epoch, WorkerId, executable::WorkerExecutable, process_exit::ProcessExit};
+use crate::pool::{
+    Epoch, WorkerId, executable::WorkerExecutable, oom::OomKills, process_exit::ProcessExit,
+};
 
 /// The socket's descriptor in the worker.
 const SOCKET_FD: i32 = 3;
@@ -83,7 +85,7 @@ impl ProcessMonitor {
     pub fn spawn<E: Send + 'static>(
         worker: WorkerId,
         cpu: u16,
-        executable: WorkerExecutable,
+        (executable, oom_kills): (WorkerExecutable, OomKills),
         events: Sender<E>,
         event: impl Fn(WorkerId, Epoch, Report) -> E + Send + 'static,
     ) -> io::Result<Self> {
@@ -98,7 +100,7 @@ impl ProcessMonitor {
                         // exit.
                         let pidfd = Arc::clone(&started.pidfd);
                         report(Report::Started(started, socket));
-                        wait(&pidfd, report)
+                        oom_kills.explain(wait(&pidfd, report))
                     }
                     Err(error) => ProcessExit::not_started(&error),
                 };

@@ -115,6 +115,11 @@ impl Request {
         self
     }
 
+    /// Creates a POST request. Values of `headers` may be secret.
+    pub(crate) fn post(url: Url, headers: HeaderMap, body: Bytes) -> Self {
+        Self { headers, body, ..Self::new(Method::POST, url) }
+    }
+
     /// Returns redirects to other servers instead of following them.
     pub(crate) fn stay(self) -> Self {
         Self { stays: true, ..self }

@@ -41,7 +41,7 @@ impl SentSecrets {
     }
 
     /// Remembers the value of a header, the token in it, and the password in that.
-    pub(super) fn add(&self, value: &HeaderValue) {
+    pub(crate) fn add(&self, value: &HeaderValue) {
         let value = String::from_utf8_lossy(value.as_bytes());
         let token = value.split_once(' ').map_or(&*value, |(_, token)| token);
         let decoded = STANDARD.decode(token).ok().and_then(|text| String::from_utf8(text).ok());

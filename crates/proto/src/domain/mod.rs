@@ -14,6 +14,7 @@ mod pooling;
 mod record;
 mod refusal;
 mod source_uri;
+pub mod span;
 mod strict;
 mod task;
 pub mod tensor;

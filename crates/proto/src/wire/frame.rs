@@ -16,7 +16,7 @@ pub const MAGIC: [u8; 4] = *b"ONXD";
 /// A larger payload buffer is shrunk when the next payload needs less than a quarter of it.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Raised with every change to the header or a message.
-pub const PROTOCOL_VERSION: u16 = 5;
+pub const PROTOCOL_VERSION: u16 = 6;
 
 /// Direction of a frame. A side rejects frames of the direction that it sends itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn the_header_encodes_to_fixed_bytes() {
         let expected =
-            [b'O', b'N', b'X', b'D', 5, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
+            [b'O', b'N', b'X', b'D', 6, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 

@@ -47,6 +47,11 @@ pub enum ToWorker {
         /// The model's slot.
         slot: Slot,
     },
+    /// Changes what the worker logs. Not answered.
+    FilterLog {
+        /// A filter that the supervisor accepted.
+        filter: String,
+    },
 }
 
 /// A message from a worker.

@@ -87,6 +87,7 @@ fn messages_to_a_worker_encode_to_fixed_bytes() {
     fixed(&ToWorker::Ping, &[2]);
     fixed(&ToWorker::Load { slot: 2, version: "ab".into() }, &[3, 2, 2, b'a', b'b']);
     fixed(&ToWorker::Forget { slot: 2 }, &[4, 2]);
+    fixed(&ToWorker::FilterLog { filter: "off".into() }, &[5, 3, b'o', b'f', b'f']);
 }
 
 #[test]

@@ -6,11 +6,13 @@
 //! - [`calls`]: parses calls.
 //! - [`responses`]: documents, refusals with their HTTP status, and streams of steps.
 //! - [`status`]: the document behind `onnxd status`.
+//! - [`log`]: how the server logs.
 //! - [`webhook`]: notifications that a source changed.
 //! - [`repository`]: Triton's repository API, on the same listeners.
 
 mod calls;
 mod guard;
+mod log;
 pub(crate) mod repository;
 mod responses;
 mod socket;
@@ -27,7 +29,9 @@ use axum::{
     response::IntoResponse,
     routing::{get, post},
 };
-use onnxd_admin::api::{Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb};
+use onnxd_admin::api::{
+    LOG_PATH, Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::{
@@ -119,6 +123,7 @@ impl Admin {
 pub(crate) fn router(admin: Admin) -> Router {
     Router::new()
         .route(STATUS_PATH, get(status::status))
+        .route(LOG_PATH, get(log::show).post(log::change))
         .route(&Verb::Update.path("{model}"), post(update))
         .route(&Verb::Rollback.path("{model}"), post(rollback))
         .route(&Verb::Unload.path("{model}"), post(unload))

@@ -41,6 +41,9 @@ pub(crate) fn json(
 /// Builds a response with the headers of every inference response.
 pub(crate) fn response(origin: &Origin, content_type: &'static str, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
+    if origin.is_traced {
+        response.extensions_mut().insert(origin.clone());
+    }
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert("x-model-generation", HeaderValue::from(origin.generation));

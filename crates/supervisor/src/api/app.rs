@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use onnxd_engine::Engine;
 use onnxd_proto::layout::Layout;
+use onnxd_telemetry::tracer::Tracer;
 
 use crate::transport::tls::Tls;
 
@@ -14,6 +15,8 @@ pub(crate) struct App {
     pub engine: Arc<Engine>,
     /// Maximum inputs in one request of text-embeddings-inference's contract.
     pub client_batch: usize,
+    /// Records the spans of requests.
+    pub tracer: Tracer,
     /// What only `GET /metrics` reads.
     pub observed: Arc<Observed>,
 }
@@ -56,6 +59,7 @@ impl App {
         };
         let engine = Engine::new(parts, MemoryBudget::new(memory_bytes));
         let observed = Observed { layout: Layout::new("/nonexistent"), tls: None };
-        Self { engine: Arc::new(engine), client_batch: 1, observed: Arc::new(observed) }
+        let (engine, observed) = (Arc::new(engine), Arc::new(observed));
+        Self { engine, client_batch: 1, tracer: Tracer::default(), observed }
     }
 }

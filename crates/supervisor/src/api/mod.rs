@@ -6,7 +6,7 @@
 //!   several share.
 //! - [`request`], [`inputs`], [`options`]: parsing. [`answer`], [`numbers`]: rendering. [`error`]:
 //!   errors.
-//! - [`metrics`], [`openapi`], [`request_metrics`]: independent of contracts.
+//! - [`metrics`], [`openapi`], [`request_metrics`], [`traces`]: independent of contracts.
 
 mod answer;
 pub(crate) mod app;
@@ -26,3 +26,4 @@ mod request_metrics;
 pub(crate) mod router;
 mod shared;
 mod tei;
+mod traces;

@@ -17,7 +17,7 @@ const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
-const TRACE_HEADER: &str = "traceparent";
+pub(crate) const TRACE_HEADER: &str = "traceparent";
 
 /// Builds the context of a request that begins now and has these headers.
 ///

@@ -53,8 +53,7 @@ pub(crate) fn routes(app: App) -> Routes {
 }
 
 fn router(app: App) -> Router {
-    let metrics_layer =
-        middleware::from_fn_with_state(Arc::clone(app.engine.metrics()), request_metrics::record);
+    let metrics_layer = middleware::from_fn_with_state(app.clone(), request_metrics::record);
     let (router, document) = described().split_for_parts();
     router
         .merge(openapi::route(&document))

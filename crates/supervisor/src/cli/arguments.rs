@@ -287,6 +287,20 @@ pub(crate) struct StatusArguments {
     pub admin: AdminArguments,
 }
 
+/// Arguments of `onnxd log`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LogArguments {
+    /// New filter, a level or TARGET=LEVEL [default: unchanged]
+    ///
+    /// Levels are off, error, warn, info, debug and trace. Separate several parts with commas.
+    ///
+    /// Example: onnxd log info,onnxd_worker=debug
+    #[arg(value_name = "LEVEL")]
+    pub filter: Option<String>,
+    #[command(flatten)]
+    pub admin: AdminArguments,
+}
+
 /// Arguments of all commands that call a server.
 #[derive(Debug, clap::Args)]
 pub(crate) struct AdminArguments {

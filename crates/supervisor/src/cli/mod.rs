@@ -5,6 +5,7 @@ mod arguments;
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod documents;
+pub(crate) mod log;
 mod progress;
 pub(crate) mod source;
 pub(crate) mod status;
@@ -19,12 +20,11 @@ use std::{
 use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use onnxd_proto::exit::{ExitStatus, Failure};
-use onnxd_telemetry::log;
 
 pub(crate) use self::{
     arguments::{
-        AdminArguments, CheckArguments, FetchArguments, RollbackArguments, SourceArguments,
-        StatusArguments, UnloadArguments, UpdateArguments,
+        AdminArguments, CheckArguments, FetchArguments, LogArguments, RollbackArguments,
+        SourceArguments, StatusArguments, UnloadArguments, UpdateArguments,
     },
     usage::print_usage,
 };
@@ -106,6 +106,16 @@ Examples:
   onnxd status --json
   onnxd status --admin-socket /run/onnxd/onnxd-admin.sock")]
     Status(StatusArguments),
+    /// Show or change what a running server logs
+    ///
+    /// Prints the filter in effect. A new filter applies to the server and its workers until the server is restarted or
+    /// a successor takes over; both begin with the filter of the variable ONNXD_LOG.
+    #[command(after_long_help = "\
+Examples:
+  onnxd log
+  onnxd log onnxd=debug
+  onnxd log info")]
+    Log(LogArguments),
     /// Show what a source holds
     ///
     /// Downloads the files that an update would stage into a temporary directory, verifies them, and lists them with the
@@ -203,7 +213,7 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
 
 /// Prints why a command failed, and returns its exit status.
 pub(crate) fn report(failure: &Failure) -> ExitStatus {
-    log::print_error(&failure.message);
+    onnxd_telemetry::log::print_error(&failure.message);
     failure.status
 }
 

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     ListenAddress, Origins, file,
-    values::{boolean, cosine, count, mebibytes, seconds},
+    values::{boolean, cosine, count, mebibytes, ratio, seconds},
 };
 use onnxd_proto::exit::Failure;
 
@@ -631,6 +631,57 @@ pub(crate) struct ServeArguments {
     )]
     pub log_format: Option<String>,
 
+    /// Requests to log: off, errors, sampled=RATIO, all [default: off]
+    ///
+    /// Writes one line per request with target onnxd::access: route, model, status, sizes, times, client and ids, but
+    /// neither path nor query. sampled=RATIO logs all errors and this share of all other requests. Off by default, as
+    /// client addresses are personal data, and an overloaded server should not spend its time on a line per refusal.
+    ///
+    /// Example: --access-log sampled=0.01
+    #[arg(long, value_name = "MODE", env = "ONNXD_ACCESS_LOG", help_heading = "Logging")]
+    pub access_log: Option<String>,
+
+    /// Proxy whose word counts for client addresses [default: none]
+    ///
+    /// If a request comes from such an address or network, the client in the access log is the last address in
+    /// x-forwarded-for, or else in forwarded, that is not a trusted proxy. Repeat the flag for several networks, or
+    /// separate them with commas in the variable.
+    ///
+    /// Example: --trusted-proxy 10.0.0.0/8
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "ONNXD_TRUSTED_PROXY",
+        value_delimiter = ',',
+        help_heading = "Logging"
+    )]
+    pub trusted_proxy: Vec<String>,
+
+    /// OpenTelemetry collector to send traces to [default: none]
+    ///
+    /// Sends the spans of sampled requests and of every update to URL/v1/traces, over HTTP. Nothing is sent without
+    /// this flag, OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT. The other OTEL_ variables for
+    /// traces apply as well; put credentials into OTEL_EXPORTER_OTLP_HEADERS.
+    ///
+    /// Example: --otlp-endpoint http://localhost:4318
+    #[arg(long, value_name = "URL", env = "ONNXD_OTLP_ENDPOINT", help_heading = "Tracing")]
+    pub otlp_endpoint: Option<String>,
+
+    /// Share of requests whose traces are recorded [default: 0.01]
+    ///
+    /// A number from 0 to 1, for requests without a traceparent header. The caller decides about all others. Replaces
+    /// OTEL_TRACES_SAMPLER.
+    ///
+    /// Example: --trace-ratio 0.1
+    #[arg(
+        long,
+        value_name = "RATIO",
+        value_parser = ratio,
+        env = "ONNXD_TRACE_RATIO",
+        help_heading = "Tracing"
+    )]
+    pub trace_ratio: Option<f64>,
+
     /// TOML file with any of these settings as keys
     ///
     /// A key is the flag's name without the leading dashes, for example `workers = 4`. Flags win over variables, variables win
@@ -714,7 +765,7 @@ impl ServeArguments {
             drain_timeout
             worker_restarts start_timeout stopped_grace max_connections succession_timeout
             request_timeout queue_limit check_timeout check_memory min_cosine strict probation retention
-            no_sandbox log_format settle source_key allow_source webhook_secret_file
+            otlp_endpoint trace_ratio no_sandbox log_format access_log trusted_proxy settle source_key allow_source webhook_secret_file
         )
     }
 }

@@ -5,7 +5,7 @@ use clap::{Args, Command, FromArgMatches};
 use super::{file::FLAGS_ONLY, *};
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 46] = [
+const SETTINGS: [(&str, &str, &str); 50] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("require", "['m']", "all"),
@@ -50,8 +50,12 @@ const SETTINGS: [(&str, &str, &str); 46] = [
     ("strict", "true", "false"),
     ("probation", "5", "6"),
     ("retention", "6", "7"),
+    ("otlp-endpoint", "'http://a'", "http://b"),
+    ("trace-ratio", "0.5", "0.25"),
     ("no-sandbox", "true", "false"),
     ("log-format", "'text'", "json"),
+    ("access-log", "'all'", "errors"),
+    ("trusted-proxy", "['::1']", "10.0.0.0/8"),
 ];
 
 fn command() -> Command {

@@ -6,8 +6,10 @@ mod admin;
 mod allowed_sources;
 mod file;
 mod flags;
+mod logging;
 pub(crate) mod models;
 mod origins;
+mod otlp;
 mod paths;
 mod preload;
 mod sources;
@@ -31,6 +33,7 @@ pub(crate) use self::{
     file::{error_context, flag_example},
     flags::ServeArguments,
     origins::Origins,
+    otlp::Otlp,
     paths::{admin_socket_candidates, executable_file, installed_file},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
 };
@@ -115,6 +118,8 @@ pub(crate) struct Config {
     pub retention: usize,
     /// Whether workers and checkers are confined.
     pub sandbox: bool,
+    /// Where traces are sent; `None` if nowhere.
+    pub otlp: Option<Otlp>,
 }
 
 impl Config {
@@ -127,9 +132,11 @@ impl Config {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
         let models = models::parse(&settings.model, &settings.model_alias)?;
         let models = sources::with_rules(models, &settings.source_key, settings.settle)?;
+        let variable = |name: &str| std::env::var(name).ok();
+        let otlp = Otlp::load(settings.otlp_endpoint.as_deref(), settings.trace_ratio, variable)?;
         Ok(Self {
             poll: sources::intervals(&models, &settings.poll)?,
-            fetch_binary: sources::fetcher(settings.fetch_binary, &models)?,
+            fetch_binary: sources::fetcher(settings.fetch_binary, &models, otlp.is_some())?,
             models: preload::mark(models, &settings.preload, &settings.require)?,
             listen: match &settings.listen {
                 Some(address) => address.resolve("--listen")?,
@@ -140,6 +147,7 @@ impl Config {
                 None => None,
             },
             edge: EdgeConfig {
+                access_log: logging::access(settings.access_log, &settings.trusted_proxy)?,
                 idle_timeout: duration(settings.idle_timeout, IDLE_TIMEOUT.as_secs()),
                 api_key_file: settings.api_key_file,
                 origins: edge::origins(&settings.cors_allow_origin)?,
@@ -186,6 +194,7 @@ impl Config {
             probation: duration(settings.probation, 60),
             retention: settings.retention.map_or(RETENTION, Into::into),
             sandbox: !settings.no_sandbox.unwrap_or(false),
+            otlp,
         })
     }
 }

@@ -99,15 +99,18 @@ pub(super) fn with_rules(
     Ok(models)
 }
 
-/// Returns the program that reads sources on other servers, if it is installed.
+/// Returns the program that reads sources on other servers and exports traces, if it is installed.
 ///
 /// # Errors
-/// It is missing although a model or the flag needs it.
+/// It is missing although a model, the flag or the export needs it.
 pub(super) fn fetcher(
     given: Option<PathBuf>,
     models: &[ModelSource],
+    exports_traces: bool,
 ) -> Result<Option<PathBuf>, Failure> {
-    let needed = given.is_some() || models.iter().any(|model| model.uri.directory().is_none());
+    let needed = exports_traces
+        || given.is_some()
+        || models.iter().any(|model| model.uri.directory().is_none());
     match executable_file("--fetch-binary", given, FETCHER) {
         Ok(path) => Ok(Some(path)),
         Err(_) if !needed => Ok(None),

@@ -36,6 +36,11 @@ pub(crate) fn cosine(text: &str) -> Result<f64, &'static str> {
     cosine.ok_or("expected a number from -1 to 1, for example 0.98")
 }
 
+pub(crate) fn ratio(text: &str) -> Result<f64, &'static str> {
+    onnxd_telemetry::tracer::ratio(text)
+        .map_err(|_| "expected a number from 0 to 1, for example 0.01")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

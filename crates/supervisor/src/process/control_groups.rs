@@ -1,5 +1,5 @@
-//! Limits of the control groups that this process belongs to, of version 2 and version 1, and how much of
-//! them is used. [`machine`](super::machine) reads the limits at start, `GET /metrics` both.
+//! Limits of the control groups that this process belongs to, of version 2 and version 1, how much of them is
+//! used, and what the kernel killed. [`machine`](super::machine) reads the limits at start, `GET /metrics` both.
 
 use std::{
     fs,
@@ -94,6 +94,14 @@ fn text(folder: &Path, name: &str) -> String {
     fs::read_to_string(folder.join(name)).unwrap_or_default()
 }
 
+/// Returns how many processes of this process's group the kernel killed because memory ran out.
+pub(crate) fn oom_kills() -> Option<u64> {
+    let kills = |folder: &Path, name| field(&text(folder, name), "oom_kill");
+    folders("memory").iter().find_map(|folder| {
+        kills(folder, "memory.events").or_else(|| kills(folder, "memory.oom_control"))
+    })
+}
+
 /// Returns the lowest limit of this process's groups and their ancestors.
 fn lowest(controller: &str, limit: impl Fn(&Path) -> Option<Limit>) -> Option<Limit> {
     let limits = folders(controller).into_iter().filter_map(|folder| limit(&folder));
@@ -157,6 +165,14 @@ mod tests {
         assert_eq!(found("7:pids:/"), None);
         assert_eq!(found("0::/../../x"), None);
         assert_eq!(found("nonsense"), None);
+    }
+
+    #[test]
+    fn out_of_memory_kills_are_read_from_both_versions() {
+        let events = "low 0\nhigh 0\nmax 9\noom 2\noom_kill 1\noom_group_kill 0\n";
+        assert_eq!(field(events, "oom_kill"), Some(1));
+        assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n", "oom_kill"), Some(7));
+        assert_eq!(field("oom_kill_disable 0\nunder_oom 0\n", "oom_kill"), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod sockets;
 mod start;
 mod succession;
+mod traces;
 
 use std::{
     os::fd::OwnedFd,
@@ -27,6 +28,7 @@ use crate::{
     config::{Config, Origins, ServeArguments},
     process::{
         confinement,
+        exporter::Exporter,
         inherited::Inherited,
         signals::{Action, Signals},
         systemd,
@@ -208,6 +210,8 @@ struct Server {
     listeners: Vec<JoinHandle<()>>,
     admin: JoinHandle<()>,
     tasks: EssentialTasks,
+    /// Sends traces to a collector, if that is on.
+    exporter: Option<Exporter>,
 }
 
 impl Server {
@@ -299,6 +303,9 @@ impl Server {
         let stopped = self.health.wait_for(|health| health.stopped || health.fatal.is_some());
         if time::timeout(WORKERS_STOP_TIMEOUT, stopped).await.is_err() {
             tracing::error!("workers did not stop in time");
+        }
+        if let Some(exporter) = self.exporter {
+            exporter.stop().await;
         }
         tracing::info!("stopped");
     }

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Server, sockets::Sockets};
+use super::{Server, sockets::Sockets, traces};
 use crate::{
     admin::{self, Admin},
     api::{
@@ -20,7 +20,7 @@ use crate::{
         grpc, router,
     },
     config::Config,
-    process::{descriptors, inherited::Inherited, machine},
+    process::{control_groups, descriptors, exporter::Exporter, inherited::Inherited, machine},
     transport::{
         edge::Edge,
         listener::{Listener, Routes},
@@ -54,7 +54,7 @@ use onnxd_engine::{
         },
         watch::{self as sources_watch, Watches},
     },
-    pool::{executable::WorkerExecutable, process_monitor::ProcessMonitor},
+    pool::{executable::WorkerExecutable, oom::OomKills, process_monitor::ProcessMonitor},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
@@ -78,7 +78,7 @@ impl Server {
             .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let lock = inherited.lock.take();
-        let updates = updates(config, &executable, lock, (&events, background, tasks))?;
+        let (updates, exporter) = updates(config, &executable, lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
         let updater = Updater::new(&updates)
@@ -117,7 +117,7 @@ impl Server {
         let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
         let observed = Observed { layout: updates.store.layout().clone(), tls: edge.tls.clone() };
         let (client_batch, observed) = (config.max_client_batch_size, Arc::new(observed));
-        let app = App { engine, client_batch, observed };
+        let app = App { engine, client_batch, tracer: updates.tracer.clone(), observed };
         let admin = Admin {
             watches: watches(config, &updates, &updater),
             registry: updates.registry,
@@ -131,6 +131,7 @@ impl Server {
         };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
+        let server = Self { exporter, ..server };
         // A successor does not accept yet: its predecessor still does.
         if !inherited.is_successor() {
             server.open.send_replace(true);
@@ -198,8 +199,9 @@ impl Server {
             }
             let limits = (Arc::clone(&metrics), ConnectionSlots::new(admin::CONNECTIONS_MAX));
             let routes = Routes { router, shapes: router::shapes() };
+            let admin_edge = Edge::open(edge.access_log.clone());
             // The drain does not wait for this one: its calls end with the updates, when the drain begins.
-            lifecycle.spawn("admin listener", Listener::new(socket, &Edge::open(), routes, limits));
+            lifecycle.spawn("admin listener", Listener::new(socket, &admin_edge, routes, limits));
         }
         let admin = tasks.spawn("admin socket", admin_socket.serve(admin_router));
         Ok(Self {
@@ -217,6 +219,7 @@ impl Server {
             listeners,
             admin,
             tasks,
+            exporter: None,
         })
     }
 }
@@ -298,16 +301,17 @@ fn updates(
     executable: &WorkerExecutable,
     lock: Option<std::fs::File>,
     (events, background, tasks): (&mpsc::Sender<Event>, &Background, &EssentialTasks),
-) -> Result<update::Deps, Failure> {
+) -> Result<(update::Deps, Option<Exporter>), Failure> {
     let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
-    let sources = Sources::new(executable.clone(), fetcher);
+    let sources = Sources::new(executable.clone(), fetcher.clone());
     let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
     store.remove_unconfigured(&config.models);
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));
     metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
-    Ok(update::Deps {
+    let (tracer, exporter) = traces::start(config, fetcher, &metrics)?;
+    let deps = update::Deps {
         store: Arc::new(store),
         registry: Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics))),
         checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
@@ -318,7 +322,9 @@ fn updates(
         coordinator: Arc::new(LocalCoordinator),
         background: background.clone(),
         tasks: tasks.clone(),
-    })
+        tracer,
+    };
+    Ok((deps, exporter))
 }
 
 /// Starts to watch the sources for which there is an interval.
@@ -355,6 +361,7 @@ fn workers(
         Some(count) => count.get(),
         None => machine::default_workers()?,
     };
+    let oom_kills = OomKills::new(control_groups::oom_kills);
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];
@@ -364,8 +371,14 @@ fn workers(
             let _ = &guard;
             Event::ProcessReported(worker, epoch, report)
         };
-        let monitor = ProcessMonitor::spawn(id, cpu, executable.clone(), events.clone(), event)
-            .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
+        let monitor = ProcessMonitor::spawn(
+            id,
+            cpu,
+            (executable.clone(), oom_kills.clone()),
+            events.clone(),
+            event,
+        )
+        .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
         let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
         workers.push(Worker::new(monitor, cpu, session));
     }

@@ -5,11 +5,14 @@ use std::str::FromStr;
 use axum::http::{HeaderName, HeaderValue, Method, Uri, header};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::transport::access;
+
 /// Response headers that pages may read besides those that browsers always expose.
-const EXPOSED: [HeaderName; 7] = [
+const EXPOSED: [HeaderName; 8] = [
     HeaderName::from_static("x-model-name"),
     HeaderName::from_static("x-model-generation"),
     HeaderName::from_static("x-model-version"),
+    access::REQUEST_ID,
     HeaderName::from_static("server-timing"),
     header::RETRY_AFTER,
     HeaderName::from_static("retry-after-ms"),

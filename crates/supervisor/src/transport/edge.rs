@@ -12,6 +12,7 @@ use axum::{
 };
 
 use crate::transport::{
+    access::AccessLog,
     bodies::{BODY_BYTES_MAX, discard_later},
     cors::{self, Origin},
     error::{Shapes, TransportError, shape_of},
@@ -28,6 +29,8 @@ const OPEN: [&str; 5] = ["/health", "/", "/ping", "/v2/health/live", "/v2/health
 /// The settings of the edge.
 #[derive(Clone, Debug)]
 pub(crate) struct EdgeConfig {
+    /// Which requests are logged.
+    pub access_log: AccessLog,
     /// How long a connection may be idle between two requests.
     pub idle_timeout: Duration,
     /// File of API keys. `None`: requests need no key.
@@ -74,6 +77,8 @@ pub(crate) fn tls_files(
 /// API keys, origins and TLS in effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
+    /// Which requests are logged.
+    pub access_log: AccessLog,
     /// How long a connection may be idle between two requests.
     pub idle_timeout: Duration,
     origins: Vec<Origin>,
@@ -86,8 +91,9 @@ pub(crate) struct Edge {
 
 impl Edge {
     /// Returns an edge without keys, origins and TLS.
-    pub(crate) fn open() -> Self {
+    pub(crate) fn open(access_log: AccessLog) -> Self {
         Self {
+            access_log,
             idle_timeout: IDLE_TIMEOUT,
             origins: Vec::new(),
             api_key_file: PathBuf::new(),
@@ -116,6 +122,7 @@ impl Edge {
             None => None,
         };
         Ok(Self {
+            access_log: config.access_log.clone(),
             idle_timeout: config.idle_timeout,
             origins: config.origins.clone(),
             api_key_file,

@@ -3,12 +3,13 @@
 
 use std::{
     io,
+    net::IpAddr,
     pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use axum::{Router, body::Body, http::Request};
+use axum::{Router, http::Request};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -22,6 +23,7 @@ use tokio::{
 use tower::ServiceExt;
 
 use crate::transport::{
+    access,
     guarded_body::{BodyResource, GuardedBody},
     requests,
     slots::ConnectionSlot,
@@ -50,6 +52,8 @@ pub(crate) type MayIdle = fn(&str) -> bool;
 /// How the calls of a connection are processed.
 pub(super) struct Calls {
     pub router: Router,
+    /// The client's address.
+    pub peer: IpAddr,
     pub slot: Arc<ConnectionSlot>,
     pub may_idle: MayIdle,
     /// How long the connection may be without a call.
@@ -131,7 +135,7 @@ impl Drop for Call {
 /// all calls.
 pub(super) async fn process(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    Calls { router, slot, may_idle, idle_timeout }: Calls,
+    Calls { router, peer, slot, may_idle, idle_timeout }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
@@ -141,7 +145,7 @@ pub(super) async fn process(
         let may_idle = may_idle(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
         async move {
-            let request = requests::without_trailing_slash(request.map(Body::new));
+            let request = requests::without_trailing_slash(access::arrived(request, peer));
             let response = router.oneshot(request).await;
             response.map(|response| response.map(|body| GuardedBody::new(body, Arc::new(call))))
         }

@@ -1,6 +1,6 @@
 use std::future;
 
-use axum::{http::Response, routing::any};
+use axum::{body::Body, http::Response, routing::any};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -59,7 +59,8 @@ impl Client {
         let silent = any(async || future::pending::<Response<Body>>().await);
         let router = Router::new().route("/", silent);
         let slot = Arc::new(ConnectionSlots::new(1).take().unwrap());
-        let calls = Calls { router, slot, may_idle: |_| false, idle_timeout: IDLE_TIMEOUT };
+        let peer = [127, 0, 0, 1].into();
+        let calls = Calls { router, peer, slot, may_idle: |_| false, idle_timeout: IDLE_TIMEOUT };
         let watcher = GracefulShutdown::new().watcher();
         tokio::spawn(process(theirs, calls, watcher, drained));
         let mut client = Self { stream: ours, _drain: drain };

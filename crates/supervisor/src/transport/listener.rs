@@ -6,6 +6,7 @@
 //! [`crate::transport::slots`] are in use, a new connection evicts the one that has been idle longest.
 
 use std::{
+    net::{IpAddr, Ipv4Addr},
     pin::pin,
     sync::{
         Arc,
@@ -16,7 +17,6 @@ use std::{
 
 use axum::{
     Router,
-    body::Body,
     http::{HeaderValue, Request, header::CONNECTION},
 };
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -35,11 +35,12 @@ use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt;
 
 use crate::transport::{
+    access,
     edge::Edge,
     error::Shapes,
     guarded_body::{BodyResource, GuardedBody},
     http2::{self, MayIdle},
-    panics,
+    malformed, panics,
     preface::Begun,
     requests,
     slots::{ConnectionSlot, ConnectionSlots, Phase},
@@ -125,6 +126,7 @@ impl Listener {
     ) -> Self {
         let router = edge.around(requests::checked(router, &shapes), &shapes);
         let router = panics::caught(router, shapes);
+        let router = access::around(router, &edge.access_log, &metrics);
         let (tls, idle_timeout) = (edge.tls.clone(), edge.idle_timeout);
         let (protocol, ticks) = (Protocol::Http1, Arc::default());
         Self { socket, protocol, router, tls, metrics, slots, ticks, idle_timeout }
@@ -143,6 +145,7 @@ impl Listener {
         (router, may_idle): (Router, MayIdle),
         (metrics, slots): (Arc<Metrics>, Arc<ConnectionSlots>),
     ) -> Self {
+        let router = access::around(router, &edge.access_log, &metrics);
         let (protocol, tls, ticks) =
             (Protocol::Http2 { may_idle }, edge.tls.clone(), Arc::default());
         let idle_timeout = http2::IDLE_TIMEOUT;
@@ -255,6 +258,9 @@ impl Listener {
         let (slot, counted) = (Arc::new(slot), self.metrics.connected());
         let connection = Connection {
             protocol: self.protocol,
+            // Fails only if the client has disconnected.
+            peer: stream.peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.ip()),
+            metrics: Arc::clone(&self.metrics),
             router: self.router.clone(),
             tls: self.tls.clone(),
             slot: Arc::clone(&slot),
@@ -278,6 +284,9 @@ impl Listener {
 /// An accepted connection.
 struct Connection {
     protocol: Protocol,
+    /// The other end's address.
+    peer: IpAddr,
+    metrics: Arc<Metrics>,
     router: Router,
     tls: Option<Arc<Tls>>,
     slot: Arc<ConnectionSlot>,
@@ -346,21 +355,21 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         may_idle: MayIdle,
     ) {
-        let Self { router, slot, watcher, drain, idle_timeout, .. } = self;
-        let calls = http2::Calls { router, slot, may_idle, idle_timeout };
+        let Self { router, peer, slot, watcher, drain, idle_timeout, .. } = self;
+        let calls = http2::Calls { router, peer, slot, may_idle, idle_timeout };
         http2::process(stream, calls, watcher, drain).await;
     }
 
     /// Processes HTTP/1.1 requests until the connection ends. If `last`, only one: the client finished its
     /// handshake during a drain and is about to send a request.
     async fn process(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, last: bool) {
-        let Self { router, slot, watcher, drain, idle_timeout, .. } = self;
+        let Self { router, peer, metrics, slot, watcher, drain, idle_timeout, .. } = self;
         let (seen, draining) = (Arc::clone(&slot), drain.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (router, seen, drain) = (router.clone(), Arc::clone(&seen), draining.clone());
             async move {
                 let answering = BusyGuard::begin(seen);
-                let request = requests::without_trailing_slash(request.map(Body::new));
+                let request = requests::without_trailing_slash(access::arrived(request, peer));
                 let mut response = router.oneshot(request).await;
                 if let (Ok(response), true) = (&mut response, *drain.borrow()) {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -386,8 +395,11 @@ impl Connection {
             }
         };
         drop(watcher);
-        if let Err(error) = result {
-            tracing::debug!(%error, "connection failed");
+        match result {
+            Err(error) if !malformed::report(&error, peer, &metrics) => {
+                tracing::debug!(%error, "connection failed");
+            }
+            _ => {}
         }
     }
 }

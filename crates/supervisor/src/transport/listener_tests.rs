@@ -14,6 +14,8 @@ async fn connection_idle_for_too_long_is_closed() {
     let (_drain, drained) = watch::channel(false);
     let connection = Connection {
         protocol: Protocol::Http1,
+        peer: Ipv4Addr::LOCALHOST.into(),
+        metrics: Arc::default(),
         router: Router::new().route("/", get(async || "here")),
         tls: None,
         slot: Arc::new(ConnectionSlots::new(1).take().unwrap()),

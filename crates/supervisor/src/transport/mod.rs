@@ -2,12 +2,14 @@
 //!
 //! - [`listener`] accepts connections, [`preface`] finds those that speak HTTP/2, [`http2`] serves them;
 //!   [`slots`] limits them, [`watched`] finds slow ones.
+//! - [`access`] identifies and logs requests; [`malformed`] reports those that cannot be parsed.
 //! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`] with [`certificate`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
 //!   bodies.
 //! - [`requests`] checks what no handler does; [`panics`] turns a panicking handler into a response.
 //! - [`error`]: errors of this layer; each contract renders them.
 
+pub(crate) mod access;
 pub(crate) mod bodies;
 mod certificate;
 pub(crate) mod chunks;
@@ -18,6 +20,7 @@ pub(crate) mod guarded_body;
 mod http2;
 pub(crate) mod keys;
 pub(crate) mod listener;
+mod malformed;
 pub(crate) mod panics;
 mod preface;
 mod requests;

@@ -61,6 +61,23 @@ pub fn classic(open_metrics: &str) -> String {
     text
 }
 
+/// Adds exemplars to the buckets of a histogram in `OpenMetrics` text. There is one, or `None`, for
+/// each bucket of each series, in order. The library keeps its own exemplars to itself.
+pub fn with_exemplars(
+    open_metrics: &str,
+    name: &str,
+    exemplars: impl IntoIterator<Item = Option<String>>,
+) -> String {
+    let mut exemplars = exemplars.into_iter();
+    let bucket = format!("{name}_bucket{{");
+    let mut text = String::with_capacity(open_metrics.len());
+    for line in open_metrics.lines() {
+        let exemplar = line.starts_with(&bucket).then(|| exemplars.next().flatten()).flatten();
+        text.extend([line, exemplar.as_deref().unwrap_or_default(), "\n"]);
+    }
+    text
+}
+
 /// Labels of one series.
 pub type Labels<const N: usize> = [(&'static str, String); N];
 
@@ -136,6 +153,14 @@ mod tests {
         let expected = "# HELP a_total Of a kind\n# TYPE a_total counter\na_total{b=\"# EOF\"} 1\n\
             # HELP c_seconds Time\n# TYPE c_seconds gauge\nc_seconds 2.0\n";
         assert_eq!(classic(open_metrics), expected);
+    }
+
+    #[test]
+    fn exemplars_go_to_the_buckets_of_their_histogram() {
+        let text = "a_bucket{le=\"1\"} 1\na_bucket{le=\"2\"} 2\na_count 2\nab_bucket{le=\"1\"} 1\n";
+        let expected =
+            "a_bucket{le=\"1\"} 1\na_bucket{le=\"2\"} 2 # x\na_count 2\nab_bucket{le=\"1\"} 1\n";
+        assert_eq!(with_exemplars(text, "a", [None, Some(" # x".to_owned())]), expected);
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Histograms without a lock: an observation adds to two atomics. The Prometheus library's own
-//! histogram locks a mutex, but the library can still encode this one.
+//! histogram locks a mutex, but the library can still encode this one. Only a sampled trace takes a
+//! lock: it is kept as the exemplar of its bucket.
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{
@@ -60,25 +64,60 @@ pub struct Histogram {
     /// One bucket per bound, and one for larger values.
     buckets: Box<[AtomicU64]>,
     sum: AtomicU64,
+    /// The last sampled trace of each bucket; empty until there is one.
+    exemplars: Mutex<Vec<Option<Exemplar>>>,
+}
+
+/// A value that belongs to a sampled trace.
+#[derive(Clone, Debug)]
+struct Exemplar {
+    trace_id: u128,
+    value: u64,
+    at: SystemTime,
 }
 
 impl Histogram {
     /// Creates an empty histogram.
     pub fn new(bounds: Bounds) -> Self {
         let buckets = (0..=bounds.values.len()).map(|_| AtomicU64::default()).collect();
-        Self { bounds, buckets, sum: AtomicU64::default() }
+        Self { bounds, buckets, sum: AtomicU64::default(), exemplars: Mutex::default() }
     }
 
     /// Records a value.
     pub fn observe(&self, value: u64) {
-        let bucket = self.bounds.values.partition_point(|&bound| bound < value);
-        self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.buckets[self.bucket(value)].fetch_add(1, Ordering::Relaxed);
         self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// Records a duration of a sampled trace, which becomes the exemplar of its bucket.
+    #[expect(clippy::disallowed_methods, reason = "OpenMetrics shows when an exemplar was seen")]
+    pub fn observe_trace(&self, time: Duration, trace_id: u128) {
+        self.observe_time(time);
+        let exemplar = Exemplar { trace_id, value: micros(time), at: SystemTime::now() };
+        let mut exemplars = self.exemplars.lock().unwrap_or_else(PoisonError::into_inner);
+        exemplars.resize(self.buckets.len(), None);
+        exemplars[self.bucket(micros(time))] = Some(exemplar);
+    }
+
+    /// Returns the exemplar of each bucket in the syntax of `OpenMetrics`.
+    pub fn exemplars(&self) -> Vec<Option<String>> {
+        let mut exemplars = self.exemplars.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        exemplars.resize(self.buckets.len(), None);
+        let show = |Exemplar { trace_id, value, at }: Exemplar| {
+            let at = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+            format!(" # {{trace_id=\"{trace_id:032x}\"}} {} {at:.3}", self.shown(value))
+        };
+        exemplars.into_iter().map(|exemplar| exemplar.map(show)).collect()
+    }
+
+    /// Returns the index of a value's bucket.
+    fn bucket(&self, value: u64) -> usize {
+        self.bounds.values.partition_point(|&bound| bound < value)
     }
 
     /// Records a duration in microseconds.
     pub fn observe_time(&self, time: Duration) {
-        self.observe(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        self.observe(micros(time));
     }
 
     /// Returns the number of values and their sum.
@@ -91,6 +130,10 @@ impl Histogram {
     fn shown(&self, value: u64) -> f64 {
         value as f64 / f64::from(self.bounds.per_unit)
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 impl EncodeMetric for &Histogram {
@@ -123,6 +166,22 @@ mod tests {
         let histogram = Histogram::new(SIZES);
         [0, 1, 2, 3, 64, 65, 1 << 40].into_iter().for_each(|value| histogram.observe(value));
         assert_eq!(counts(&histogram), [2, 1, 1, 0, 0, 0, 1, 2]);
+    }
+
+    #[test]
+    fn the_last_sampled_trace_is_the_exemplar_of_its_bucket() {
+        let histogram = Histogram::new(QUICK);
+        assert!(histogram.exemplars().iter().all(Option::is_none));
+        histogram.observe_time(Duration::from_millis(2));
+        histogram.observe_trace(Duration::from_millis(2), 1);
+        histogram.observe_trace(Duration::from_micros(2100), 0xff);
+        let exemplars = histogram.exemplars();
+        assert_eq!(exemplars.len(), counts(&histogram).len());
+        let exemplar = exemplars[4].as_ref().unwrap();
+        let expected = " # {trace_id=\"000000000000000000000000000000ff\"} 0.0021 ";
+        assert!(exemplar.starts_with(expected), "{exemplar}");
+        assert_eq!(exemplars.iter().flatten().count(), 1);
+        assert_eq!(histogram.total().0, 3);
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Metrics {
     pub inference_cpu_micros_total: Counter,
     /// Requests refused because the queue was full.
     pub requests_overloaded_total: Counter,
+    /// Requests refused because they cannot be parsed.
+    pub requests_malformed_total: ByReason<MalformedReason>,
     /// Connections that waited because the limit on open connections was reached.
     pub connections_delayed_total: Counter,
     /// Idle or slow connections closed to free their slots for others.
@@ -68,6 +70,10 @@ pub struct Metrics {
     pub automatic_rollbacks_total: Counter,
     /// Updates refused.
     pub updates_refused_total: Counter,
+    /// Spans that a collector took.
+    pub spans_exported_total: Counter,
+    /// Spans that were recorded and lost.
+    pub spans_dropped_total: SpansDropped,
     /// Metrics of each route.
     #[serde(skip)]
     pub routes: Routes,
@@ -100,6 +106,7 @@ impl Metrics {
             micro_batches_total: Counter::default(),
             inference_cpu_micros_total: Counter::default(),
             requests_overloaded_total: Counter::default(),
+            requests_malformed_total: ByReason::default(),
             connections_delayed_total: Counter::default(),
             connections_evicted_total: Counter::default(),
             groups_terminated_total: Counter::default(),
@@ -109,6 +116,8 @@ impl Metrics {
             commits_total: Counter::default(),
             automatic_rollbacks_total: Counter::default(),
             updates_refused_total: Counter::default(),
+            spans_exported_total: Counter::default(),
+            spans_dropped_total: SpansDropped::default(),
             routes: Routes::new(templates),
             models: (0..=MODELS_MAX).map(|_| ModelMetrics::default()).collect(),
             connections: Gauge::default(),
@@ -140,6 +149,28 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new(&[])
+    }
+}
+
+/// Spans that were lost, by reason. `onnxd status` shows the sum.
+#[derive(Debug, Default)]
+pub struct SpansDropped {
+    /// The queue was full, or the exporter did not read.
+    pub queue: Counter,
+    /// The collector did not take them.
+    pub collector: Counter,
+}
+
+impl SpansDropped {
+    /// Returns the values of the label `reason` with their counts.
+    pub fn by_reason(&self) -> [(&'static str, u64); 2] {
+        [("queue", self.queue.get()), ("collector", self.collector.get())]
+    }
+}
+
+impl Serialize for SpansDropped {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.by_reason().iter().map(|(_, count)| count).sum())
     }
 }
 
@@ -197,6 +228,30 @@ impl Reason for RestartReason {
             Self::Signal => "signal",
             Self::Exited => "exited",
             Self::Unknown => "unknown",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why a request cannot be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MalformedReason {
+    /// It has too many or too long headers, or a path that is too long.
+    TooLarge,
+    /// It is not HTTP/1.
+    Invalid,
+}
+
+impl Reason for MalformedReason {
+    const ALL: &'static [Self] = &[Self::TooLarge, Self::Invalid];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::TooLarge => "too_large",
+            Self::Invalid => "invalid",
         }
     }
 
@@ -276,7 +331,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 18, "every counter is serialized: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 21, "every counter is serialized: {json}");
     }
 
     #[test]

@@ -48,6 +48,11 @@ impl Routes {
         index.map_or(other, |index| &routes[index])
     }
 
+    /// Returns whether this is the template of a route.
+    pub fn has(&self, template: &str) -> bool {
+        self.0.binary_search_by(|route| (*route.template).cmp(template)).is_ok()
+    }
+
     /// Returns all routes, `other` last.
     pub fn all(&self) -> &[Route] {
         &self.0
@@ -60,13 +65,16 @@ impl Route {
         Self { template: template.into(), answers, duration: Histogram::new(QUICK) }
     }
 
-    /// Records a response.
-    pub fn answered(&self, status: u16, took: Duration) {
+    /// Records a response, and its trace if that is sampled.
+    pub fn answered(&self, status: u16, took: Duration, trace_id: Option<u128>) {
         // hyper cannot send a status outside the range.
         if let Some(answers) = self.answers.get(usize::from(status.wrapping_sub(STATUS_MIN))) {
             answers.increment();
         }
-        self.duration.observe_time(took);
+        match trace_id {
+            Some(trace_id) => self.duration.observe_trace(took, trace_id),
+            None => self.duration.observe_time(took),
+        }
     }
 
     /// Returns the count of each status that was sent, and of 200.
@@ -96,7 +104,7 @@ mod tests {
         let other = routes.find(None);
         assert_eq!(other.by_status().collect::<Vec<_>>(), [(200, 0)]);
         for status in [404, 404, 599, 100, 0, 600, u16::MAX] {
-            other.answered(status, Duration::ZERO);
+            other.answered(status, Duration::ZERO, None);
         }
         let shown: Vec<_> = other.by_status().collect();
         assert_eq!(shown, [(100, 1), (200, 0), (404, 2), (599, 1)]);

@@ -14,6 +14,7 @@ use onnxd_proto::{
     },
 };
 use onnxd_sandbox::files::Files;
+use onnxd_telemetry::log;
 use tracing::{debug, info};
 
 use crate::{
@@ -72,6 +73,9 @@ pub(crate) fn run(
             ToWorker::Load { slot, version } => worker.load_ahead(slot, &version)?,
             ToWorker::Forget { slot } => worker.forget(id, slot)?,
             ToWorker::Ping => worker.ping(id)?,
+            ToWorker::FilterLog { filter } => {
+                log::set_filter(&filter).map_err(|error| Fault::Protocol(error.to_string()))?;
+            }
             ToWorker::Welcome(_) => return Err(Fault::Protocol("Welcome was sent twice".into())),
         }
     }

@@ -34,6 +34,7 @@ impl Dispatcher {
                 worker.ready(Instant::now());
                 tracing::info!(worker = id, "worker ready");
                 self.unload_at_start(id);
+                self.filter_log(id);
                 self.check_memory_at_ready(id);
                 Ok(())
             }
@@ -211,7 +212,8 @@ impl Dispatcher {
                 infer: Duration::from_micros(answered.infer_micros.into()),
             };
             let (generation, tokens, outputs) = (answered.generation, one.tokens, one.outputs);
-            answer(item, Ok(ItemAnswer { generation, bytes, outputs, tokens, timing }));
+            let queued_at = item.queued_at;
+            answer(item, Ok(ItemAnswer { generation, bytes, outputs, tokens, timing, queued_at }));
         }
         Ok(())
     }

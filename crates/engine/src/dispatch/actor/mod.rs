@@ -10,12 +10,14 @@
 //! - [`exits`], [`hangs`], [`recycle`]: how workers exit, on their own or on request.
 //! - [`poison`]: refuses inputs identical to ones that crashed workers.
 //! - [`loads`]: loads and drops that updates request.
+//! - [`log`]: the log filter of workers.
 //! - [`health`], [`metrics`]: what the task publishes.
 
 mod exits;
 mod hangs;
 mod health;
 mod loads;
+mod log;
 mod messages;
 mod metrics;
 mod poison;

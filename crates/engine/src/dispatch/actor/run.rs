@@ -122,6 +122,7 @@ impl Dispatcher {
             Event::DropLoadedAhead(slot) => self.drop_loaded_ahead(slot),
             Event::Unload(slot, reply) => self.unload(slot, reply),
             Event::Committed => self.ping(),
+            Event::LogFilterChanged(filter) => self.filter_logs(filter),
             Event::ProbeRequested(reply) => {
                 self.probes.retain(|probe| !probe.is_closed());
                 self.probes.push(reply);

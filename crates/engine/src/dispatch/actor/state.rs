@@ -50,6 +50,8 @@ pub struct Dispatcher {
     pub(super) idle_boost: IdleBoost,
     pub(super) poison: Poison,
     pub(super) recycling: Recycling,
+    /// The log filter, once it was changed.
+    pub(super) log_filter: Option<String>,
     pub(super) items: HashMap<ItemId, Accepted>,
     last_id: u64,
     /// The origin of item ages.
@@ -128,6 +130,7 @@ impl Dispatcher {
             idle_boost: IdleBoost::default(),
             poison: Poison::default(),
             recycling: Recycling::new(worker_memory_bytes, workers.len(), Instant::now()),
+            log_filter: None,
             started: Instant::now(),
             registry,
             supervision,

@@ -52,6 +52,22 @@ impl Fetcher {
         Ok(Self { file: Arc::new(File::open(path)?), confined })
     }
 
+    /// Returns a command that runs the executable in this process's environment.
+    pub fn command(&self) -> Command {
+        // The child resolves this path before it closes the descriptors that it must not inherit.
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0("onnxd-fetch");
+        command.env_remove("LD_PRELOAD").envs(onnxd_telemetry::log::variables());
+        // By which the process resolves relative paths in variables.
+        if let Ok(here) = env::current_dir() {
+            command.env("PWD", here);
+        }
+        if !self.confined {
+            command.arg("--no-sandbox");
+        }
+        command
+    }
+
     /// Starts a process that downloads into `folder`. It inherits the environment, where people keep
     /// credentials and proxies.
     ///
@@ -62,18 +78,8 @@ impl Fetcher {
         folder: &Path,
         progress: Progress<'p>,
     ) -> Result<Conversation<'p>, Refusal> {
-        // The child resolves this path before it closes the descriptors that it must not inherit.
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        command.arg0("onnxd-fetch").current_dir(folder);
-        command.env_remove("LD_PRELOAD").envs(onnxd_telemetry::log::variables());
-        // By which the fetcher resolves relative paths in variables.
-        if let Ok(here) = env::current_dir() {
-            command.env("PWD", here);
-        }
-        if !self.confined {
-            command.arg("--no-sandbox");
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut command = self.command();
+        command.current_dir(folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| failed(&error))?;
         match (child.stdin.take(), child.stdout.take()) {
             (Some(requests), Some(events)) => {

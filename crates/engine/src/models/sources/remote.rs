@@ -101,6 +101,7 @@ impl Source for Remote {
         for note in &offer.notes {
             tracing::info!(source, note, "source resolved");
         }
+        progress.step("fetch");
         let downloaded = self.download(conversation, &offer, folder.path(), progress);
         match downloaded {
             Ok(files) => {

@@ -13,6 +13,9 @@ pub trait Follow {
     /// Called while a source is read.
     fn report(&self, transfer: Transfer);
 
+    /// Called when the reading comes to a step of the update: fetch or stage.
+    fn step(&self, _name: &'static str) {}
+
     /// Returns whether the content is not needed any more. Reading then ends with a refusal.
     fn is_cancelled(&self) -> bool {
         false

@@ -246,7 +246,9 @@ impl Store {
         let folder =
             tempfile::tempdir_in(&staging).map_err(|error| io_refusal(&staging, &error))?;
         crash::point(1);
+        progress.step("fetch");
         let Fetched { files, is_pinned } = snapshot.fetch(folder.path(), progress)?;
+        progress.step("stage");
         snapshot.verify(&files)?;
         crash::point(2);
         let (manifest, version, bytes) = identify(&files);

@@ -21,6 +21,7 @@ use crate::models::{
         Deps, Progress, UpdateHandle,
         payload::{CheckedFacts, Versions},
         resolve::ResolvedContent,
+        spans::UpdateSpans,
     },
 };
 use onnxd_proto::domain::Load;
@@ -40,6 +41,8 @@ pub(super) enum Input {
         bytes: u64,
         of: u64,
     },
+    /// Staging has come to this step.
+    StagingStep(&'static str),
     Staged(Result<Box<ResolvedContent>, Refusal>),
     Passed(String),
     Checked(Result<Box<Checked>, Refusal>),
@@ -75,6 +78,7 @@ pub(super) struct Driver {
     pub(super) step_start: Instant,
     /// Callers of [`Input::Hold`] that wait until no update runs.
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
+    spans: UpdateSpans,
 }
 
 impl Driver {
@@ -86,6 +90,7 @@ impl Driver {
     ) -> UpdateHandle {
         let (inputs, queue) = mpsc::channel(INPUTS_MAX);
         let driver = Self {
+            spans: UpdateSpans::new(deps.tracer.clone(), model.name.as_str()),
             machine,
             model,
             deps,
@@ -127,6 +132,7 @@ impl Driver {
             }
             self.model.gate.set(presence);
             if self.machine.is_idle() {
+                self.spans.end();
                 for waiter in self.idle_waiters.drain(..) {
                     // The receiver may have been dropped.
                     let _ = waiter.send(());
@@ -153,6 +159,10 @@ impl Driver {
             }
             Input::Staging { bytes, of } => {
                 self.report(Step::Staging { bytes, of });
+                return None;
+            }
+            Input::StagingStep(name) => {
+                self.spans.step(name);
                 return None;
             }
             Input::Passed(part) => {
@@ -192,13 +202,18 @@ impl Driver {
 
     fn act(&mut self, action: Action<Versions>) {
         match action {
-            Action::Stage(job) => self.stage(job),
+            Action::Stage(job) => {
+                self.spans.begin(self.machine.caller());
+                self.stage(job);
+            }
             Action::AbortStaging => self.abort_step(),
             Action::Check(job, staged) => {
+                self.spans.step("check");
                 let check = self.check(&job, staged);
                 self.begin(async move { Input::Checked(check.await.map(Box::new)) });
             }
             Action::ListWorkers => {
+                self.spans.step("load");
                 let workers = Arc::clone(&self.deps.workers);
                 self.begin(async move { Input::Event(Event::Workers(workers.serving().await)) });
             }
@@ -214,6 +229,7 @@ impl Driver {
                 }
             }
             Action::Propose(proposal) => {
+                self.spans.step("record");
                 let (coordinator, model) =
                     (Arc::clone(&self.deps.coordinator), Arc::clone(&self.model));
                 self.begin(async move {
@@ -224,8 +240,15 @@ impl Driver {
             Action::Record(generation, version, checked) => {
                 self.write_record(generation, version, checked);
             }
-            Action::Commit { generation, record, ahead } => self.commit(generation, record, ahead),
-            Action::Answer(id, result) => self.answer(id, result),
+            Action::Commit { generation, record, ahead } => {
+                self.spans.step("commit");
+                self.spans.commits(generation, &record.version);
+                self.commit(generation, record, ahead);
+            }
+            Action::Answer(id, result) => {
+                self.spans.answers(id, result.as_ref().err());
+                self.answer(id, result);
+            }
             Action::Quarantine(version) => self.quarantine(version),
             Action::AnnounceRollback { from, to } => {
                 self.deps.metrics.automatic_rollbacks_total.increment();

@@ -9,6 +9,7 @@ mod error;
 mod payload;
 mod resolve;
 mod restore;
+mod spans;
 mod steps;
 pub mod trial;
 
@@ -49,7 +50,7 @@ use crate::models::{
 };
 use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
-use onnxd_telemetry::metrics::Metrics;
+use onnxd_telemetry::{metrics::Metrics, tracer::Tracer};
 
 pub use self::error::{NotServed, RestoreError};
 
@@ -113,6 +114,8 @@ pub struct Deps {
     pub workers: Arc<dyn Workers>,
     /// Numbers generations.
     pub coordinator: Arc<dyn Coordinator>,
+    /// Records the spans of updates.
+    pub tracer: Tracer,
 }
 
 impl Updater {

@@ -218,6 +218,11 @@ impl Follow for FollowStaging {
         let _ = self.inputs.try_send(Input::Staging { bytes, of: total });
     }
 
+    fn step(&self, name: &'static str) {
+        // Without it, the previous step's span includes this one.
+        let _ = self.inputs.try_send(Input::StagingStep(name));
+    }
+
     fn is_cancelled(&self) -> bool {
         self.cancelled.is_cancelled()
     }

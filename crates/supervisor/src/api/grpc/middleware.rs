@@ -16,7 +16,10 @@ use crate::api::grpc::{
     status,
 };
 use crate::{
-    api::app::App,
+    api::{
+        app::App,
+        traces::{self, Target, Traced},
+    },
     transport::{error::TransportError, guarded_body::GuardedBody, keys::Keys, unpack},
 };
 
@@ -55,13 +58,15 @@ impl Middleware {
 /// Wraps all services. A streaming call counts once, when it begins.
 pub(super) async fn handle(
     State(middleware): State<Arc<Middleware>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response<Body> {
     let start = Instant::now();
     let method = middleware.methods.get(request.uri().path());
     let route = middleware.app.engine.metrics().routes.find(method.map(|method| &*method.path));
-    let response = if middleware.allows(&request) {
+    let target = Target::Grpc(method.map_or("", |method| &*method.path));
+    let traced = traces::begin(&middleware.app.tracer, start, &target, &mut request);
+    let mut response = if middleware.allows(&request) {
         let (mut head, body) = request.into_parts();
         let packing = unpack::named(head.headers.get(ENCODING)).unwrap_or_default();
         if packing.is_some() {
@@ -77,6 +82,11 @@ pub(super) async fn handle(
     } else {
         status::transport(TransportError::Unauthorized).into_http()
     };
-    route.answered(status::counted(response.headers()).as_u16(), start.elapsed());
+    let trace_id = traced.as_ref().map(Traced::trace_id);
+    let status = status::counted(response.headers());
+    route.answered(status.as_u16(), start.elapsed(), trace_id);
+    if let Some(traced) = traced {
+        traced.finish(&mut response, status);
+    }
     response
 }

@@ -67,7 +67,7 @@ impl Service {
         context: Result<RequestContext, Status>,
         message: ModelInferRequest,
         (reservations, index): (&Reservations, u64),
-    ) -> Result<(ModelInferResponse, MetadataMap), Status> {
+    ) -> Result<(ModelInferResponse, Origin), Status> {
         let InferRequest { model, id, tensors } = infer::request(message)?;
         let (engine, context) = (&self.app.engine, context?);
         let model = engine.find_version(&model, &tensors.version).map_err(status::engine)?;
@@ -77,8 +77,8 @@ impl Service {
         if let Some(reservation) = reserved.map_err(EngineError::from).map_err(status::engine)? {
             reservations.add(index, reservation);
         }
-        let headers = headers(&answer.origin);
-        Ok((infer::response(answer, id)?, headers))
+        let origin = answer.origin.clone();
+        Ok((infer::response(answer, id)?, origin))
     }
 
     /// Runs one request of a stream. Errors become responses, so the stream goes on.
@@ -197,12 +197,16 @@ impl GrpcInferenceService for Service {
 
     async fn model_infer(&self, request: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
         let reservations = reservations(&request);
-        let (headers, _, message) = request.into_parts();
-        let headers = headers.into_headers();
-        let context = Deadline::new(&headers).and_then(|deadline| deadline.context(&headers));
-        let (message, headers) = self.infer(context, message, (&reservations, 0)).await?;
+        let (request_headers, _, message) = request.into_parts();
+        let request_headers = request_headers.into_headers();
+        let context =
+            Deadline::new(&request_headers).and_then(|deadline| deadline.context(&request_headers));
+        let (message, origin) = self.infer(context, message, (&reservations, 0)).await?;
         let mut response = Response::new(message);
-        *response.metadata_mut() = headers;
+        *response.metadata_mut() = headers(&origin);
+        if origin.is_traced {
+            response.extensions_mut().insert(origin);
+        }
         Ok(response)
     }
 

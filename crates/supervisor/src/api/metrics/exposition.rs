@@ -19,11 +19,14 @@ use onnxd_engine::{
 };
 use onnxd_telemetry::metrics::{
     Metrics,
-    format::{Format, Labels, Page, classic},
+    format::{Format, Labels, Page, classic, with_exemplars},
     histogram::Histogram,
     model::ModelMetrics,
     process,
 };
+
+/// The histogram whose buckets have exemplars.
+const REQUEST_DURATION: &str = "onnxd_request_duration_seconds";
 
 /// The sources of all metrics.
 #[derive(Debug)]
@@ -38,12 +41,20 @@ impl Scrape {
     /// Renders the metrics. Reads files of the kernel and of the state directory.
     pub(crate) fn text(self, format: Format) -> String {
         let mut registry = registry::Registry::default();
+        let metrics = Arc::clone(&self.metrics);
         registry.register_collector(Box::new(self));
         let mut text = String::new();
         encode(&mut text, &registry).expect("writing to a string succeeds");
         match format {
             Format::Classic => classic(&text),
-            Format::OpenMetrics => text,
+            Format::OpenMetrics => {
+                let routes = metrics.routes.all().iter();
+                with_exemplars(
+                    &text,
+                    REQUEST_DURATION,
+                    routes.flat_map(|route| route.duration.exemplars()),
+                )
+            }
         }
     }
 }
@@ -75,7 +86,7 @@ impl Scrape {
         });
         page.counter("onnxd_requests", "Requests answered", by_status)?;
         page.histogram(
-            "onnxd_request_duration_seconds",
+            REQUEST_DURATION,
             "Time from a request's headers to its response headers",
             routes.iter().map(|route| ([("route", route.template.to_string())], &route.duration)),
         )?;
@@ -83,6 +94,12 @@ impl Scrape {
             "onnxd_requests_overloaded",
             "Requests rejected because the queue was full",
             [([], metrics.requests_overloaded_total.get())],
+        )?;
+        let malformed = metrics.requests_malformed_total.by_reason();
+        page.counter(
+            "onnxd_requests_malformed",
+            "Requests refused because they cannot be parsed",
+            malformed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         page.gauge(
             "onnxd_connections",
@@ -315,6 +332,17 @@ impl Scrape {
             "onnxd_log_lines_dropped",
             "Supervisor log lines dropped because the reader was too slow",
             [([], onnxd_telemetry::stderr::lines_dropped())],
+        )?;
+        page.counter(
+            "onnxd_spans_exported",
+            "Spans that the collector of --otlp-endpoint took",
+            [([], self.metrics.spans_exported_total.get())],
+        )?;
+        let dropped = self.metrics.spans_dropped_total.by_reason();
+        page.counter(
+            "onnxd_spans_dropped",
+            "Recorded spans that were lost: the queue was full, or the collector did not take them",
+            dropped.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
         page.gauge(
