@@ -171,16 +171,17 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
 
 /// Loads ONNX Runtime like a worker. Prints this build, and why a worker could not run.
 fn probe(onnxruntime: &Path, confined: bool, parent: Pid) -> ExitStatus {
-    let loaded = (|| {
+    let loaded: Result<(), Fault> = (|| {
         guard::die_with_parent(parent)?;
         if confined {
             sandbox::enter()?;
         }
-        Ok(drop(Runtime::open(onnxruntime)?))
+        Runtime::open(onnxruntime)?;
+        Ok(())
     })();
     let (failure, status) = match loaded {
         Ok(()) => (None, ExitStatus::Success),
-        Err(fault) => (Some(Fault::to_string(&fault)), fault.status()),
+        Err(fault) => (Some(fault.to_string()), fault.status()),
     };
     let build_id = BUILD_ID.to_owned();
     print(&Probe { build_id, failure }).map_or(ExitStatus::Internal, |()| status)

@@ -38,6 +38,11 @@ async fn names_with_capitals_and_slashes_work_everywhere() {
         assert_eq!(response.status, 200, "{path}");
         assert_eq!(response.json()["name"], "BAAI/bge-m3");
     }
+    for path in ["/v1/models/BAAI/bge-m3", "/v1/models/BAAI%2Fbge-m3"] {
+        let response = client.get(path).await.unwrap();
+        assert_eq!(response.status, 200, "{path}");
+        assert_eq!(response.json()["id"], "BAAI/bge-m3");
+    }
     let metrics = client.get("/metrics").await.unwrap();
     assert!(metrics.text().contains("model=\"BAAI/bge-m3\""));
     let updated = server.cli(&["update", "BAAI/bge-m3", "--json"]).await;
