@@ -7,8 +7,11 @@
 //! | `POST /admin/models/MODEL/update` | [`UpdateCall`] | one line per [`Step`], then [`Outcome`] |
 //! | `POST /admin/models/MODEL/rollback` | [`RollbackCall`] | the same |
 //! | `POST /admin/models/MODEL/unload` | | [`Unloaded`] |
+//! | `POST /admin/models/MODEL/cancel` | | [`Cancelled`] |
 //! | `GET /admin/log` | | [`LogSettings`] |
 //! | `POST /admin/log` | [`LogCall`] | [`LogSettings`] |
+//!
+//! In a path, a slash of the model's name is written as `%2F`.
 //!
 //! A refusal is an [`ErrorBody`] with the HTTP status of [`http_status`]. Once a step has been sent,
 //! the status is 200 and the error is the last line.
@@ -41,6 +44,8 @@ pub enum Verb {
     Rollback,
     /// Release the model's memory.
     Unload,
+    /// End the model's running and waiting updates.
+    Cancel,
 }
 
 impl Verb {
@@ -50,13 +55,14 @@ impl Verb {
             Self::Update => "update",
             Self::Rollback => "rollback",
             Self::Unload => "unload",
+            Self::Cancel => "cancel",
         }
     }
 
-    /// Returns the path of the call for a model. Served names need no escaping; pass `{model}` for
-    /// the router's template.
+    /// Returns the path of the call for a model. Pass `{model}` for the router's template.
     pub fn path(self, model: &str) -> String {
-        format!("/admin/models/{model}/{}", self.as_str())
+        // Served names need no other escaping.
+        format!("/admin/models/{}/{}", model.replace('/', "%2F"), self.as_str())
     }
 }
 
@@ -100,6 +106,17 @@ pub struct LogSettings {
     pub format: String,
 }
 
+/// The response to a cancel call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancelled {
+    /// The model.
+    pub model: String,
+    /// The generation that keeps serving; 0 if none.
+    pub generation: Generation,
+    /// How many calls were ended.
+    pub updates: usize,
+}
+
 /// Body of a refusal, and the last line of a stream that ends in one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ErrorBody {
@@ -113,7 +130,9 @@ pub fn http_status(kind: RefusalKind) -> StatusCode {
         RefusalKind::Malformed => StatusCode::BAD_REQUEST,
         RefusalKind::NotFound => StatusCode::NOT_FOUND,
         // The request conflicts with a concurrent or earlier event.
-        RefusalKind::Superseded | RefusalKind::Quarantined => StatusCode::CONFLICT,
+        RefusalKind::Superseded | RefusalKind::Cancelled | RefusalKind::Quarantined => {
+            StatusCode::CONFLICT
+        }
         // The candidate cannot serve; retrying does not help.
         RefusalKind::Contract
         | RefusalKind::Load

@@ -75,6 +75,7 @@ fn every_refusal_kind_has_the_documented_status() {
         (RefusalKind::Malformed, 400),
         (RefusalKind::NotFound, 404),
         (RefusalKind::Superseded, 409),
+        (RefusalKind::Cancelled, 409),
         (RefusalKind::Quarantined, 409),
         (RefusalKind::Contract, 422),
         (RefusalKind::Load, 422),

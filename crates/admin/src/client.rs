@@ -21,8 +21,8 @@ use tokio::{
 };
 
 use crate::api::{
-    JSON, Outcome, Refusal, RefusalKind, RollbackCall, STATUS_PATH, Status, Step, Unloaded,
-    UpdateCall, Verb,
+    Cancelled, JSON, Outcome, Refusal, RefusalKind, RollbackCall, STATUS_PATH, Status, Step,
+    Unloaded, UpdateCall, Verb,
 };
 
 /// Maximum bytes of one response line.
@@ -154,10 +154,22 @@ impl Client {
     /// Unloads a model.
     ///
     /// # Errors
-    /// No supervisor responds, or the response is malformed.
+    /// See [`Self::status`].
     pub async fn unload(&self, model: &str) -> Result<Reply<Unloaded>, Error> {
-        let path = Verb::Unload.path(model);
-        answer(self.send(Method::POST, &path, Bytes::from_static(b"{}")).await?).await
+        self.end(Verb::Unload, model).await
+    }
+
+    /// Ends the running and the waiting updates of a model.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn cancel(&self, model: &str) -> Result<Reply<Cancelled>, Error> {
+        self.end(Verb::Cancel, model).await
+    }
+
+    async fn end<T: DeserializeOwned>(&self, verb: Verb, model: &str) -> Result<Reply<T>, Error> {
+        let body = Bytes::from_static(b"{}");
+        answer(self.send(Method::POST, &verb.path(model), body).await?).await
     }
 
     async fn begin(&self, verb: Verb, model: &str, call: &impl Serialize) -> Result<Call, Error> {

@@ -9,6 +9,8 @@ pub enum ExitStatus {
     Success = 0,
     /// The request was understood and refused; the reason was printed.
     Refused = 1,
+    /// A newer update or an unload replaced this update.
+    Superseded = 3,
     /// Invalid command line.
     Usage = 64,
     /// All workers failed permanently.
@@ -21,6 +23,8 @@ pub enum ExitStatus {
     /// The configuration cannot work: a missing file, an unsuitable library, a locked state
     /// directory. Restarting does not help.
     Configuration = 78,
+    /// A signal ended a command whose call goes on at the server. 128 + SIGINT, as in a shell.
+    Interrupted = 130,
 }
 
 impl From<ExitStatus> for std::process::ExitCode {

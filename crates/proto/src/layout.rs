@@ -12,6 +12,8 @@
 //! generations/<model>/<n>    one line of JSON: the record of generation n of the model
 //! quarantine/<model>/<sha256>  an empty file: this version failed its probation
 //! ```
+//!
+//! `<model>` is the [folder](ModelName::folder) of a name, in which `%2F` stands for a slash.
 
 use std::{
     fs, io,
@@ -60,7 +62,7 @@ impl Layout {
 
     /// Returns the record of what the watcher of a model's source saw last.
     pub fn watched(&self, model: &ModelName) -> PathBuf {
-        self.root.join("watched").join(model.as_str())
+        self.root.join("watched").join(model.folder())
     }
 
     /// Returns the directory of unfinished downloads, by source.
@@ -95,12 +97,12 @@ impl Layout {
 
     /// Returns the directory of a model's quarantined versions, one empty file each.
     pub fn quarantine(&self, model: &ModelName) -> PathBuf {
-        self.root.join("quarantine").join(model.as_str())
+        self.root.join("quarantine").join(model.folder())
     }
 
     /// Returns the directory of one model's generation records.
     pub fn generations(&self, model: &ModelName) -> PathBuf {
-        self.generations_root().join(model.as_str())
+        self.generations_root().join(model.folder())
     }
 
     /// Returns the path of one generation's record.

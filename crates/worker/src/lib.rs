@@ -34,8 +34,9 @@ use nix::{
     unistd::{Pid, getppid},
 };
 use onnxd_proto::{
+    BUILD_ID,
     control_page::ControlPageView,
-    domain::{CheckLine, ListLine, ModelChoice, RefusalKind},
+    domain::{CheckLine, ListLine, ModelChoice, Probe, RefusalKind},
     exit::ExitStatus,
 };
 use onnxd_sandbox::{self as sandbox, Limits, files::Files};
@@ -94,6 +95,7 @@ pub fn main() -> ExitCode {
             let _span = info_span!("check").entered();
             check(&args, confined, parent).into()
         }
+        Command::Probe { onnxruntime } => probe(&onnxruntime, confined, parent).into(),
         Command::List(args) => {
             let _span = info_span!("list").entered();
             list(&args, confined, parent).into()
@@ -165,6 +167,24 @@ fn check(args: &CheckArgs, confined: bool, parent: Pid) -> ExitStatus {
         }
     };
     print(&verdict).map_or(ExitStatus::Internal, |()| status)
+}
+
+/// Loads ONNX Runtime like a worker. Prints this build, and why a worker could not run.
+fn probe(onnxruntime: &Path, confined: bool, parent: Pid) -> ExitStatus {
+    let loaded: Result<(), Fault> = (|| {
+        guard::die_with_parent(parent)?;
+        if confined {
+            sandbox::enter()?;
+        }
+        Runtime::open(onnxruntime)?;
+        Ok(())
+    })();
+    let (failure, status) = match loaded {
+        Ok(()) => (None, ExitStatus::Success),
+        Err(fault) => (Some(fault.to_string()), fault.status()),
+    };
+    let build_id = BUILD_ID.to_owned();
+    print(&Probe { build_id, failure }).map_or(ExitStatus::Internal, |()| status)
 }
 
 /// Lists a source. Prints its model files, or why it has no usable model.

@@ -47,6 +47,13 @@ pub struct ModelSource {
     pub rules: SourceRules,
 }
 
+impl ModelSource {
+    /// Returns whether this is the model's name or an alias.
+    pub fn is_named(&self, name: &str) -> bool {
+        self.name.as_str() == name || self.aliases.iter().any(|alias| alias == name)
+    }
+}
+
 /// All served models.
 #[derive(Debug)]
 pub struct Registry {

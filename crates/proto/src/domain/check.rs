@@ -41,3 +41,12 @@ pub struct Drift {
     /// Number of texts.
     pub probes: u32,
 }
+
+/// The worker's report on whether it can run at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// [`crate::BUILD_ID`] of the worker.
+    pub build_id: String,
+    /// Why ONNX Runtime or the sandbox cannot be used, if so.
+    pub failure: Option<String>,
+}

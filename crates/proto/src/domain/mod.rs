@@ -21,7 +21,7 @@ pub mod tensor;
 mod update;
 
 pub use self::{
-    check::{CheckLine, Checked, Drift},
+    check::{CheckLine, Checked, Drift, Probe},
     checksums::{Checksums, ChecksumsError},
     facts::{Facts, Guess, Shortened, SwitchFacts},
     listing::{FileStamp, ListLine, ListedModel, Listing},

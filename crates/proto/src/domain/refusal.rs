@@ -53,6 +53,8 @@ pub enum RefusalKind {
     Space,
     /// A newer update replaced this one.
     Superseded,
+    /// `onnxd update --cancel` ended it.
+    Cancelled,
     /// The version failed an earlier probation.
     Quarantined,
     /// onnxd is stopping, or the update queue is full.

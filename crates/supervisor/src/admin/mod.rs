@@ -30,7 +30,7 @@ use axum::{
     routing::{get, post},
 };
 use onnxd_admin::api::{
-    LOG_PATH, Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb,
+    Cancelled, LOG_PATH, Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -127,6 +127,7 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route(&Verb::Update.path("{model}"), post(update))
         .route(&Verb::Rollback.path("{model}"), post(rollback))
         .route(&Verb::Unload.path("{model}"), post(unload))
+        .route(&Verb::Cancel.path("{model}"), post(cancel))
         .merge(repository::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed)
@@ -186,6 +187,13 @@ async fn unload(State(admin): State<Admin>, path: ModelPath) -> Result<Response<
     let model = admin.find(&model_of(path)?)?;
     let _permit = admin.permit()?;
     Ok(document(&admin.updater.unload(&model).await?))
+}
+
+async fn cancel(State(admin): State<Admin>, path: ModelPath) -> Result<Response<Body>, Refused> {
+    let model = admin.find(&model_of(path)?)?;
+    let updates = admin.updater.cancel(&model).await?;
+    let generation = model.serving().map_or(0, |(generation, _)| generation);
+    Ok(document(&Cancelled { model: model.name.to_string(), generation, updates }))
 }
 
 /// Runs an update in its own task, so that it completes even if the caller disconnects.

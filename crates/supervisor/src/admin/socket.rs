@@ -42,6 +42,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// How long a refused caller may take to send its request and to read the refusal.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Longest path of a socket that Linux can bind, without the zero byte at its end.
+const PATH_BYTES_MAX: usize = 107;
 /// Suffix of a successor's socket until it takes over the name.
 const SUCCESSOR: &str = ".successor";
 
@@ -76,6 +78,18 @@ fn successor_path(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// Checks that the system can bind a path: see unix(7).
+fn require_short(path: &Path) -> io::Result<()> {
+    if std::os::unix::net::SocketAddr::from_pathname(path).is_ok() {
+        return Ok(());
+    }
+    let bytes = path.as_os_str().len();
+    let message = format!(
+        "the path has {bytes} bytes, at most {PATH_BYTES_MAX} are possible; pass a shorter path"
+    );
+    Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+}
+
 /// Removes the socket that a killed successor left behind.
 pub(crate) fn remove_successor_socket(path: &Path) {
     let _ = fs::remove_file(successor_path(path));
@@ -90,6 +104,26 @@ pub(crate) fn take_over_name(path: &Path) -> io::Result<()> {
 }
 
 impl AdminSocket {
+    /// Returns whether a server answers at this path, if the socket could be bound here otherwise.
+    ///
+    /// # Errors
+    /// The path is too long, or another file is there.
+    pub(crate) fn is_served(path: &Path) -> io::Result<bool> {
+        require_short(path)?;
+        if require_short(&successor_path(path)).is_err() {
+            tracing::warn!(
+                "--admin-socket is too long for the socket of a successor; SIGUSR2 will be refused"
+            );
+        }
+        match fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => {
+                Err(io::Error::new(io::ErrorKind::AddrInUse, "a file that is not a socket exists"))
+            }
+            Ok(_) => Ok(std::os::unix::net::UnixStream::connect(path).is_ok()),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Binds the socket with mode 0600. Replaces the socket of a dead supervisor; the lock on the state
     /// directory proves that no other process uses this state. A successor binds another name until
     /// [`take_over_name`].
@@ -97,11 +131,12 @@ impl AdminSocket {
     /// # Errors
     /// The path cannot be bound, or another server answers on it.
     pub(crate) fn bind(path: &Path, is_successor: bool) -> io::Result<Self> {
+        let bound = if is_successor { successor_path(path) } else { path.to_owned() };
+        require_short(&bound)?;
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
         remove_successor_socket(path);
-        let bound = if is_successor { successor_path(path) } else { path.to_owned() };
         if !is_successor
             && fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
         {

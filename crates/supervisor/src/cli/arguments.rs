@@ -203,10 +203,19 @@ pub(crate) struct ReadingArguments {
 pub(crate) struct UpdateArguments {
     /// Name of the served model
     ///
-    /// `onnxd status` lists the models.
+    /// `onnxd status` lists the models. May be absent with --cancel, which is then for all models.
     ///
     /// Example: onnxd update minilm
-    pub model: ModelName,
+    #[arg(required_unless_present = "cancel")]
+    pub model: Option<ModelName>,
+    /// End the updates that run or wait, and start none
+    ///
+    /// Ends downloads and checks as well. The serving generation stays. Exits with 1 if there is no such update, or if
+    /// its commit is already decided.
+    ///
+    /// Example: onnxd update --cancel minilm
+    #[arg(long, conflicts_with_all = ["from", "load", "force", "allow_dimension_change"])]
+    pub cancel: bool,
     /// Source of the new version [default: the source given at start]
     ///
     /// Takes DIR or file:///DIR, relative to the current directory.

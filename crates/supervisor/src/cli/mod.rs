@@ -28,7 +28,7 @@ pub(crate) use self::{
     },
     usage::print_usage,
 };
-use crate::config::{Origins, ServeArguments};
+use crate::config::{Origins, ServeArguments, without_empty};
 
 /// Serve ONNX models on CPUs and update them without downtime
 #[derive(Debug, Parser)]
@@ -47,10 +47,12 @@ Examples:
 Exit codes:
   0   success
   1   the request was refused, or no server answered
+  3   a newer update or an unload replaced this update
   64  the command line is invalid
   69  all workers failed permanently
   70  internal error
-  78  the configuration is invalid";
+  78  the configuration is invalid
+  130 interrupted; the update goes on at the server";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -78,10 +80,12 @@ Examples:
     Check(CheckArguments),
     /// Replace a model while it serves
     ///
-    /// Returns when the new generation serves, or when the update is refused. Requests continue throughout.
+    /// Returns when the new generation serves, or when the update is refused. Requests continue throughout. If the
+    /// command is interrupted, the update goes on at the server.
     #[command(after_long_help = "\
 Examples:
   onnxd update minilm
+  onnxd update --cancel minilm
   onnxd update minilm --from /srv/models/minilm-v2")]
     Update(UpdateArguments),
     /// Serve an earlier version of a model again
@@ -200,7 +204,11 @@ fn with_variable(arg: Arg) -> Arg {
 /// # Errors
 /// Help was requested, or the command line is invalid.
 pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
-    let command = command();
+    let mut command = command();
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().into()).collect();
+    for name in names {
+        command = command.mut_subcommand(name, |sub| sub.mut_args(without_empty));
+    }
     let mut matches = command.clone().try_get_matches()?;
     let origins = match matches.subcommand() {
         Some((name, matches)) => command

@@ -1,33 +1,64 @@
 //! Runs `onnxd update`, `onnxd rollback` and `onnxd unload`.
 
-use std::env;
-
 use onnxd_admin::{
-    api::{Outcome, Refusal, RollbackCall, Step, Unloaded, UpdateCall},
+    api::{Cancelled, Outcome, Refusal, RefusalKind, RollbackCall, Step, Unloaded, UpdateCall},
     client::{Call, Client, Error, Reply},
 };
-use onnxd_proto::{
-    domain::SourceUri,
-    exit::{ExitStatus, Failure},
-};
+use onnxd_proto::exit::{ExitStatus, Failure};
 
 use super::{
     AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments,
-    client::call,
+    client::{call, interruptible},
     print_line,
     progress::{self, Display},
 };
+use crate::config::source_uri;
 
-/// Runs `onnxd update MODEL`.
+/// Runs `onnxd update MODEL` and `onnxd update --cancel [MODEL]`.
 ///
 /// # Errors
 /// No supervisor answers, or the update is refused.
 pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
+    let model = match &arguments.model {
+        Some(model) if !arguments.cancel => model.as_str(),
+        Some(model) => return cancel(&arguments.admin, model.as_str()),
+        None => return cancel_all(&arguments.admin),
+    };
     let from = arguments.from.as_deref().map(absolute).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
     let update = UpdateCall { from, load: load.into(), force, allow_dimension_change };
-    let model = arguments.model.as_str();
-    show(&arguments.admin, async |client| client.update(model, &update).await)
+    let goes_on = format!(
+        "interrupted: the update of {model} goes on; `onnxd update --cancel {model}` ends it"
+    );
+    show(&arguments.admin, &goes_on, async |client| client.update(model, &update).await)
+}
+
+/// Ends the updates of one model.
+fn cancel(admin: &AdminArguments, model: &str) -> Result<ExitStatus, Failure> {
+    let answer = call(admin, async |client| client.cancel(model).await)?;
+    report(admin, answer, describe)
+}
+
+fn describe(cancelled: &Cancelled) -> String {
+    let Cancelled { model, generation, updates } = cancelled;
+    let updates = if *updates == 1 { "1 update".into() } else { format!("{updates} updates") };
+    format!("{model}: {updates} cancelled, generation {generation} keeps serving")
+}
+
+/// Ends the updates of all models. Fails if none has one.
+fn cancel_all(admin: &AdminArguments) -> Result<ExitStatus, Failure> {
+    let status = call(admin, async |client| client.status().await)?;
+    let status = status.result.map_err(|refusal| refused(&refusal))?;
+    let mut result = Err(Failure::refused("refused: no update is running or waiting"));
+    for model in status.models {
+        let answer = call(admin, async |client| client.cancel(&model.name).await)?;
+        match &answer.result {
+            // The others may have one.
+            Err(refusal) if refusal.kind == RefusalKind::NotFound => {}
+            _ => result = Ok(report(admin, answer, describe)?),
+        }
+    }
+    result
 }
 
 /// Runs `onnxd rollback MODEL`.
@@ -37,7 +68,10 @@ pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
 pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Failure> {
     let rollback = RollbackCall { to: arguments.to };
     let model = arguments.model.as_str();
-    show(&arguments.admin, async |client| client.rollback(model, &rollback).await)
+    let goes_on = format!(
+        "interrupted: the rollback of {model} goes on; `onnxd update --cancel {model}` ends it"
+    );
+    show(&arguments.admin, &goes_on, async |client| client.rollback(model, &rollback).await)
 }
 
 /// Runs `onnxd unload MODEL`.
@@ -46,7 +80,9 @@ pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Fail
 /// No supervisor answers, or the unload is refused.
 pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure> {
     let model = arguments.model.as_str();
-    let answer = call(&arguments.admin, async |client| client.unload(model).await)?;
+    let goes_on = format!("interrupted: the unload of {model} goes on");
+    let unload = async |client: &Client| client.unload(model).await;
+    let answer = interruptible(&arguments.admin, &goes_on, unload)?;
     report(&arguments.admin, answer, |unloaded: &Unloaded| {
         let Unloaded { model, generation, seconds } = unloaded;
         format!("{model}: generation {generation} unloaded, {seconds:.2} s")
@@ -55,20 +91,22 @@ pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure>
 
 /// Makes a source's path absolute, since the supervisor runs in another directory.
 fn absolute(uri: &str) -> Result<String, Failure> {
-    let current_dir = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    let uri = SourceUri::parse_in(&current_dir, uri);
-    uri.map(String::from).map_err(|error| Failure::refused(format!("--from: {error}")))
+    let uri = source_uri(uri).map_err(|error| Failure::refused(format!("--from: {error}")))?;
+    Ok(uri.into())
 }
 
-/// Shows the steps of an update or rollback as they arrive, then the outcome.
+/// Shows the steps of an update or rollback as they arrive, then the outcome. Prints `goes_on` if a signal interrupts
+/// it.
 fn show(
     admin: &AdminArguments,
+    goes_on: &str,
     mut begin: impl AsyncFnMut(&Client) -> Result<Call, Error>,
 ) -> Result<ExitStatus, Failure> {
     let display = Display::new(!admin.json);
     let show = |step: &Step| display.show(step);
-    let answer = call(admin, async |client| begin(client).await?.end(show).await)?;
+    let answer = interruptible(admin, goes_on, async |client| begin(client).await?.end(show).await);
     display.finish();
+    let answer = answer?;
     report(admin, answer, |outcome: &Outcome| progress::summary(outcome))
 }
 
@@ -87,12 +125,16 @@ fn report<T>(
             print_line(&summary(&done));
             Ok(ExitStatus::Success)
         }
-        Err(_) if admin.json => Ok(ExitStatus::Refused),
+        Err(refusal) if admin.json => Ok(refused(&refusal).status),
         Err(refusal) => Err(refused(&refusal)),
     }
 }
 
 /// Converts a refusal by the supervisor.
 pub(super) fn refused(refusal: &Refusal) -> Failure {
-    Failure::refused(format!("refused: {refusal}"))
+    let status = match refusal.kind {
+        RefusalKind::Superseded => ExitStatus::Superseded,
+        _ => ExitStatus::Refused,
+    };
+    Failure { status, message: format!("refused: {refusal}") }
 }

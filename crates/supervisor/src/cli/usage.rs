@@ -25,7 +25,7 @@ pub(crate) fn print_usage(message: &clap::Error) -> ExitCode {
     }
     let arguments: Vec<OsString> = env::args_os().skip(1).collect();
     // Ignore write errors: the exit code still reports the failure.
-    let _ = match wrong_value(message, &arguments) {
+    let _ = match wrong_value(message, &arguments).or_else(|| not_utf8(message)) {
         Some(reason) => {
             let reason = format!("{reason}\n\nFor more information, try '--help'.\n");
             clap::Error::raw(message.kind(), reason).print()
@@ -48,7 +48,7 @@ fn wrong_value(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
         error_context(error, ContextKind::InvalidValue)?,
     );
     let name = shown.split([' ', '[', '=']).next().filter(|name| !name.is_empty()).unwrap_or(shown);
-    let name = name.trim_matches(['<', '>']);
+    let name = name.trim_matches(['<', '>', '[', ']']);
     let origin = match variable(name) {
         Some(variable) if !is_given(name, arguments) => format!(" (set by {variable})"),
         _ => String::new(),
@@ -61,6 +61,21 @@ fn wrong_value(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
         format!(", got {value:?}")
     };
     Some(format!("{name}{origin}: {reason}{got}"))
+}
+
+/// Returns which variable is not UTF-8, which clap does not say.
+fn not_utf8(error: &clap::Error) -> Option<String> {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return None;
+    }
+    let command = command();
+    let mut arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    let variable = arguments.find_map(|argument| {
+        let variable = argument.get_env()?;
+        env::var_os(variable).filter(|value| value.to_str().is_none())?;
+        Some(format!("--{} (set by {})", argument.get_long()?, variable.to_string_lossy()))
+    });
+    Some(format!("{}: expected UTF-8", variable?))
 }
 
 /// Returns the variable of a flag. It is the same for every command.
@@ -134,7 +149,7 @@ mod tests {
             ),
             (
                 &["serve", "--listen=here"],
-                r#"--listen: expected HOST:PORT, for example 127.0.0.1:8080 or localhost:8080, got "here""#,
+                r#"--listen: expected HOST:PORT, for example localhost:8080, or [::]:8080 for all addresses, got "here""#,
             ),
             (&["serve", "--strict=maybe"], r#"--strict: expected true or false, got "maybe""#),
             (
@@ -148,8 +163,8 @@ mod tests {
             message(&["rollback", "m", "--to", "x"], true),
             r#"--to: expected the number of a generation, for example 3, got "x""#
         );
-        let message = message(&["update", "UPPER"], true);
-        assert!(message.starts_with("MODEL: \"UPPER\" is not a model name"), "{message}");
+        let message = message(&["update", "a b"], true);
+        assert!(message.starts_with("MODEL: \"a b\" is not a model name"), "{message}");
     }
 
     #[test]
@@ -170,7 +185,7 @@ mod tests {
     fn every_error_has_an_example() {
         for (arguments, example) in [
             (&["update"][..], "onnxd update minilm"),
-            (&["update", "UPPER"], "onnxd update minilm"),
+            (&["update", "a b"], "onnxd update minilm"),
             (&["update", "m", "--from"], "--from /srv/models/minilm-v2"),
             (&["update", "m", "--fro", "x"], "--from /srv/models/minilm-v2"),
             (&["update", "m", "--load", "x"], "--load lazy"),

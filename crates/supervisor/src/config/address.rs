@@ -9,7 +9,8 @@ use std::{
 use onnxd_proto::exit::Failure;
 use serde::Deserialize;
 
-const EXPECTED: &str = "expected HOST:PORT, for example 127.0.0.1:8080 or localhost:8080";
+const EXPECTED: &str =
+    "expected HOST:PORT, for example localhost:8080, or [::]:8080 for all addresses";
 
 /// An address to listen on. Names are resolved by [`resolve`](Self::resolve), not while parsing.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

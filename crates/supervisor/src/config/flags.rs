@@ -11,6 +11,7 @@ use serde::Deserialize;
 use super::{
     ListenAddress, Origins, file,
     values::{boolean, cosine, count, mebibytes, ratio, seconds},
+    variables,
 };
 use onnxd_proto::exit::Failure;
 
@@ -21,19 +22,13 @@ pub(crate) struct ServeArguments {
     /// Model to serve, from a directory or another server
     ///
     /// URI is DIR or file:///DIR, or one of https://HOST/PATH/, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX,
-    /// hf://ORG/NAME[@REVISION], oci://REGISTRY/REPOSITORY[:TAG] and mlflow://NAME@ALIAS. The name defaults to the last
-    /// part of the path in lower case. Append ?file=PATH or ?variant=NAME if there are several model files. Repeat the
-    /// flag for several models, or separate them with commas in the variable. The first model answers requests that
-    /// name none.
+    /// hf://ORG/NAME[@REVISION], oci://REGISTRY/REPOSITORY[:TAG] and mlflow://NAME@ALIAS. The name may have a slash, as in
+    /// BAAI/bge-m3=DIR, and defaults to the last part of the path. Append ?file=PATH or ?variant=NAME if there are
+    /// several model files. Repeat the flag for several models, or separate them with commas or line breaks in the
+    /// variable, where \, is a comma of a path. The first model answers requests that name none.
     ///
     /// Example: --model minilm=/srv/models/minilm
-    #[arg(
-        long,
-        value_name = "[NAME=]URI",
-        env = "ONNXD_MODEL",
-        value_delimiter = ',',
-        help_heading = "Models"
-    )]
+    #[arg(long, value_name = "[NAME=]URI", env = "ONNXD_MODEL", help_heading = "Models")]
     pub model: Vec<String>,
 
     /// Another name that requests may use for a model
@@ -203,32 +198,20 @@ pub(crate) struct ServeArguments {
     ///
     /// FILE is a public key of minisign, which signs SHA256SUMS, or a P-256 key as PEM, which signs model.sig of OpenSSF
     /// Model Signing. Each file of a version must be signed. Repeat the flag for several models, or for several keys of
-    /// a model, of which one is enough.
+    /// a model, of which one is enough. The variable takes a list, as for --model.
     ///
     /// Example: --source-key minilm=/etc/onnxd/minilm.pub
-    #[arg(
-        long,
-        value_name = "NAME=FILE",
-        env = "ONNXD_SOURCE_KEY",
-        value_delimiter = ',',
-        help_heading = "Security"
-    )]
+    #[arg(long, value_name = "NAME=FILE", env = "ONNXD_SOURCE_KEY", help_heading = "Security")]
     pub source_key: Vec<String>,
 
     /// Remote sources that admin calls may name [default: all]
     ///
     /// Limits sources on other servers in `onnxd update --from` and in `source` of Triton's repository API. --model and
     /// directories are not limited. A * stands for any text; before the first slash of the path it matches no slash.
-    /// Repeat the flag for several patterns, or separate them with commas in the variable.
+    /// Repeat the flag for several patterns. The variable takes a list, as for --model.
     ///
     /// Example: --allow-source 'hf://my-org/*'
-    #[arg(
-        long,
-        value_name = "PATTERN",
-        env = "ONNXD_ALLOW_SOURCE",
-        value_delimiter = ',',
-        help_heading = "Security"
-    )]
+    #[arg(long, value_name = "PATTERN", env = "ONNXD_ALLOW_SOURCE", help_heading = "Security")]
     pub allow_source: Vec<String>,
 
     /// File with the secret of notifications [default: none, off]
@@ -694,8 +677,9 @@ pub(crate) struct ServeArguments {
 
     /// Check the configuration and exit
     ///
-    /// Exits with 0 if the configuration is valid. Otherwise prints the first error and exits with 78, or with 64 if
-    /// the command line is invalid. Starts and binds nothing.
+    /// Exits with 0 if a server could start. Otherwise prints the first error and exits with 78, or with 64 if the
+    /// command line is invalid. Tries addresses, directories and ONNX Runtime, and leaves nothing behind. An address or
+    /// a state directory that is in use is only reported, since a server may run with this configuration.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
@@ -745,14 +729,26 @@ impl ServeArguments {
     ///
     /// # Errors
     /// The file cannot be read, or has an unknown key or a wrong value.
-    pub(crate) fn with_file(self, origins: &mut Origins) -> Result<Self, Failure> {
-        match &self.config {
+    pub(crate) fn with_file(mut self, origins: &mut Origins) -> Result<Self, Failure> {
+        // Flags may hold commas, since they can be repeated.
+        for (flag, list) in [
+            ("model", &mut self.model),
+            ("source-key", &mut self.source_key),
+            ("allow-source", &mut self.allow_source),
+        ] {
+            if origins.is_variable(flag) {
+                *list = list.iter().flat_map(|text| variables::split(text)).collect();
+            }
+        }
+        let settings = match &self.config {
             Some(path) => {
                 let file = file::read(path, origins)?;
-                Ok(self.over(file))
+                self.over(file)
             }
-            None => Ok(self),
-        }
+            None => self,
+        };
+        origins.add_defaults();
+        Ok(settings)
     }
 
     /// Returns these settings, with those of the file where they are absent.

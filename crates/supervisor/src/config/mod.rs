@@ -14,6 +14,7 @@ mod paths;
 mod preload;
 mod sources;
 mod values;
+mod variables;
 
 use std::{
     collections::HashMap,
@@ -34,8 +35,9 @@ pub(crate) use self::{
     flags::ServeArguments,
     origins::Origins,
     otlp::Otlp,
-    paths::{admin_socket_candidates, executable_file, installed_file},
+    paths::{admin_socket_candidates, executable_file, installed_file, source_uri},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
+    variables::{unknown as unknown_variables, without_empty},
 };
 use crate::transport::edge::{self, EdgeConfig, IDLE_TIMEOUT};
 use onnxd_engine::models::registry::ModelSource;
@@ -154,8 +156,8 @@ impl Config {
                 tls: edge::tls_files(settings.tls_cert, settings.tls_key)?,
             },
             admin_socket: match settings.admin_socket {
-                Some(path) => absolute(&path)?,
-                None => default_admin_socket()?,
+                Some(path) => absolute("--admin-socket", &path)?,
+                None => default_admin_socket()?.1,
             },
             admin_listen: AdminListen::load(
                 settings.admin_listen,
@@ -164,8 +166,8 @@ impl Config {
             )?,
             allowed_sources: AllowedSources::parse(&settings.allow_source)?,
             state_dir: match settings.state_dir {
-                Some(path) => absolute(&path)?,
-                None => default_state_dir()?,
+                Some(path) => absolute("--state-dir", &path)?,
+                None => default_state_dir()?.1,
             },
             workers: settings.workers,
             worker_memory_bytes: settings.worker_memory.map(bytes),

@@ -1,12 +1,12 @@
 //! Parses `--model` and `--model-alias`: the served models with their sources and names.
 
-use std::path::Path;
+use std::collections::HashSet;
 
-use onnxd_proto::{domain::SourceUri, limits::MODELS_MAX};
+use onnxd_proto::{domain::model_name::ModelName, limits::MODELS_MAX};
 
 use onnxd_engine::models::{registry::ModelSource, sources::SourceRules};
 
-use super::absolute;
+use super::source_uri;
 use onnxd_proto::exit::Failure;
 
 /// Maximum length of an alias in bytes.
@@ -18,6 +18,7 @@ const ALIAS_BYTES_MAX: usize = 256;
 /// A setting is invalid. The message names its flag.
 pub(crate) fn parse(specs: &[String], aliases: &[String]) -> Result<Vec<ModelSource>, Failure> {
     let mut models = sources(specs)?;
+    let mut former = add_former_names(&mut models);
     for spec in aliases {
         let invalid =
             |reason: &str| Err(Failure::configuration(format!("--model-alias {spec}: {reason}")));
@@ -27,21 +28,36 @@ pub(crate) fn parse(specs: &[String], aliases: &[String]) -> Result<Vec<ModelSou
         if alias.is_empty() || alias.len() > ALIAS_BYTES_MAX {
             return invalid("expected an alias of 1 to 256 bytes");
         }
-        let is_taken = |model: &ModelSource| {
-            model.name.as_str() == alias || model.aliases.iter().any(|other| other == alias)
+        let Some(at) = models.iter().position(|model| model.is_named(name)) else {
+            let names = names(&models);
+            return invalid(&format!("no model is named {name:?}; the models are: {names}"));
         };
-        if models.iter().any(is_taken) {
+        // The configuration wins over a name that only earlier releases used.
+        if former.remove(alias) {
+            models.iter_mut().for_each(|model| model.aliases.retain(|other| other != alias));
+        }
+        if models.iter().any(|model| model.is_named(alias)) {
             return invalid("this alias is already a model's name or alias");
         }
-        match models.iter_mut().find(|model| model.name.as_str() == name) {
-            Some(model) => model.aliases.push(alias.to_owned()),
-            None => {
-                let names = names(&models);
-                return invalid(&format!("no model is named {name:?}; the models are: {names}"));
-            }
-        }
+        models[at].aliases.push(alias.to_owned());
     }
     Ok(models)
+}
+
+/// Adds the lower-case name of each model as an alias, unless it means another model. Earlier
+/// releases served a directory under that name. Returns these aliases.
+fn add_former_names(models: &mut [ModelSource]) -> HashSet<String> {
+    let lower = |model: &ModelSource| model.name.as_str().to_ascii_lowercase();
+    let all: Vec<String> = models.iter().map(lower).collect();
+    let mut former = HashSet::new();
+    for (model, name) in models.iter_mut().zip(&all) {
+        let is_unique = all.iter().filter(|other| *other == name).count() == 1;
+        if is_unique && name != model.name.as_str() {
+            model.aliases.push(name.clone());
+            former.insert(name.clone());
+        }
+    }
+    former
 }
 
 /// Returns the names of the models, separated by commas.
@@ -79,20 +95,26 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
         Failure::configuration(format!("--model {spec}: {reason}"))
     };
     let (name, source) = match spec.split_once('=') {
-        // A name has no slash or question mark: this `=` is part of a path or URI.
-        Some((name, source)) if !name.contains(['/', '?']) => (Some(name), source),
+        // What is not a name but has a slash or question mark is part of a path or URI.
+        Some((name, source)) if !name.contains(['/', '?']) || name.parse::<ModelName>().is_ok() => {
+            (Some(name), source)
+        }
         _ => (None, spec),
     };
-    let current_dir = absolute(Path::new("."))?;
-    let uri = SourceUri::parse_in(&current_dir, source).map_err(|error| invalid(&error))?;
+    let uri = source_uri(source).map_err(|error| invalid(&error))?;
     if let Some(directory) = uri.directory()
         && directory.exists()
         && !directory.is_dir()
     {
         return Err(invalid(&format!("{} is not a directory", directory.display())));
     }
-    let name = name.map_or_else(|| uri.last_name().to_ascii_lowercase(), str::to_owned);
-    let name = name.parse().map_err(|error| invalid(&error))?;
+    let parsed = match name {
+        Some(name) => name.parse().map_err(|error| invalid(&error)),
+        None => uri.last_name().parse().map_err(|error| {
+            invalid(&format!("{error}; pass --model NAME={source} to give it another name"))
+        }),
+    };
+    let name = parsed?;
     let rules = SourceRules::default();
     Ok(ModelSource { name, aliases: Vec::new(), uri, preload: true, required: false, rules })
 }
@@ -110,7 +132,35 @@ mod tests {
 
     #[test]
     fn model_name_defaults_to_its_directory() {
-        assert_eq!(names(&["m=/x/y", "/x/All-MiniLM"]), Ok(vec!["m".into(), "all-minilm".into()]));
+        assert_eq!(names(&["m=/x/y", "/x/All-MiniLM"]), Ok(vec!["m".into(), "All-MiniLM".into()]));
+        assert_eq!(
+            names(&["BAAI/bge-m3=/x/y", "Org/M=hf://Org/M?file=a.onnx"]),
+            Ok(vec!["BAAI/bge-m3".into(), "Org/M".into()])
+        );
+        let message = names(&["/x/a b"]).unwrap_err();
+        assert!(message.contains("pass --model NAME=/x/a b"), "{message}");
+    }
+
+    #[test]
+    fn former_lower_case_name_is_an_alias_unless_it_is_taken() {
+        let aliases = |specs: &[&str], aliases: &[&str]| {
+            let [specs, aliases] = [specs, aliases]
+                .map(|list| list.iter().map(ToString::to_string).collect::<Vec<String>>());
+            let models = parse(&specs, &aliases).map_err(|failure| failure.message)?;
+            Ok(models.into_iter().map(|model| model.aliases).collect::<Vec<_>>())
+        };
+        let none = Vec::<String>::new;
+        assert_eq!(aliases(&["/x/Mini", "a=/y"], &[]), Ok(vec![vec!["mini".into()], none()]));
+        assert_eq!(aliases(&["/x/Mini", "mini=/y"], &[]), Ok(vec![none(), none()]));
+        assert_eq!(aliases(&["/x/Mini", "/y/MINI"], &[]), Ok(vec![none(), none()]));
+        assert_eq!(
+            aliases(&["/x/Mini", "a=/y"], &["mini=a", "b=Mini"]),
+            Ok(vec![vec!["b".into()], vec!["mini".into()]])
+        );
+        let by_former_name = aliases(&["/x/Mini"], &["x=mini"]).unwrap();
+        assert_eq!(by_former_name, [["mini".to_owned(), "x".to_owned()]]);
+        let taken: Result<_, String> = aliases(&["/x/Mini", "a=/y"], &["Mini=a"]);
+        assert!(taken.unwrap_err().contains("already a model's name"));
     }
 
     #[test]
@@ -119,7 +169,7 @@ mod tests {
         assert_eq!(uri("m=/x/y"), uri("m=file:///x/y"));
         assert_eq!(uri("file:///x/y"), uri("y=/x/./y"));
         assert!(uri("m=y").directory().unwrap().is_absolute());
-        assert_eq!(names(&["file:///x/Y", "/x/a=b/c"]), Ok(vec!["y".into(), "c".into()]));
+        assert_eq!(names(&["file:///x/Y", "/x/a=b/c"]), Ok(vec!["Y".into(), "c".into()]));
         assert_eq!(uri("m=y?variant=int8"), uri("y?variant=int8"));
         assert_ne!(uri("m=/x/y"), uri("m=/x/y?file=onnx/model_fp16.onnx"));
     }
@@ -129,7 +179,7 @@ mod tests {
         for (specs, reason) in [
             (&[][..], "no model to serve"),
             (&["a=/x", "a=/y"][..], "already named \"a\""),
-            (&["A=/x"][..], "is not a model name"),
+            (&["a b=/x"][..], "is not a model name"),
             (&["/"][..], "is not a model name"),
             (&["a=/dev/null"][..], "/dev/null is not a directory"),
             (&["a="][..], "empty"),

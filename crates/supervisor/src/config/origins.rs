@@ -8,11 +8,18 @@ use std::{
 use clap::{ArgMatches, Command, parser::ValueSource};
 use onnxd_proto::exit::Failure;
 
+use super::paths::{default_admin_socket, default_state_dir};
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
     Flag,
     Variable(String),
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
+    /// A default below the directory that a variable names.
+    Default(&'static str),
 }
 
 /// The origin of every given setting, by the flag's name without dashes.
@@ -35,10 +42,24 @@ impl Origins {
         Self(command.get_arguments().filter_map(origin).collect())
     }
 
+    /// Returns whether the value of a flag came from its variable.
+    pub(super) fn is_variable(&self, flag: &str) -> bool {
+        matches!(self.0.get(flag), Some(Origin::Variable(_)))
+    }
+
     /// Adds the keys of a file with their lines. Flags and variables win.
     pub(super) fn add_file(&mut self, path: &Path, lines: BTreeMap<String, usize>) {
         for (key, line) in lines {
             self.0.entry(key).or_insert_with(|| Origin::File { path: path.to_owned(), line });
+        }
+    }
+
+    /// Adds the variables on which the defaults of directories depend.
+    pub(super) fn add_defaults(&mut self) {
+        let state_dir = default_state_dir().ok().map(|(variable, _)| ("state-dir", variable));
+        let socket = default_admin_socket().ok().map(|(variable, _)| ("admin-socket", variable));
+        for (flag, variable) in state_dir.into_iter().chain(socket) {
+            self.0.entry(flag.to_owned()).or_insert(Origin::Default(variable));
         }
     }
 
@@ -58,6 +79,7 @@ impl Origins {
             let origin = match origin {
                 Origin::Flag => continue,
                 Origin::Variable(name) => format!(" (set by {name})"),
+                Origin::Default(name) => format!(" (default from ${name})"),
                 Origin::File { path, line } => format!(" (set in {}:{line})", path.display()),
             };
             let is_part = |character: char| character.is_ascii_alphanumeric() || character == '-';

@@ -2,20 +2,48 @@
 //! executable.
 
 use std::{
-    env, fs,
+    env, fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
-use onnxd_proto::exit::Failure;
+use onnxd_proto::{
+    domain::{SourceUri, SourceUriError},
+    exit::Failure,
+};
 
-/// Makes a path absolute.
+/// Makes the path of a flag absolute.
 ///
 /// # Errors
-/// The path is empty, or the current directory is unknown.
-pub(super) fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path)
-        .map_err(|error| Failure::configuration(format!("{:?}: {error}", path.display())))
+/// The path is empty, or it is relative and the current directory does not exist.
+pub(super) fn absolute(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
+        let reason = match path.as_os_str().is_empty() {
+            true => "the path is empty".to_owned(),
+            false => no_current_directory(&format!("{:?}", path.display()), &error),
+        };
+        Failure::configuration(format!("{flag}: {reason}"))
+    })
+}
+
+/// Parses a source, whose path may be relative to the current directory.
+///
+/// # Errors
+/// It is not a source, or it is relative and the current directory does not exist.
+pub(crate) fn source_uri(text: &str) -> Result<SourceUri, String> {
+    match env::current_dir() {
+        Ok(current) => SourceUri::parse_in(&current, text).map_err(|error| error.to_string()),
+        Err(error) => text.parse().map_err(|reason| match reason {
+            SourceUriError::Relative(path) => no_current_directory(&format!("{path:?}"), &error),
+            other => other.to_string(),
+        }),
+    }
+}
+
+fn no_current_directory(path: &str, error: &io::Error) -> String {
+    format!(
+        "{path} is relative, and the current directory cannot be read or was deleted ({error}); pass an absolute path, or run the command in another directory"
+    )
 }
 
 /// Returns the program that a flag names, or the program `beside` in the directory of this executable.
@@ -49,7 +77,7 @@ pub(crate) fn installed_file(
     beside: &str,
 ) -> Result<PathBuf, Failure> {
     let path = match given {
-        Some(path) => absolute(&path)?,
+        Some(path) => absolute(flag, &path)?,
         None => env::current_exe()
             .map_err(|error| {
                 Failure::internal(format!("cannot find the directory of onnxd: {error}"))
@@ -70,19 +98,18 @@ pub(crate) fn installed_file(
 
 const ADMIN_SOCKET: &str = "onnxd-admin.sock";
 
-/// Returns the default of `--admin-socket` for `onnxd serve`.
+/// Returns the default of `--admin-socket` for `onnxd serve`, and its variable.
 ///
 /// # Errors
 /// Neither variable is set.
-pub(super) fn default_admin_socket() -> Result<PathBuf, Failure> {
-    ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().find_map(directory_variable).map_or_else(
-        || {
-            Err(Failure::configuration(
-                "--admin-socket: no default, since neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set; pass --admin-socket PATH, for example ./onnxd-admin.sock",
-            ))
-        },
-        |directory| Ok(directory.join(ADMIN_SOCKET)),
-    )
+pub(super) fn default_admin_socket() -> Result<(&'static str, PathBuf), Failure> {
+    let found = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().find_map(directory_variable);
+    let (variable, directory) = found.ok_or_else(|| {
+        Failure::configuration(
+            "--admin-socket: no default, since neither $RUNTIME_DIRECTORY nor $XDG_RUNTIME_DIR is set; pass --admin-socket PATH, for example ./onnxd-admin.sock",
+        )
+    })?;
+    Ok((variable, directory.join(ADMIN_SOCKET)))
 }
 
 /// Returns where commands look for the admin socket by default, in this order.
@@ -90,27 +117,32 @@ pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
     ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
         .into_iter()
         .filter_map(directory_variable)
+        .map(|(_, directory)| directory)
         .chain([PathBuf::from("/run/onnxd")])
         .map(|directory| directory.join(ADMIN_SOCKET))
         .collect()
 }
 
-/// Returns the default of `--state-dir`.
+/// Returns the default of `--state-dir`, and its variable.
 ///
 /// # Errors
 /// None of the variables is set.
-pub(super) fn default_state_dir() -> Result<PathBuf, Failure> {
-    directory_variable("STATE_DIRECTORY")
-        .or_else(|| directory_variable("XDG_STATE_HOME").map(|home| home.join("onnxd")))
-        .or_else(|| directory_variable("HOME").map(|home| home.join(".local/state/onnxd")))
-        .ok_or_else(|| {
-            Failure::configuration(
-                "--state-dir: no default, since none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set; pass --state-dir DIR, for example /var/lib/onnxd",
-            )
-        })
+pub(super) fn default_state_dir() -> Result<(&'static str, PathBuf), Failure> {
+    let below =
+        [("STATE_DIRECTORY", ""), ("XDG_STATE_HOME", "onnxd"), ("HOME", ".local/state/onnxd")];
+    let mut found = below.into_iter().filter_map(|(variable, path)| {
+        let (variable, directory) = directory_variable(variable)?;
+        let directory = if path.is_empty() { directory } else { directory.join(path) };
+        Some((variable, directory))
+    });
+    found.next().ok_or_else(|| {
+        Failure::configuration(
+            "--state-dir: no default, since none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set; pass --state-dir DIR, for example /var/lib/onnxd",
+        )
+    })
 }
 
-fn directory_variable(name: &str) -> Option<PathBuf> {
+fn directory_variable(name: &'static str) -> Option<(&'static str, PathBuf)> {
     let value = PathBuf::from(env::var_os(name)?);
-    value.is_absolute().then_some(value)
+    value.is_absolute().then_some((name, value))
 }

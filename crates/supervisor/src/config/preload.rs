@@ -43,12 +43,12 @@ fn named(
         if words.contains(&name.as_str()) {
             return Err(invalid(format!("`{name}` cannot be combined with other values")));
         }
-        if !models.iter().any(|model| model.name.as_str() == name) {
+        if !models.iter().any(|model| model.is_named(name)) {
             let names = super::models::names(models);
             return Err(invalid(format!("no model is named {name:?}; the models are: {names}")));
         }
     }
-    let is_named = |model: &ModelSource| given.iter().any(|name| model.name.as_str() == name);
+    let is_named = |model: &ModelSource| given.iter().any(|name| model.is_named(name));
     Ok(models.iter().map(is_named).collect())
 }
 

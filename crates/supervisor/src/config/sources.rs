@@ -11,7 +11,10 @@ use onnxd_engine::models::{
     registry::ModelSource,
     sources::{SourceRules, signature::SourceKey},
 };
-use onnxd_proto::{domain::SourceUri, exit::Failure};
+use onnxd_proto::{
+    domain::{SourceUri, model_name::ModelName},
+    exit::Failure,
+};
 
 use super::{SECONDS_MAX, duration, paths::executable_file, values::seconds};
 use crate::transport::secret_file;
@@ -42,14 +45,14 @@ pub(super) fn intervals(
         let number = seconds(number).map_err(|reason| invalid(value, reason))?;
         match name {
             None => all = Some(number),
-            Some(name) if models.iter().any(|model| model.name.as_str() == name) => {
-                named.insert(name, number);
-            }
-            Some(name) => {
-                let names = super::models::names(models);
-                let reason = format!("no model is named {name:?}; the models are: {names}");
-                return Err(invalid(value, &reason));
-            }
+            Some(name) => match models.iter().find(|model| model.is_named(name)) {
+                Some(model) => drop(named.insert(model.name.as_str(), number)),
+                None => {
+                    let names = super::models::names(models);
+                    let reason = format!("no model is named {name:?}; the models are: {names}");
+                    return Err(invalid(value, &reason));
+                }
+            },
         }
     }
     let interval = |model: &ModelSource| {
@@ -75,25 +78,25 @@ pub(super) fn with_rules(
     keys: &[String],
     settle: Option<u64>,
 ) -> Result<Vec<ModelSource>, Failure> {
-    let mut of_model: HashMap<&str, Vec<SourceKey>> = HashMap::new();
+    let mut of_model: HashMap<ModelName, Vec<SourceKey>> = HashMap::new();
     for value in keys {
         let invalid =
             |reason: &str| Failure::configuration(format!("--source-key {value}: {reason}"));
         let (name, file) = value
             .split_once('=')
             .ok_or_else(|| invalid("expected NAME=FILE, for example minilm=/etc/onnxd/key.pub"))?;
-        if !models.iter().any(|model| model.name.as_str() == name) {
+        let Some(model) = models.iter().find(|model| model.is_named(name)) else {
             let names = super::models::names(&models);
             return Err(invalid(&format!("no model is named {name:?}; the models are: {names}")));
-        }
+        };
         let bytes = secret_file::read(Path::new(file), KEY_FILE_BYTES_MAX)
             .map_err(|error| invalid(&error.to_string()))?;
         let key = SourceKey::parse(&String::from_utf8_lossy(&bytes)).map_err(invalid)?;
-        of_model.entry(name).or_default().push(key);
+        of_model.entry(model.name.clone()).or_default().push(key);
     }
     let settle = settle.map(|seconds| Duration::from_secs(seconds.min(SECONDS_MAX)));
     for model in &mut models {
-        let keys = of_model.remove(model.name.as_str()).unwrap_or_default().into();
+        let keys = of_model.remove(&model.name).unwrap_or_default().into();
         model.rules = SourceRules { keys, settle };
     }
     Ok(models)

@@ -1,6 +1,7 @@
 //! Runs `onnxd serve`: loads the configuration, starts the server ([`start`]), loads the models, acts on
 //! signals, and drains.
 
+mod check;
 mod sockets;
 mod start;
 mod succession;
@@ -25,7 +26,8 @@ use tokio::{
 };
 
 use crate::{
-    config::{Config, Origins, ServeArguments},
+    cli,
+    config::{Config, Origins, ServeArguments, unknown_variables},
     process::{
         confinement,
         exporter::Exporter,
@@ -74,11 +76,16 @@ pub(crate) fn main(
     if settings.alone_cpus.is_some() {
         tracing::warn!("{} is deprecated, use --idle-cpus", origins.name("alone-cpus"));
     }
+    for warning in unknown_variables(&cli::command()) {
+        tracing::warn!("{warning}");
+    }
     let check_only = settings.check_config;
     let config = Config::load(settings)?;
     let edge = Edge::load(&config.edge)?;
     if check_only {
-        return check(&config);
+        check::check(&config)?;
+        cli::print_line("the configuration is valid");
+        return Ok(ExitStatus::Success);
     }
     // Privileges are per thread, so drop them while there is only one.
     confinement::begin(config.sandbox);
@@ -91,19 +98,6 @@ pub(crate) fn main(
     // Only clean-up is left: dropping these tasks removes their files.
     runtime.shutdown_timeout(CLEAN_UP_TIMEOUT);
     result
-}
-
-/// Checks for `--check-config` what loading the configuration does not: that the directories of models exist.
-fn check(config: &Config) -> Result<ExitStatus, Failure> {
-    for model in &config.models {
-        if let Some(path) = model.uri.directory().filter(|path| !path.is_dir()) {
-            let path = path.display();
-            let message = format!("--model {}: {path} is not a directory", model.name);
-            return Err(Failure::configuration(message));
-        }
-    }
-    crate::cli::print_line("the configuration is valid");
-    Ok(ExitStatus::Success)
 }
 
 async fn run(config: Config, edge: Edge, inherited: Inherited) -> Result<ExitStatus, Failure> {

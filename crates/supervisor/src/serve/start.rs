@@ -306,6 +306,7 @@ fn updates(
     let sources = Sources::new(executable.clone(), fetcher.clone());
     let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
     store.remove_unconfigured(&config.models);
+    store.adopt_renamed(&config.models)?;
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));

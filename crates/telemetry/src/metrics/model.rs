@@ -33,6 +33,7 @@ const REFUSALS: [&str; RefusalKind::Internal as usize + 1] = [
     "forbidden",
     "space",
     "superseded",
+    "cancelled",
     "quarantined",
     "busy",
     "handing_over",

@@ -34,6 +34,15 @@ pub(crate) enum Command {
     /// Prints a line of JSON for each part that passes, then the verdict. Exits 0 if the version
     /// can serve, else 1.
     Check(CheckArgs),
+    /// Load ONNX Runtime
+    ///
+    /// Prints a line of JSON with this build and the reason if the library cannot be loaded, which
+    /// sets the exit code as well.
+    Probe {
+        /// ONNX Runtime's shared library
+        #[arg(long)]
+        onnxruntime: PathBuf,
+    },
     /// List the model files of a source
     ///
     /// Prints a line of JSON that names the model file and the files with its weights, or says why

@@ -204,8 +204,8 @@ pub type Decision = Result<Generation, Refusal>;
 pub enum Action<P: Payload> {
     /// Fetch the source, or find the version. Answered by [`Event::Staged`].
     Stage(Job),
-    /// Stop staging, whose result is no longer expected.
-    AbortStaging,
+    /// Stop the running step, whose result is no longer expected.
+    AbortStep,
     /// Check the staged content and keep it. Answered by [`Event::Checked`].
     Check(Job, P::Staged),
     /// List the serving workers. Answered by [`Event::Workers`].

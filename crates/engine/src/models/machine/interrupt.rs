@@ -56,7 +56,7 @@ impl<P: Payload> UpdateMachine<P> {
             return;
         }
         let Some(Running { update, .. }) = self.running.take_if(is_interruptible) else { return };
-        self.actions.push(Action::AbortStaging);
+        self.actions.push(Action::AbortStep);
         let Update { job, origin: Origin::Call(caller), mut superseded } = update else { return };
         if self.waiting.is_none() {
             self.waiting = Some(Waiting { job, caller, superseded });

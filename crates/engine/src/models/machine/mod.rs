@@ -18,6 +18,7 @@
 //! share one load, see [`PendingLoads`].
 
 mod ahead;
+mod cancel;
 pub mod events;
 mod interrupt;
 mod outcome;

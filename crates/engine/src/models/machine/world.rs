@@ -94,7 +94,19 @@ impl World {
     }
 
     pub(super) fn handle(&mut self, event: Event<Text>) {
-        for action in self.machine.handle(self.now, event) {
+        let actions = self.machine.handle(self.now, event);
+        self.carry_out(actions);
+    }
+
+    /// Cancels updates and returns how many calls that ended.
+    pub(super) fn cancel(&mut self) -> Result<usize, Refusal> {
+        let (result, actions) = self.machine.cancel(self.now);
+        self.carry_out(actions);
+        result
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action<Text>>) {
+        for action in actions {
             match action {
                 Action::Answer(call, result) => {
                     if let (true, Ok(served)) = (self.load_requests.contains(&call), &result) {
@@ -123,9 +135,13 @@ impl World {
                 | Action::Loaded { .. }
                 | Action::DropLoadedAhead
                 | Action::Retire => {}
-                Action::AbortStaging => {
-                    let staging = self.pending.iter().position(|a| matches!(a, Action::Stage(_)));
-                    self.pending.remove(staging.expect("something is being staged"));
+                Action::AbortStep => {
+                    let is_step = |action: &Action<_>| {
+                        let is_staging = matches!(action, Action::Stage(_));
+                        is_staging || matches!(action, Action::Check(..) | Action::ListWorkers)
+                    };
+                    let step = self.pending.iter().position(is_step);
+                    self.pending.remove(step.expect("a step is running"));
                 }
                 Action::Unload => {
                     self.page = 0;
@@ -291,6 +307,7 @@ impl World {
             8 => self.roll_back(),
             9 => self.pause(),
             10 => self.resume(),
+            11 => drop(self.cancel()),
             _ => self.finish_one(8),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use onnxd_proto::exit::Failure;
+use onnxd_proto::{exit::Failure, layout::Layout};
 
 /// Takes the lock with flock(2), which belongs to the open file description. A successor that inherits
 /// the descriptor shares the lock with its predecessor, and the last one to exit releases it. So
@@ -46,6 +46,19 @@ pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure
         write_pid(&file).map_err(|error| invalid(&error))?;
     }
     Ok(file)
+}
+
+/// Returns the PID of the supervisor that uses a state directory, as it wrote it, if there is one.
+pub fn holder(layout: &Layout) -> Option<String> {
+    let mut file = File::open(layout.lock()).ok()?;
+    match flock(&file, FlockOperation::NonBlockingLockShared) {
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).ok()?;
+            Some(holder.trim().to_owned())
+        }
+        _ => None,
+    }
 }
 
 /// Writes this process's PID into the lock file.

@@ -9,6 +9,7 @@ pub mod export;
 mod lock;
 mod manifest;
 pub mod pins;
+mod renamed;
 mod retention;
 pub mod seen;
 mod staged_cache;
@@ -42,6 +43,8 @@ use crate::models::{
     },
 };
 use onnxd_proto::exit::Failure;
+
+pub use self::lock::holder;
 
 /// The state directory, locked.
 #[derive(Debug)]

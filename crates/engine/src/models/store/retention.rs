@@ -112,7 +112,7 @@ impl Store {
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
         // Models that are not configured now keep their versions as well.
         for model in names(&self.layout().root().join("generations"))? {
-            let Ok(model) = model.parse::<ModelName>() else { continue };
+            let Ok(model) = ModelName::from_folder(&model) else { continue };
             let mut last = HashSet::new();
             for (index, number) in self.generations(&model)?.into_iter().rev().enumerate() {
                 if index >= RECORDS_MAX {

@@ -37,6 +37,8 @@ pub(super) enum Input {
     Event(Event<Versions>),
     /// Start no new update, and reply once none is running.
     Hold(oneshot::Sender<()>),
+    /// End running and waiting updates, and reply how many calls that ended.
+    Cancel(oneshot::Sender<Result<usize, Refusal>>),
     Staging {
         bytes: u64,
         of: u64,
@@ -116,8 +118,18 @@ impl Driver {
                 },
                 () = sleep_until(deadline) => Input::Event(Event::Ticked),
             };
-            let Some(event) = self.translate(input) else { continue };
-            let actions = self.machine.handle(Instant::now(), event);
+            let actions = match input {
+                Input::Cancel(reply) => {
+                    let (result, actions) = self.machine.cancel(Instant::now());
+                    // The caller may have disconnected.
+                    let _ = reply.send(result);
+                    actions
+                }
+                input => match self.translate(input) {
+                    Some(event) => self.machine.handle(Instant::now(), event),
+                    None => continue,
+                },
+            };
             let presence = self.machine.presence();
             // Close the gate before the actions run, and open it only once the generation serves: see
             // `commit`.
@@ -157,6 +169,8 @@ impl Driver {
                 self.idle_waiters.push(waiter);
                 Event::Paused
             }
+            // Handled by `run`.
+            Input::Cancel(_) => return None,
             Input::Staging { bytes, of } => {
                 self.report(Step::Staging { bytes, of });
                 return None;
@@ -206,7 +220,7 @@ impl Driver {
                 self.spans.begin(self.machine.caller());
                 self.stage(job);
             }
-            Action::AbortStaging => self.abort_step(),
+            Action::AbortStep => self.abort_step(),
             Action::Check(job, staged) => {
                 self.spans.step("check");
                 let check = self.check(&job, staged);

@@ -324,6 +324,19 @@ impl Updater {
         answer.map_err(CallError::Refused)
     }
 
+    /// Ends the running and the waiting updates of a model, and returns how many calls that ends.
+    ///
+    /// # Errors
+    /// There is none, or its commit is decided.
+    pub async fn cancel(&self, model: &Model) -> Result<usize, Refusal> {
+        let (reply, cancelled) = oneshot::channel();
+        // If the task ended, the reply is dropped as well.
+        let _ = self.handles[usize::from(model.slot)].0.send(Input::Cancel(reply)).await;
+        let updates = cancelled.await.map_err(|_| CallError::Ended.into_refusal())??;
+        tracing::info!(model = %model.name, updates, "cancelled");
+        Ok(updates)
+    }
+
     /// Unloads a model. Returns once every admitted request is answered and workers have dropped the
     /// model.
     ///

@@ -18,4 +18,5 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(embeddings::embeddings_short))
         .routes(routes!(models::models))
         .routes(routes!(models::model))
+        .routes(routes!(models::model_of_organization))
 }

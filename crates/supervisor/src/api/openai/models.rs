@@ -65,3 +65,19 @@ pub(crate) async fn model(State(app): State<App>, Path(name): Path<String>) -> R
     })
     .await
 }
+
+/// Returns one served model whose name has a slash, which clients of OpenAI do not escape.
+#[utoipa::path(
+    get, path = "/v1/models/{organization}/{model}", tag = "openai",
+    params(
+        ("organization" = String, Path, description = "The model's name up to the slash"),
+        ("model" = String, Path, description = "The model's name after the slash")
+    ),
+    responses((status = 200, description = "The model", body = ModelObject), OpenAiErrors)
+)]
+pub(crate) async fn model_of_organization(
+    state: State<App>,
+    Path((organization, name)): Path<(String, String)>,
+) -> Response<Body> {
+    model(state, Path(format!("{organization}/{name}"))).await
+}

@@ -4,7 +4,6 @@
 mod report;
 
 use std::{
-    env,
     io::{self, Write},
     path::PathBuf,
     sync::Arc,
@@ -120,9 +119,7 @@ fn report_part(source: &SourceUri, part: &Part) {
 /// # Errors
 /// It is not a source.
 pub(super) fn source(text: &str) -> Result<SourceUri, Failure> {
-    let current_dir = env::current_dir().map_err(|error| Failure::internal(error.to_string()))?;
-    SourceUri::parse_in(&current_dir, text)
-        .map_err(|error| Failure::configuration(error.to_string()))
+    config::source_uri(text).map_err(Failure::configuration)
 }
 
 fn executable(arguments: &CheckArguments) -> Result<WorkerExecutable, Failure> {
