@@ -354,6 +354,7 @@ fn workers(
         None => machine::default_workers()?,
     };
     let oom_kills = OomKills::new(control_groups::oom_kills);
+    tokio::spawn(oom_kills.clone().watch());
     let mut workers = Vec::with_capacity(count);
     for id in 0..count {
         let cpu = cpus[id % cpus.len()];
