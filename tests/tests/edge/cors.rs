@@ -47,6 +47,7 @@ async fn pages_from_allowed_origins_may_call_and_read_answers() {
             "x-model-generation",
             "x-model-version",
             "server-timing",
+            "x-request-id",
             "retry-after",
             "retry-after-ms",
             "inference-header-content-length",

@@ -7,9 +7,12 @@ use std::{
     sync::Arc,
 };
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
+use axum::http::{HeaderMap, HeaderName, header::FORWARDED};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Parses the address in an entry of a header.
+type Parse = fn(&str) -> Option<IpAddr>;
 
 /// A range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,16 +88,15 @@ impl Proxies {
             // Nothing before an entry that is not an address can be believed.
             None => false,
         };
-        let texts = |value: &'_ HeaderValue| value.to_str().unwrap_or_default().to_owned();
-        let mut lines = headers.get_all(FORWARDED_FOR).iter().rev().map(texts).peekable();
-        let (mut lines, parse): (Box<dyn Iterator<Item = String>>, fn(&str) -> Option<IpAddr>) =
-            if lines.peek().is_some() {
-                (Box::new(lines), address)
-            } else {
-                (Box::new(headers.get_all(FORWARDED).iter().rev().map(texts)), forwarded)
-            };
+        let (name, parse): (_, Parse) = match headers.contains_key(FORWARDED_FOR) {
+            true => (FORWARDED_FOR, address),
+            false => (FORWARDED, forwarded),
+        };
         // Stops at the first entry that is not a trusted proxy's.
-        lines.all(|line| line.rsplit(',').all(|entry| follow(parse(entry))));
+        headers.get_all(name).iter().rev().all(|line| {
+            let line = line.to_str().unwrap_or_default();
+            line.rsplit(',').all(|entry| follow(parse(entry)))
+        });
         client
     }
 
@@ -121,6 +123,8 @@ fn forwarded(element: &str) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn proxies(networks: &[&str]) -> Proxies {
