@@ -79,9 +79,11 @@ pub fn verdict<T: DeserializeOwned>(output: &Output) -> Result<T, Refusal> {
     assert!(!line.contains('\n'), "more than one line: {output:?}");
     match output.status.code() {
         Some(0) => Ok(serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))),
-        Some(1) => {
+        Some(code @ (1 | 3)) => {
             let refused = serde_json::from_str::<Refused>(line);
-            Err(refused.unwrap_or_else(|error| panic!("{error}: {line}")).error)
+            let refusal = refused.unwrap_or_else(|error| panic!("{error}: {line}")).error;
+            assert_eq!(code == 3, refusal.kind == "superseded", "{output:?}");
+            Err(refusal)
         }
         _ => panic!("{output:?}"),
     }
