@@ -23,7 +23,7 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-use self::paths::{absolute, default_admin_socket, default_state_dir};
+use self::paths::{absolute, default_admin_socket};
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
@@ -31,7 +31,7 @@ pub(crate) use self::{
     file::{error_context, flag_example},
     flags::ServeArguments,
     origins::Origins,
-    paths::{admin_socket_candidates, executable_file, installed_file},
+    paths::{admin_socket_candidates, executable_file, installed_file, state_dir},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
 };
 use crate::transport::edge::{self, EdgeConfig, IDLE_TIMEOUT};
@@ -155,10 +155,7 @@ impl Config {
                 settings.webhook_secret_file,
             )?,
             allowed_sources: AllowedSources::parse(&settings.allow_source)?,
-            state_dir: match settings.state_dir {
-                Some(path) => absolute(&path)?,
-                None => default_state_dir()?,
-            },
+            state_dir: state_dir(settings.state_dir.as_deref())?,
             workers: settings.workers,
             worker_memory_bytes: settings.worker_memory.map(bytes),
             idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,

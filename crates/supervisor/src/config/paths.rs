@@ -95,11 +95,19 @@ pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Returns the state directory: the given one or the default.
+///
+/// # Errors
+/// There is no default.
+pub(crate) fn state_dir(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    given.map_or_else(default_state_dir, absolute)
+}
+
 /// Returns the default of `--state-dir`.
 ///
 /// # Errors
 /// None of the variables is set.
-pub(super) fn default_state_dir() -> Result<PathBuf, Failure> {
+fn default_state_dir() -> Result<PathBuf, Failure> {
     directory_variable("STATE_DIRECTORY")
         .or_else(|| directory_variable("XDG_STATE_HOME").map(|home| home.join("onnxd")))
         .or_else(|| directory_variable("HOME").map(|home| home.join(".local/state/onnxd")))

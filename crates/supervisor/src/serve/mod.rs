@@ -1,6 +1,7 @@
 //! Runs `onnxd serve`: loads the configuration, starts the server ([`start`]), loads the models, acts on
 //! signals, and drains.
 
+mod kept;
 mod sockets;
 mod start;
 mod succession;

@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Server, sockets::Sockets};
+use super::{Server, kept, sockets::Sockets};
 use crate::{
     admin::{self, Admin},
     api::{app::App, grpc, router},
@@ -78,9 +78,7 @@ impl Server {
         let updates = updates(config, &executable, lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
-        let updater = Updater::new(&updates)
-            .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-        let updater = Arc::new(updater);
+        let updater = Arc::new(Updater::new(&updates));
         let models = updates.registry.models().len();
         let workers = workers(config, &executable, models, (&events, tasks))?;
         let worker_count = workers.len();
@@ -298,9 +296,11 @@ fn updates(
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));
     metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
+    let registry = Registry::new(&config.models, page, Arc::clone(&metrics));
+    kept::report(&store, &config.models, &registry, &metrics);
     Ok(update::Deps {
         store: Arc::new(store),
-        registry: Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics))),
+        registry: Arc::new(registry),
         checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
         metrics,
         times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
