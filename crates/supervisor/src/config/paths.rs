@@ -90,7 +90,8 @@ pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
     ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"]
         .into_iter()
         .filter_map(directory_variable)
-        .chain([PathBuf::from("/run/onnxd")])
+        // The last one is where deploy/systemd/onnxd-admin.socket listens.
+        .chain([PathBuf::from("/run/onnxd"), PathBuf::from("/run")])
         .map(|directory| directory.join(ADMIN_SOCKET))
         .collect()
 }

@@ -157,6 +157,7 @@ impl Server {
             .successor_descriptors()
             .map_err(|error| Failure::internal(format!("cannot duplicate a socket: {error}")))?;
         let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket, .. } = sockets;
+        let admin_is_passed = admin_socket.is_passed();
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
         let slots = ConnectionSlots::new(connections);
@@ -202,6 +203,7 @@ impl Server {
             store,
             open,
             successor_descriptors,
+            admin_is_passed,
             events,
             health,
             stop_accepting,

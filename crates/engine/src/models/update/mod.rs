@@ -13,6 +13,7 @@ mod steps;
 pub mod trial;
 
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -364,7 +365,15 @@ impl Loader for ModelLoader<'_> {
 
     async fn load(&self, model: &Model) -> Result<(), CallError> {
         // Workers that run load it before it is committed, the others when they start.
-        self.updater.request_load(model, Load::Ahead).await
+        let (progress, mut steps) = mpsc::channel(1);
+        let input = |id, caller| Input::LoadRequested(id, Load::Ahead, caller);
+        let mut load = pin!(self.updater.call(model, progress, input));
+        loop {
+            tokio::select! {
+                result = load.as_mut() => return result.map(drop),
+                Some(_) = steps.recv() => self.updater.startup.progressed(),
+            }
+        }
     }
 
     async fn start_workers(&self) {
