@@ -170,8 +170,8 @@ const USER: u32 = 1000;
 /// service's user read it. Without ACLs it belongs to that user.
 fn credential(directory: &Path, name: &str, content: &str) -> PathBuf {
     let path = directory.join(name);
-    fs::write(&path, content).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+    fs::write(&path, content).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("a mode");
     // See acl(5): owner, user, group, mask and others.
     let none = u32::MAX;
     let entries = [(1, 4, none), (2, 4, USER), (4, 0, none), (16, 4, none), (32, 0, none)];
@@ -184,7 +184,7 @@ fn credential(directory: &Path, name: &str, content: &str) -> PathBuf {
     }
     let flags = rustix::fs::XattrFlags::empty();
     if rustix::fs::setxattr(&path, "system.posix_acl_access", &acl, flags).is_err() {
-        chown(&path, Some(USER), Some(USER)).unwrap();
+        chown(&path, Some(USER), Some(USER)).expect("an owner");
     }
     path
 }
