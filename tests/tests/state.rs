@@ -62,7 +62,7 @@ async fn a_damaged_record_harms_no_other_generation_or_model() {
     if !nix::unistd::geteuid().is_root() {
         damages.push(("unreadable", |path| {
             fs::write(path, "{}").unwrap();
-            fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o0)).unwrap();
         }));
     }
     let home = Arc::new(Home::new());
