@@ -34,7 +34,8 @@ pub struct Builder {
     user: Option<u32>,
     descriptors: Option<u32>,
     executable: PathBuf,
-    activated: Option<Arc<OwnedFd>>,
+    /// Sockets with their names in their units.
+    activated: Vec<(String, Arc<OwnedFd>)>,
 }
 
 impl Builder {
@@ -50,7 +51,7 @@ impl Builder {
             user: None,
             descriptors: None,
             executable: fixtures::onnxd(),
-            activated: None,
+            activated: Vec::new(),
         }
     }
 
@@ -160,8 +161,14 @@ impl Builder {
     /// # Panics
     /// Panics if no descriptors are left.
     #[must_use]
-    pub fn activated(mut self, socket: &TcpListener) -> Self {
-        self.activated = Some(Arc::new(socket.try_clone().unwrap().into()));
+    pub fn activated(self, socket: &TcpListener) -> Self {
+        self.activated_as("", socket.try_clone().unwrap())
+    }
+
+    /// Passes a listening socket with a `FileDescriptorName=`.
+    #[must_use]
+    pub fn activated_as(mut self, name: &str, socket: impl Into<OwnedFd>) -> Self {
+        self.activated.push((name.to_owned(), Arc::new(socket.into())));
         self
     }
 
@@ -219,22 +226,28 @@ impl Builder {
         let home = &self.home;
         let library = self.onnxruntime.clone().unwrap_or_else(fixtures::onnxruntime);
         // Only the process itself knows the pid for LISTEN_PID.
-        let shell = "export LISTEN_PID=$$ LISTEN_FDS=1; exec \"$0\" \"$@\"";
-        let mut command = match (&self.activated, self.descriptors) {
-            (Some(socket), _) => {
+        let shell = "export LISTEN_PID=$$; exec \"$0\" \"$@\"";
+        let mut command = match (&self.activated[..], self.descriptors) {
+            (sockets @ [_, ..], _) => {
                 let mut command = environment(Command::new("sh"), home);
-                let parent_fd = socket.try_clone().unwrap();
-                command.fd_mappings(vec![FdMapping { parent_fd, child_fd: 3 }]).unwrap();
+                let names: Vec<&str> = sockets.iter().map(|(name, _)| name.as_str()).collect();
+                let mapping = |((_, socket), child_fd): (&(_, Arc<OwnedFd>), _)| FdMapping {
+                    parent_fd: socket.try_clone().unwrap(),
+                    child_fd,
+                };
+                command.fd_mappings(sockets.iter().zip(3..).map(mapping).collect()).unwrap();
+                command.env("LISTEN_FDS", names.len().to_string());
+                command.env("LISTEN_FDNAMES", names.join(":"));
                 command.args(["-c", shell]).arg(&self.executable);
                 command
             }
             // prlimit execs the supervisor, so the pid stays the same.
-            (None, Some(limit)) => {
+            ([], Some(limit)) => {
                 let mut command = environment(Command::new("prlimit"), home);
                 command.arg(format!("--nofile={limit}:{limit}")).arg(&self.executable);
                 command
             }
-            (None, None) => environment(Command::new(&self.executable), home),
+            ([], None) => environment(Command::new(&self.executable), home),
         };
         command
             .arg("serve")

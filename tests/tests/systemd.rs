@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    path::Path,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -10,9 +11,10 @@ use std::{
 use e2e::{
     fixtures::{self, model, replace_model},
     home::Home,
-    notify::Notify,
+    notify::{Datagram, Notify},
     processes::{self, Signal},
     server::Server,
+    web::{Web, upload},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,6 +126,106 @@ async fn a_successor_becomes_the_main_process_before_it_is_ready() {
     assert!(e2e::soon(Duration::from_secs(30), || !successor.runs()));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_waits_asks_for_more_time_and_says_why() {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let folder = home.root().join("web/m");
+    fs::create_dir_all(&folder).unwrap();
+    let web = Web::start(folder.parent().unwrap());
+    web.take_away(true);
+    let notify = Notify::bind(home.root());
+    let spec = format!("m={}", web.uri("m"));
+    let builder = builder.argument("--model").argument(&spec);
+    let mut server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
+    let waits = |datagram: &Datagram| {
+        datagram.value("STATUS").is_some_and(|status| status.starts_with("waiting for the source"))
+    };
+    // More than one: the first may come with a change of the status.
+    e2e::eventually("more time", Duration::from_secs(60), async || {
+        let all = notify.all();
+        let longer =
+            all.iter().filter(|one| waits(one) && one.value("EXTEND_TIMEOUT_USEC").is_some());
+        (longer.count() >= 3).then_some(())
+    })
+    .await;
+    let all = notify.all();
+    let micros = |datagram: &Datagram| datagram.value("EXTEND_TIMEOUT_USEC")?.parse::<u64>().ok();
+    assert!(all.iter().filter_map(micros).all(|micros| micros >= 10_000_000), "{all:?}");
+    assert!(!all.iter().any(|datagram| datagram.has_line("READY=1")), "{all:?}");
+    upload(&model("tiny/a"), &folder);
+    web.take_away(false);
+    let (index, ready) = notify.next("READY=1", 0).await;
+    assert!(ready.has_line("STATUS=serving"), "{ready:?}");
+    server.ready().await.unwrap();
+    server.stop().await;
+    let late = notify.all().into_iter().skip(index).filter_map(|datagram| micros(&datagram));
+    assert_eq!(late.count(), 0, "a server that is ready needs no more time");
+}
+
+/// The user that a service runs as.
+const USER: u32 = 1000;
+
+/// Writes a credential as systemd does: it belongs to root with mode 0400, and an ACL lets the
+/// service's user read it. Without ACLs it belongs to that user.
+fn credential(directory: &Path, name: &str, content: &str) -> PathBuf {
+    let path = directory.join(name);
+    fs::write(&path, content).expect("a file");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("a mode");
+    // See acl(5): owner, user, group, mask and others.
+    let none = u32::MAX;
+    let entries = [(1, 4, none), (2, 4, USER), (4, 0, none), (16, 4, none), (32, 0, none)];
+    let mut acl = 2_u32.to_le_bytes().to_vec();
+    for (tag, permissions, id) in entries {
+        let (tag, permissions): (u16, u16) = (tag, permissions);
+        acl.extend(tag.to_le_bytes());
+        acl.extend(permissions.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let flags = rustix::fs::XattrFlags::empty();
+    if rustix::fs::setxattr(&path, "system.posix_acl_access", &acl, flags).is_err() {
+        chown(&path, Some(USER), Some(USER)).expect("an owner");
+    }
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_of_the_service_are_accepted() {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can act as systemd");
+        return;
+    }
+    let builder = Server::builder().model("m", &model("tiny/a")).user(USER);
+    let home = builder.directories();
+    let directory = home.root().join("credentials");
+    fs::create_dir(&directory).unwrap();
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let files = [
+        ("ONNXD_API_KEY_FILE", "api_keys", "a-secret-key".to_owned()),
+        ("ONNXD_ADMIN_TOKEN_FILE", "admin_token", "0123456789abcdef".to_owned()),
+        ("ONNXD_WEBHOOK_SECRET_FILE", "webhook_secret", "0123456789abcdef".to_owned()),
+        ("ONNXD_TLS_CERT", "tls_cert", signed.cert.pem()),
+        ("ONNXD_TLS_KEY", "tls_key", signed.signing_key.serialize_pem()),
+    ];
+    // As in the unit: Environment=ONNXD_API_KEY_FILE=%d/api_keys.
+    let mut builder = builder.argument("--admin-listen=127.0.0.1:0");
+    for (variable, name, content) in &files {
+        let path = credential(&directory, name, content);
+        builder = builder.variable(variable, path.to_str().unwrap());
+    }
+    let notify = Notify::bind(home.root());
+    chown(notify.path(), Some(USER), Some(USER)).unwrap();
+    let mut server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
+    e2e::eventually("a ready server", Duration::from_secs(60), async || {
+        let is_ready = notify.all().iter().any(|datagram| datagram.has_line("READY=1"));
+        assert!(is_ready || server.runs(), "{}", server.stderr());
+        is_ready.then_some(())
+    })
+    .await;
+    let exit = server.terminate().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+}
+
 /// Returns when the watchdog was fed, since `from`.
 fn feedings(notify: &Notify, from: Instant) -> Vec<Instant> {
     let fed = notify.all().into_iter().filter(|datagram| datagram.has_line("WATCHDOG=1"));
@@ -134,14 +236,26 @@ fn feedings(notify: &Notify, from: Instant) -> Vec<Instant> {
 fn the_unit_file_is_accepted_by_systemd() {
     let unit = fixtures::workspace().join("deploy/systemd/onnxd.service");
     let text = fs::read_to_string(&unit).unwrap();
-    assert!(text.lines().any(|line| line.starts_with("Type=notify")), "{text}");
+    let types: Vec<&str> = text.lines().filter(|line| line.starts_with("Type=")).collect();
+    assert_eq!(
+        types,
+        ["Type=notify", "Type=notify-reload"],
+        "the last one that systemd knows counts"
+    );
     if Command::new("systemd-analyze").arg("--version").output().is_err() {
         return;
     }
     let home = Home::new();
+    let folder = unit.parent().unwrap();
+    for name in ["onnxd", "onnxd-grpc", "onnxd-admin", "onnxd-admin-tcp"] {
+        let copy = home.root().join(format!("{name}.socket"));
+        fs::copy(folder.join(format!("{name}.socket")), copy).unwrap();
+    }
     let copy = home.root().join("onnxd.service");
     let program = fixtures::onnxd();
+    let knows_reload = systemd_version().is_some_and(|version| version >= 253);
     let rewrite = |line: &str| match line.strip_prefix("ExecStart=") {
+        None if line == "Type=notify-reload" && !knows_reload => String::new(),
         Some(command) => {
             let arguments = command.split_once(' ').map(|(_, rest)| rest).unwrap_or_default();
             format!("ExecStart={} {arguments}\n", program.display())
@@ -154,6 +268,29 @@ fn the_unit_file_is_accepted_by_systemd() {
     assert!(output.status.success(), "{complaints}");
     let own: Vec<&str> = complaints.lines().filter(|line| line.contains("onnxd.service")).collect();
     assert!(own.is_empty(), "{own:?}");
+}
+
+/// Returns the installed release of systemd.
+fn systemd_version() -> Option<u32> {
+    let output = Command::new("systemd-analyze").arg("--version").output().ok()?;
+    String::from_utf8_lossy(&output.stdout).split_whitespace().nth(1)?.parse().ok()
+}
+
+#[test]
+fn socket_units_name_sockets_that_onnxd_knows() {
+    let folder = fixtures::workspace().join("deploy/systemd");
+    let mut names = Vec::new();
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "socket") {
+            let text = fs::read_to_string(&path).unwrap();
+            let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
+            names.push(value("FileDescriptorName=").unwrap().to_owned());
+            assert_eq!(value("Service="), Some("onnxd.service"), "{}", path.display());
+        }
+    }
+    names.sort();
+    assert_eq!(names, ["admin", "admin-tcp", "grpc", "http"]);
 }
 
 /// Out of 10; lower is better. A service that listens on the network cannot reach 0.

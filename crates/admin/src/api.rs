@@ -214,6 +214,9 @@ pub struct ModelStatus {
     /// Why the model does not serve, if it could not be loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// Generations whose records are damaged, so that they cannot serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub damaged_records: Vec<Generation>,
     /// What is known about its source; `None` if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_state: Option<SourceStatus>,

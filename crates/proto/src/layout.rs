@@ -11,6 +11,7 @@
 //! compiled/<version>/        derived from a version by the checker; may be deleted at any time
 //! generations/<model>/<n>    one line of JSON: the record of generation n of the model
 //! quarantine/<model>/<sha256>  an empty file: this version failed its probation
+//! damaged/                   what `onnxd state repair` set aside, under the paths that it had
 //! ```
 //!
 //! `<model>` is the [folder](ModelName::folder) of a name, in which `%2F` stands for a slash.
@@ -60,9 +61,14 @@ impl Layout {
         self.root.join("snapshots")
     }
 
+    /// Returns the directory of what the watchers of sources saw last, by model.
+    pub fn watched_root(&self) -> PathBuf {
+        self.root.join("watched")
+    }
+
     /// Returns the record of what the watcher of a model's source saw last.
     pub fn watched(&self, model: &ModelName) -> PathBuf {
-        self.root.join("watched").join(model.folder())
+        self.watched_root().join(model.folder())
     }
 
     /// Returns the directory of unfinished downloads, by source.
@@ -95,9 +101,19 @@ impl Layout {
         self.compiled_root().join(version)
     }
 
+    /// Returns the directory of quarantined versions, by model.
+    pub fn quarantine_root(&self) -> PathBuf {
+        self.root.join("quarantine")
+    }
+
     /// Returns the directory of a model's quarantined versions, one empty file each.
     pub fn quarantine(&self, model: &ModelName) -> PathBuf {
-        self.root.join("quarantine").join(model.folder())
+        self.quarantine_root().join(model.folder())
+    }
+
+    /// Returns the directory of what a repair set aside.
+    pub fn damaged(&self) -> PathBuf {
+        self.root.join("damaged")
     }
 
     /// Returns the directory of one model's generation records.

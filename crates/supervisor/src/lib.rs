@@ -2,7 +2,7 @@
 //!
 //! `onnxd serve` runs the supervisor. It accepts connections (`transport`), serves each contract over HTTP and
 //! gRPC (`api`), and delegates inference and updates to the crate `onnxd-engine`. The other commands (`cli`) call a
-//! running supervisor over its admin socket, except `onnxd check`, which needs none. This crate links neither ONNX
+//! running supervisor over its admin socket, except those that need none, such as `onnxd check`. This crate links neither ONNX
 //! Runtime nor a tokenizer, and parses no model file.
 
 mod admin;
@@ -45,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Log(arguments) => cli::log::main(&arguments),
         Command::Source(arguments) => cli::source::main(&arguments),
         Command::Fetch(arguments) => cli::source::fetch(&arguments),
+        Command::State { command } => cli::state::main(command, &mut origins),
         Command::Openapi => cli::documents::openapi(),
         Command::Completions { shell } => cli::documents::completions(shell),
         Command::Man { directory } => cli::documents::man(&directory),

@@ -1,13 +1,20 @@
 //! What the server does before it serves. Set by [`restore`](crate::models::update), read by health
 //! checks and by requests that arrive meanwhile.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::watch;
 
 /// The progress of a start.
 #[derive(Debug)]
-pub struct Startup(watch::Sender<Phase>);
+pub struct Startup {
+    phase: watch::Sender<Phase>,
+    /// Counts what happens within the phases.
+    steps: AtomicU64,
+}
 
 /// What a start does now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,26 +82,37 @@ impl Phase {
 impl Startup {
     /// Returns a start in a phase.
     pub(super) fn new(phase: Phase) -> Self {
-        Self(watch::channel(phase).0)
+        Self { phase: watch::channel(phase).0, steps: AtomicU64::new(0) }
     }
 
     pub(super) fn set(&self, phase: Phase) {
-        self.0.send_replace(phase);
+        self.progressed();
+        self.phase.send_replace(phase);
+    }
+
+    /// Records that a model's first load goes on.
+    pub(super) fn progressed(&self) {
+        self.steps.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Returns a number that rises as long as the start makes progress.
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
     }
 
     /// Subscribes to the phase.
     pub fn subscribe(&self) -> watch::Receiver<Phase> {
-        self.0.subscribe()
+        self.phase.subscribe()
     }
 
     /// Returns the phase, or `None` once the start is done.
     pub fn phase(&self) -> Option<Phase> {
-        Some(self.0.borrow().clone()).filter(|phase| *phase != Phase::Done)
+        Some(self.phase.borrow().clone()).filter(|phase| *phase != Phase::Done)
     }
 
     /// Returns whether the start is done.
     pub fn is_done(&self) -> bool {
-        *self.0.borrow() == Phase::Done
+        *self.phase.borrow() == Phase::Done
     }
 
     /// Waits until the start is done.

@@ -4,8 +4,11 @@ use std::{
     convert::Infallible,
     fs, io,
     os::{
-        fd::AsFd,
-        unix::fs::{FileTypeExt, MetadataExt},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt},
+            net::UnixListener,
+        },
     },
     path::{Path, PathBuf},
     sync::Arc,
@@ -20,7 +23,9 @@ use interprocess::{
         GenericFilePath, ListenerOptions, ToFsName,
         tokio::{Listener, Stream, prelude::*},
     },
-    os::unix::local_socket::ListenerOptionsExt,
+    os::unix::{
+        local_socket::ListenerOptionsExt, uds_local_socket::tokio::Listener as UnixSocketListener,
+    },
 };
 use nix::{
     sys::socket::{getsockopt, sockopt::PeerCredentials},
@@ -51,7 +56,8 @@ const SUCCESSOR: &str = ".successor";
 #[derive(Debug)]
 pub(crate) struct AdminSocket {
     listener: Listener,
-    name: AdminName,
+    /// `None` if systemd owns the file.
+    name: Option<AdminName>,
 }
 
 /// The path of an admin socket, with the inode that distinguishes it from a successor's.
@@ -101,6 +107,13 @@ pub(crate) fn remove_successor_socket(path: &Path) {
 /// The rename fails.
 pub(crate) fn take_over_name(path: &Path) -> io::Result<()> {
     fs::rename(successor_path(path), path)
+}
+
+impl AsFd for AdminSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let Listener::UdSocket(listener) = &self.listener;
+        listener.as_fd()
+    }
 }
 
 impl AdminSocket {
@@ -156,12 +169,27 @@ impl AdminSocket {
         let metadata = fs::symlink_metadata(&bound)?;
         let name =
             NamedSocket { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() };
-        Ok(Self { listener, name: AdminName(name) })
+        Ok(Self { listener, name: Some(AdminName(name)) })
     }
 
-    /// Returns the file for workers to remove if this process dies.
+    /// Uses a socket that systemd passed.
+    ///
+    /// # Errors
+    /// It cannot be made non-blocking.
+    pub(crate) fn passed(socket: UnixListener) -> io::Result<Self> {
+        let listener = UnixSocketListener::try_from(OwnedFd::from(socket))?;
+        Ok(Self { listener: listener.into(), name: None })
+    }
+
+    /// Returns whether systemd passed it.
+    pub(crate) fn is_passed(&self) -> bool {
+        self.name.is_none()
+    }
+
+    /// Returns the file for workers to remove if this process dies. Without a path there is none.
     pub(crate) fn name(&self) -> NamedSocket {
-        self.name.0.clone()
+        let none = || NamedSocket { path: PathBuf::new(), device: 0, inode: 0 };
+        self.name.as_ref().map_or_else(none, |name| name.0.clone())
     }
 
     /// Accepts connections until the task is dropped.

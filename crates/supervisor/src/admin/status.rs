@@ -54,6 +54,7 @@ fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
         drift: record.and_then(|record| record.drift),
         quarantined: admin.store.quarantined(&model.name),
         source: model.source.to_string(),
+        damaged_records: admin.store.damaged_records(&model.name),
         failure: model.failure().map(|refusal| refusal.message),
         source_state: source_status(model, admin),
         details: record.map(|record| details(&record.facts)),

@@ -315,7 +315,7 @@ pub(crate) struct LogArguments {
 pub(crate) struct AdminArguments {
     /// Admin socket of the server [default: onnxd-admin.sock]
     ///
-    /// By default looks for onnxd-admin.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR and /run/onnxd.
+    /// By default looks for onnxd-admin.sock in $RUNTIME_DIRECTORY, $XDG_RUNTIME_DIR, /run/onnxd and /run.
     ///
     /// Example: --admin-socket /run/onnxd/onnxd-admin.sock
     #[arg(long, value_name = "PATH", env = "ONNXD_ADMIN_SOCKET")]

@@ -12,7 +12,7 @@ use clap_complete::Shell;
 use clap_mangen::Man;
 use onnxd_proto::exit::{ExitStatus, Failure};
 
-use super::{Cli, command};
+use super::{Cli, command, leaves};
 use crate::config::ServeArguments;
 
 /// Date of the man pages. Set it when the help changes.
@@ -84,8 +84,10 @@ fn print(text: &[u8]) -> Result<ExitStatus, Failure> {
 fn man_pages() -> Vec<(String, String)> {
     let mut root = command().disable_help_subcommand(true);
     root.build();
-    let subcommands = root.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned();
-    subcommands.chain([root.clone()]).map(man_page).collect()
+    let shown = || root.get_subcommands().filter(|sub| !sub.is_hide_set());
+    let inner =
+        shown().flat_map(|sub| sub.get_subcommands().filter(|sub| sub.get_name() != "help"));
+    shown().chain(inner).cloned().chain([root.clone()]).map(man_page).collect()
 }
 
 fn man_page(command: Command) -> (String, String) {
@@ -141,8 +143,8 @@ fn reference_text() -> String {
     let mut root = Cli::command().disable_help_subcommand(true);
     root.build();
     let mut text = REFERENCE_HEAD.to_owned();
-    for sub in root.get_subcommands().filter(|sub| !sub.is_hide_set()) {
-        reference_command(&mut text, sub);
+    for (name, leaf) in leaves(&root).iter().filter(|(_, leaf)| !leaf.is_hide_set()) {
+        reference_command(&mut text, name, leaf);
     }
     let after = root.get_after_long_help().map(ToString::to_string).unwrap_or_default();
     if let Some((_, codes)) = after.split_once("Exit codes:\n") {
@@ -153,7 +155,7 @@ fn reference_text() -> String {
     text
 }
 
-fn reference_command(text: &mut String, command: &Command) {
+fn reference_command(text: &mut String, name: &str, command: &Command) {
     let about = command.get_long_about().or(command.get_about()).map(ToString::to_string);
     let about = about.unwrap_or_default();
     // The first paragraph has no full stop in the help.
@@ -162,7 +164,6 @@ fn reference_command(text: &mut String, command: &Command) {
         None => format!("{about}."),
     };
     let usage = command.clone().render_usage().to_string();
-    let name = command.get_name();
     let _ = write!(text, "\n## `onnxd {name}`\n\n{}\n", prose(&about));
     let _ = write!(text, "\n```text\n{}\n\n", usage.trim_start_matches("Usage: "));
     let after = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();

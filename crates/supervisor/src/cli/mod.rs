@@ -1,4 +1,4 @@
-//! Defines the command line, and runs every command except `serve` ([`crate::serve`]). [`check`], [`mod@source`] and
+//! Defines the command line, and runs every command except `serve` ([`crate::serve`]). [`check`], [`mod@source`], [`state`] and
 //! [`documents`] need no server; the others call one over its admin socket.
 
 mod arguments;
@@ -8,6 +8,8 @@ pub(crate) mod documents;
 pub(crate) mod log;
 mod progress;
 pub(crate) mod source;
+pub(crate) mod state;
+mod state_arguments;
 pub(crate) mod status;
 pub(crate) mod update;
 mod usage;
@@ -26,6 +28,7 @@ pub(crate) use self::{
         AdminArguments, CheckArguments, FetchArguments, LogArguments, RollbackArguments,
         SourceArguments, StatusArguments, UnloadArguments, UpdateArguments,
     },
+    state_arguments::StateCommand,
     usage::print_usage,
 };
 use crate::config::{Origins, ServeArguments, without_empty};
@@ -138,6 +141,18 @@ Examples:
   onnxd fetch hf://org/minilm@v2 /srv/models/minilm
   onnxd fetch 's3://models/minilm?variant=int8' ./minilm --json")]
     Fetch(FetchArguments),
+    /// Inspect, repair or prune a state directory without a server
+    ///
+    /// `onnxd state COMMAND --help` describes each command.
+    #[command(after_long_help = "\
+Examples:
+  onnxd state check --state-dir /var/lib/onnxd
+  onnxd state repair --state-dir /var/lib/onnxd
+  onnxd state prune --config /etc/onnxd/onnxd.toml --dry-run")]
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Print the OpenAPI document of the HTTP interface
     #[command(after_long_help = "\
 Examples:
@@ -177,15 +192,21 @@ Examples:
 
 /// Returns the definition of the command line. `-h` shows one line per flag; `--help` adds details and the variable.
 pub(crate) fn command() -> clap::Command {
-    let mut command = Cli::command().mut_subcommand("serve", |serve| {
+    let command = Cli::command().mut_subcommand("serve", |serve| {
         // Clap would list its own flag before all headings.
         let help = Arg::new("help").short('h').long("help").action(ArgAction::Help);
         let help = help.help("Print help (-h for a summary)").help_heading("Other");
         serve.disable_help_flag(true).arg(help)
     });
+    with_variables(command)
+}
+
+/// Moves the variables of all flags of the subcommands.
+fn with_variables(mut command: clap::Command) -> clap::Command {
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().into()).collect();
     for name in names {
-        command = command.mut_subcommand(name, |sub| sub.mut_args(with_variable));
+        let moved = |sub: clap::Command| with_variables(sub.mut_args(with_variable));
+        command = command.mut_subcommand(name, moved);
     }
     command
 }
@@ -210,13 +231,25 @@ pub(crate) fn parse() -> Result<(Cli, Origins), clap::Error> {
         command = command.mut_subcommand(name, |sub| sub.mut_args(without_empty));
     }
     let mut matches = command.clone().try_get_matches()?;
-    let origins = match matches.subcommand() {
-        Some((name, matches)) => command
-            .find_subcommand(name)
-            .map_or_else(Origins::default, |command| Origins::new(command, matches)),
-        None => Origins::default(),
-    };
+    let (mut called, mut given) = (&command, &matches);
+    while let Some((name, inner)) = given.subcommand()
+        && let Some(sub) = called.find_subcommand(name)
+    {
+        (called, given) = (sub, inner);
+    }
+    let origins = Origins::new(called, given);
     Ok((Cli::from_arg_matches_mut(&mut matches)?, origins))
+}
+
+/// Returns the commands that run, with their names: those without subcommands.
+fn leaves(command: &clap::Command) -> Vec<(String, &clap::Command)> {
+    let of = |sub| -> Vec<(String, &clap::Command)> {
+        let name = clap::Command::get_name(sub);
+        let inner = leaves(sub).into_iter();
+        let inner: Vec<_> = inner.map(|(rest, leaf)| (format!("{name} {rest}"), leaf)).collect();
+        if inner.is_empty() { vec![(name.to_owned(), sub)] } else { inner }
+    };
+    command.get_subcommands().flat_map(of).collect()
 }
 
 /// Prints why a command failed, and returns its exit status.
@@ -249,8 +282,7 @@ mod tests {
 
     #[test]
     fn every_flag_has_one_line_a_paragraph_and_an_example() {
-        for sub in command().get_subcommands() {
-            let name = sub.get_name();
+        for (name, sub) in leaves(&command()) {
             for arg in sub.get_arguments().filter(|arg| !arg.is_hide_set()) {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
                 assert!(!help.is_empty(), "{name} {}", arg.get_id());

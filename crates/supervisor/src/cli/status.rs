@@ -49,6 +49,12 @@ fn print(status: &Status) {
         if let Some(failure) = &model.failure {
             print_line(&format!("\n{}: not served: {failure}", model.name));
         }
+        for generation in &model.damaged_records {
+            print_line(&format!(
+                "\n{}: the record of generation {generation} is damaged; stop onnxd and run `onnxd state repair`",
+                model.name
+            ));
+        }
         if let Some(details) = &model.details {
             print_line(&format!("\n{}", model.name));
             self::details(details).iter().for_each(|line| print_line(line));
@@ -226,6 +232,7 @@ mod tests {
             source: String::new(),
             source_state,
             failure: None,
+            damaged_records: Vec::new(),
             details: None,
         };
         let watched = SourceStatus {

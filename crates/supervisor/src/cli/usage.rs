@@ -14,7 +14,7 @@ use clap::{
 };
 use onnxd_proto::exit::ExitStatus;
 
-use super::{Cli, command};
+use super::{Cli, command, leaves};
 use crate::config::{error_context, flag_example};
 
 /// Prints clap's message: help and version to standard output, errors to standard error.
@@ -82,7 +82,8 @@ fn not_utf8(error: &clap::Error) -> Option<String> {
 fn variable(flag: &str) -> Option<String> {
     let long = flag.strip_prefix("--")?;
     let command = command();
-    let mut arguments = command.get_subcommands().flat_map(clap::Command::get_arguments);
+    let leaves = leaves(&command);
+    let mut arguments = leaves.iter().flat_map(|(_, leaf)| leaf.get_arguments());
     let argument = arguments.find(|argument| argument.get_long() == Some(long))?;
     Some(argument.get_env()?.to_string_lossy().into_owned())
 }
@@ -104,8 +105,10 @@ fn hints(error: &clap::Error, arguments: &[OsString]) -> Vec<String> {
         let names: Vec<&str> = shown.map(clap::Command::get_name).collect();
         hints.push(format!("Commands: {}", names.join(", ")));
     }
-    let called = arguments.iter().find_map(|argument| command.find_subcommand(argument));
-    let example = example(error, called.unwrap_or(&command));
+    let called = arguments
+        .iter()
+        .fold(&command, |called, argument| called.find_subcommand(argument).unwrap_or(called));
+    let example = example(error, called);
     hints.extend(example.map(|example| format!("Example: {example}")));
     hints
 }

@@ -128,9 +128,11 @@ fn read_token(path: &Path) -> Result<Token, String> {
         ));
     }
     let mode = metadata.mode() & 0o777;
-    // Kubernetes mounts secrets as root:fsGroup with mode 0440, and no pod can change that.
-    let is_mounted =
-        owner.is_root() && !geteuid().is_root() && is_own_group(Gid::from_raw(metadata.gid()));
+    // Kubernetes mounts secrets as root:fsGroup with mode 0440, and no pod can change that. Credentials of systemd
+    // belong to root and its group, and an ACL, which shows in the mode of the group, lets only this user read them.
+    let group = Gid::from_raw(metadata.gid());
+    let is_trusted = is_own_group(group) || group.as_raw() == 0;
+    let is_mounted = owner.is_root() && !geteuid().is_root() && is_trusted;
     let forbidden = if is_mounted { 0o037 } else { 0o077 };
     if mode & forbidden != 0 {
         return Err(format!(

@@ -26,7 +26,7 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-use self::paths::{absolute, default_admin_socket, default_state_dir};
+use self::paths::{absolute, default_admin_socket};
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
@@ -35,7 +35,7 @@ pub(crate) use self::{
     flags::ServeArguments,
     origins::Origins,
     otlp::Otlp,
-    paths::{admin_socket_candidates, executable_file, installed_file, source_uri},
+    paths::{admin_socket_candidates, executable_file, installed_file, source_uri, state_dir},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
 };
@@ -165,10 +165,7 @@ impl Config {
                 settings.webhook_secret_file,
             )?,
             allowed_sources: AllowedSources::parse(&settings.allow_source)?,
-            state_dir: match settings.state_dir {
-                Some(path) => absolute("--state-dir", &path)?,
-                None => default_state_dir()?.1,
-            },
+            state_dir: state_dir(settings.state_dir.as_deref())?,
             workers: settings.workers,
             worker_memory_bytes: settings.worker_memory.map(bytes),
             idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,

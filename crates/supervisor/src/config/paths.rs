@@ -118,9 +118,21 @@ pub(crate) fn admin_socket_candidates() -> Vec<PathBuf> {
         .into_iter()
         .filter_map(directory_variable)
         .map(|(_, directory)| directory)
-        .chain([PathBuf::from("/run/onnxd")])
+        // The last one is where deploy/systemd/onnxd-admin.socket listens.
+        .chain([PathBuf::from("/run/onnxd"), PathBuf::from("/run")])
         .map(|directory| directory.join(ADMIN_SOCKET))
         .collect()
+}
+
+/// Returns the state directory: the given one or the default.
+///
+/// # Errors
+/// There is no default, or the given path is relative and the working directory is gone.
+pub(crate) fn state_dir(given: Option<&Path>) -> Result<PathBuf, Failure> {
+    match given {
+        Some(path) => absolute("--state-dir", path),
+        None => Ok(default_state_dir()?.1),
+    }
 }
 
 /// Returns the default of `--state-dir`, and its variable.

@@ -10,10 +10,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     os::{
         fd::{FromRawFd, OwnedFd, RawFd},
-        unix::net::UnixStream,
+        unix::net::{UnixListener, UnixStream},
     },
+    path::{Path, PathBuf},
 };
 
+use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 use rustix::io::{FdFlags, fcntl_setfd};
 
 use onnxd_proto::exit::Failure;
@@ -31,6 +33,17 @@ pub(crate) const PUBLIC: &str = "public";
 pub(crate) const GRPC: &str = "grpc";
 /// The listening socket of the admin interface over TCP.
 pub(crate) const ADMIN_TCP: &str = "admin-tcp";
+/// The admin socket. Only systemd passes it: a successor binds its own, which then replaces the predecessor's.
+pub(crate) const ADMIN: &str = "admin";
+/// Names for `FileDescriptorName=` of a socket unit, with ours.
+const UNIT_NAMES: [(&str, &str); 5] = [
+    ("http", PUBLIC),
+    // The name of earlier releases.
+    ("public", PUBLIC),
+    ("grpc", GRPC),
+    ("admin", ADMIN),
+    ("admin-tcp", ADMIN_TCP),
+];
 /// The lock of the state directory.
 pub(crate) const LOCK: &str = "lock";
 /// Suffix in [`SUCCESSION`] of a socket that systemd passed.
@@ -42,6 +55,8 @@ pub(crate) const HANDOVER: &str = "handover";
 #[derive(Debug, Default)]
 pub(crate) struct Inherited {
     sockets: Vec<Socket>,
+    /// The admin socket.
+    pub admin: Option<UnixListener>,
     /// The lock of the state directory, which is already held.
     pub lock: Option<File>,
     /// The channel to the predecessor, if this process is a successor.
@@ -88,18 +103,49 @@ impl Inherited {
                 LOCK => inherited.lock = Some(owned.into()),
                 HANDOVER => inherited.handover = Some(owned.into()),
                 _ => {
-                    let listener = TcpListener::from(owned);
-                    listener.set_nonblocking(true).map_err(|error| invalid(&error))?;
-                    listener.local_addr().map_err(|error| invalid(&error))?;
+                    if !getsockopt(&owned, AcceptConn).map_err(|error| invalid(&error))? {
+                        return Err(invalid(
+                            &"expected a listening socket; its unit must have ListenStream= and Accept=no",
+                        ));
+                    }
                     let (name, activated) = match name.strip_suffix(ACTIVATED) {
                         Some(name) => (name.to_owned(), true),
-                        None => (name, false),
+                        None => (name.clone(), false),
                     };
-                    inherited.sockets.push(Socket { name, listener, activated });
+                    inherited.add(name, owned, activated).map_err(|reason| invalid(&reason))?;
                 }
             }
         }
         Ok(inherited)
+    }
+
+    /// Adds a listening socket.
+    fn add(&mut self, name: String, owned: OwnedFd, activated: bool) -> Result<(), String> {
+        if name == ADMIN {
+            let listener = UnixListener::from(owned);
+            listener
+                .local_addr()
+                .map_err(|_| "expected a Unix socket, such as /run/onnxd-admin.sock")?;
+            self.admin = Some(listener);
+            return Ok(());
+        }
+        let listener = TcpListener::from(owned);
+        listener.local_addr().map_err(|_| "expected a TCP socket, such as 127.0.0.1:8080")?;
+        listener.set_nonblocking(true).map_err(|error| error.to_string())?;
+        self.sockets.push(Socket { name, listener, activated });
+        Ok(())
+    }
+
+    /// Returns the address of a socket that systemd passed.
+    pub(crate) fn activated_address(&self, name: &str) -> Option<SocketAddr> {
+        let mut sockets = self.sockets.iter().filter(|socket| socket.activated);
+        sockets.find(|socket| socket.name == name)?.listener.local_addr().ok()
+    }
+
+    /// Returns the path of the admin socket that systemd passed.
+    pub(crate) fn admin_path(&self) -> Option<PathBuf> {
+        let address = self.admin.as_ref()?.local_addr().ok()?;
+        address.as_pathname().map(Path::to_owned)
     }
 
     /// Returns whether a predecessor waits for this process to take over.
@@ -145,18 +191,30 @@ fn names() -> Result<Vec<String>, Failure> {
     Ok(names.iter().map(|name| entry(name, true)).collect())
 }
 
-/// Maps systemd's names to ours. One socket with an unknown name is the public one.
+/// Maps systemd's names to ours. A socket without `FileDescriptorName=` has the name of its unit, and is the one for
+/// HTTP.
 fn systemd_names(count: usize, names: &str) -> Result<Vec<String>, String> {
-    let known = [PUBLIC, GRPC, ADMIN_TCP];
+    let known: Vec<&str> = UNIT_NAMES.into_iter().map(|(name, _)| name).collect();
+    let known = known.join(", ").replace("public, ", "");
     let socket_names =
         names.split(':').map(ToOwned::to_owned).chain(std::iter::repeat(String::new()));
     let mut mapped: Vec<String> = Vec::new();
     for name in socket_names.take(count) {
-        let ours = if known.contains(&&*name) { name.clone() } else { PUBLIC.to_owned() };
+        let is_default = name.is_empty() || name == "unknown" || name.ends_with(".socket");
+        let named = UNIT_NAMES.into_iter().find(|(unit, _)| *unit == name);
+        let ours = match named {
+            Some((_, ours)) => ours.to_owned(),
+            None if is_default => PUBLIC.to_owned(),
+            None => {
+                return Err(format!(
+                    "LISTEN_FDNAMES: expected one of {known}, got {name:?}; set FileDescriptorName= in the socket unit"
+                ));
+            }
+        };
         if mapped.contains(&ours) {
             return Err(format!(
-                "LISTEN_FDNAMES: expected one socket each for {}, got another one named {name:?}",
-                known.join(", ")
+                "LISTEN_FDNAMES: expected one socket each for {known}, got another one named {name:?}; set \
+                 FileDescriptorName= in the socket units"
             ));
         }
         mapped.push(ours);
@@ -169,17 +227,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_socket_with_an_unknown_name_is_public() {
+    fn names_of_units_are_known_or_refused() {
         for (count, names, expected) in [
             (0, "", &[][..]),
             (1, "", &[PUBLIC][..]),
             (1, "onnxd.socket", &[PUBLIC]),
+            (1, "unknown", &[PUBLIC]),
             (2, "grpc:onnxd.socket", &[GRPC, PUBLIC]),
             (3, "public:grpc:admin-tcp", &[PUBLIC, GRPC, ADMIN_TCP]),
+            (4, "admin:http:admin-tcp:grpc", &[ADMIN, PUBLIC, ADMIN_TCP, GRPC]),
         ] {
             assert_eq!(systemd_names(count, names).unwrap(), expected, "{names}");
         }
-        assert!(systemd_names(2, "onnxd.socket:other").is_err());
-        assert!(systemd_names(2, "grpc:grpc").is_err());
+        for (names, part) in [
+            ("onnxd.socket:other", "expected one of http, grpc, admin, admin-tcp, got \"other\""),
+            ("gprc:http", "got \"gprc\"; set FileDescriptorName="),
+            ("grpc:grpc", "one socket each for http, grpc, admin, admin-tcp"),
+            ("http:public", "another one named \"public\""),
+            ("http:x.socket", "another one named \"x.socket\""),
+        ] {
+            let refused = systemd_names(2, names).unwrap_err();
+            assert!(refused.contains(part), "{refused}");
+        }
     }
 }

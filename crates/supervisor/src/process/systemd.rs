@@ -7,7 +7,20 @@ use sd_notify::NotifyState;
 
 /// Reports that the service is ready.
 pub(crate) fn ready(status: &str) {
-    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+    send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// Reports what a start does. If it goes on, systemd waits for at least `longer`.
+pub(crate) fn starting(status: &str, longer: Option<Duration>) {
+    let status = one_line(status);
+    let longer = longer.and_then(|longer| u32::try_from(longer.as_micros()).ok());
+    let states = longer.map(NotifyState::ExtendTimeoutUsec).into_iter();
+    send(&states.chain([NotifyState::Status(&status)]).collect::<Vec<_>>());
+}
+
+/// Returns a text without line breaks, each of which would begin another message.
+fn one_line(text: &str) -> String {
+    text.replace('\n', " ")
 }
 
 /// Reports that a reload begins. [`ready`] ends it, even if it was refused.

@@ -75,7 +75,10 @@ fn state(path: &Path) -> Result<(), Failure> {
             Failure::configuration(format!("--state-dir: {}: {error}", folder.display()))
         })?;
     }
-    if let Some(pid) = store::holder(&layout) {
+    let holder = store::holder(&layout.lock()).map_err(|error| {
+        Failure::configuration(format!("--state-dir: {}: {error}", layout.lock().display()))
+    })?;
+    if let Some(pid) = holder {
         tracing::info!(pid, path = %path.display(), "a server uses --state-dir");
     }
     Ok(())

@@ -2,8 +2,10 @@
 //! signals, and drains.
 
 mod check;
+mod kept;
 mod sockets;
 mod start;
+mod starting;
 mod succession;
 mod traces;
 
@@ -80,7 +82,8 @@ pub(crate) fn main(
         tracing::warn!("{warning}");
     }
     let check_only = settings.check_config;
-    let config = Config::load(settings)?;
+    let mut config = Config::load(settings)?;
+    sockets::adopt(&mut config, &inherited)?;
     let edge = Edge::load(&config.edge)?;
     if check_only {
         check::check(&config)?;
@@ -122,16 +125,16 @@ async fn serve(
         failure = ended(&tasks) => return Err(failure),
         () = signals.stop() => return Ok(ExitStatus::Success),
     };
+    let load = async {
+        server.restore().await?;
+        server.warm_up().await
+    };
     tokio::select! {
-        restored = server.restore() => restored?,
+        loaded = load => loaded?,
+        never = starting::announce(server.updater.startup(), config.check.timeout), if !inherited.is_successor() => match never {},
         failure = ended(&tasks) => return Err(failure),
         () = signals.stop() => return Ok(ExitStatus::Success),
     }
-    let server = tokio::select! {
-        warm = server.warm_up() => warm?,
-        failure = ended(&tasks) => return Err(failure),
-        () = signals.stop() => return Ok(ExitStatus::Success),
-    };
     if let Some(predecessor) = inherited.handover.take() {
         tokio::select! {
             taken = server.take_over(config, predecessor) => taken?,
@@ -197,6 +200,8 @@ struct Server {
     /// Becomes true when the listeners may accept.
     open: watch::Sender<bool>,
     successor_descriptors: Vec<(String, OwnedFd)>,
+    /// Whether systemd owns the admin socket.
+    admin_is_passed: bool,
     events: mpsc::Sender<Event>,
     health: watch::Receiver<Health>,
     stop_accepting: watch::Sender<bool>,
@@ -213,11 +218,12 @@ impl Server {
     ///
     /// # Errors
     /// The workers cannot start.
-    async fn warm_up(mut self) -> Result<Self, Failure> {
+    async fn warm_up(&self) -> Result<(), Failure> {
         let settled = |health: &Health| health.warmed_up || health.fatal.is_some();
-        let health = self.health.wait_for(settled).await.map(|health| health.clone());
+        let mut health = self.health.clone();
+        let health = health.wait_for(settled).await.map(|health| health.clone());
         match health.map(|health| health.fatal) {
-            Ok(None) => Ok(self),
+            Ok(None) => Ok(()),
             Ok(Some(fatal)) => Err(failure(fatal)),
             Err(_) => Err(dispatcher_ended()),
         }

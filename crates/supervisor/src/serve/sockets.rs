@@ -62,12 +62,15 @@ impl Sockets {
             }
             None => None,
         };
+        let admin = match inherited.admin.take() {
+            Some(socket) => AdminSocket::passed(socket),
+            None => AdminSocket::bind(&config.admin_socket, inherited.is_successor()),
+        };
         inherited.close_unused();
-        let admin =
-            AdminSocket::bind(&config.admin_socket, inherited.is_successor()).map_err(|error| {
-                let path = config.admin_socket.display();
-                Failure::configuration(format!("--admin-socket: cannot listen on {path}: {error}"))
-            })?;
+        let admin = admin.map_err(|error| {
+            let path = config.admin_socket.display();
+            Failure::configuration(format!("--admin-socket: cannot listen on {path}: {error}"))
+        })?;
         Ok(Self { activated, public, listen, grpc, admin_tcp, admin })
     }
 
@@ -77,12 +80,40 @@ impl Sockets {
         let public = Some((inherited::PUBLIC, &self.public));
         let grpc = self.grpc.as_ref().map(|(socket, _)| (inherited::GRPC, socket));
         let admin = self.admin_tcp.as_ref().map(|(socket, _)| (inherited::ADMIN_TCP, socket));
+        let passed = self.admin.is_passed().then(|| self.admin.as_fd());
+        let passed = passed.map(|socket| (inherited::entry(inherited::ADMIN, true), socket));
         let all = public.into_iter().chain(grpc).chain(admin).map(|(name, socket)| {
-            let name = inherited::entry(name, self.activated.contains(&name));
-            Ok((name, socket.as_fd().try_clone_to_owned()?))
+            (inherited::entry(name, self.activated.contains(&name)), socket.as_fd())
         });
-        all.collect()
+        let all = all.chain(passed);
+        all.map(|(name, socket)| Ok((name, socket.try_clone_to_owned()?))).collect()
     }
+}
+
+/// Adapts the configuration to the sockets that systemd passes. Their addresses are the units'.
+///
+/// # Errors
+/// The socket of the admin interface over TCP has no token, or another host can reach it.
+pub(super) fn adopt(config: &mut Config, inherited: &Inherited) -> Result<(), Failure> {
+    if let Some(address) = inherited.activated_address(inherited::GRPC) {
+        config.grpc_listen.get_or_insert(address);
+    }
+    if let Some(path) = inherited.admin_path() {
+        config.admin_socket = path;
+    }
+    let Some(address) = inherited.activated_address(inherited::ADMIN_TCP) else { return Ok(()) };
+    let invalid = |reason: String| {
+        Err(Failure::configuration(format!("the socket admin-tcp that systemd passes {reason}")))
+    };
+    if config.admin_listen.is_none() {
+        return invalid("needs --admin-listen ADDRESS and --admin-token-file FILE".to_owned());
+    }
+    if !address.ip().is_loopback() {
+        return invalid(format!(
+            "listens on {address}; set ListenStream= of its unit to a loopback address, for example 127.0.0.1:8081"
+        ));
+    }
+    Ok(())
 }
 
 /// Returns the socket and its address, which has the actual port if 0 was requested.

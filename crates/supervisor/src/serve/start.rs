@@ -12,7 +12,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Server, sockets::Sockets, traces};
+use super::{Server, kept, sockets::Sockets, traces};
 use crate::{
     admin::{self, Admin},
     api::{
@@ -81,9 +81,7 @@ impl Server {
         let (updates, exporter) = updates(config, &executable, lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
-        let updater = Updater::new(&updates)
-            .map_err(|error| Failure::configuration(format!("--state-dir: {error}")))?;
-        let updater = Arc::new(updater);
+        let updater = Arc::new(Updater::new(&updates));
         let models = updates.registry.models().len();
         let workers = workers(config, &executable, models, (&events, tasks))?;
         let worker_count = workers.len();
@@ -165,6 +163,7 @@ impl Server {
             .successor_descriptors()
             .map_err(|error| Failure::internal(format!("cannot duplicate a socket: {error}")))?;
         let Sockets { public, listen, grpc, admin_tcp, admin: admin_socket, .. } = sockets;
+        let admin_is_passed = admin_socket.is_passed();
         let connections =
             descriptors::connections(descriptors::raise(), config.max_connections.map(Into::into));
         let slots = ConnectionSlots::new(connections);
@@ -212,6 +211,7 @@ impl Server {
             store,
             open,
             successor_descriptors,
+            admin_is_passed,
             events,
             health,
             stop_accepting,
@@ -312,9 +312,11 @@ fn updates(
     let metrics = Arc::new(Metrics::new(&templates(config)));
     metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
     let (tracer, exporter) = traces::start(config, fetcher, &metrics)?;
+    let registry = Registry::new(&config.models, page, Arc::clone(&metrics));
+    kept::report(&store, &config.models, &registry, &metrics);
     let deps = update::Deps {
         store: Arc::new(store),
-        registry: Arc::new(Registry::new(&config.models, page, Arc::clone(&metrics))),
+        registry: Arc::new(registry),
         checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
         metrics,
         times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },

@@ -285,7 +285,9 @@ impl Server {
         if !matches!(channel.read_u8().await, Ok(YOURS)) {
             tracing::warn!("predecessor exited before it handed over, taking over");
         }
-        admin::take_over_name(&config.admin_socket).map_err(failed)?;
+        if !self.admin_is_passed {
+            admin::take_over_name(&config.admin_socket).map_err(failed)?;
+        }
         self.store.write_pid();
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;

@@ -1,7 +1,7 @@
 //! Metrics of each model. The dispatcher and the updater report events; this file decides which
 //! series they change.
 
-use std::{array, time::Duration};
+use std::{array, sync::atomic::AtomicU64, time::Duration};
 
 use onnxd_proto::domain::RefusalKind;
 
@@ -55,6 +55,8 @@ pub struct ModelMetrics {
     pub loads: [Counter; LOAD_RESULTS.len()],
     pub commits: Counter,
     pub refusals: [Counter; REFUSALS.len()],
+    /// Damaged records that the start skipped.
+    pub damaged_records: AtomicU64,
     pub source: SourceMetrics,
 }
 
@@ -72,6 +74,7 @@ impl Default for ModelMetrics {
             loads: array::from_fn(|_| Counter::default()),
             commits: Counter::default(),
             refusals: array::from_fn(|_| Counter::default()),
+            damaged_records: AtomicU64::new(0),
             source: SourceMetrics::default(),
         }
     }

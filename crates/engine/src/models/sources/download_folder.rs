@@ -144,6 +144,13 @@ pub(in crate::models) fn remove_unconfigured(layout: &Layout, configured: &[&Sou
     }
 }
 
+/// Returns the folders of sources that are not `configured`.
+pub(in crate::models) fn others(layout: &Layout, configured: &[SourceUri]) -> Vec<PathBuf> {
+    let configured: HashSet<PathBuf> =
+        configured.iter().map(|uri| layout.downloads().join(name(uri))).collect();
+    entries(&layout.downloads()).filter(|path| !configured.contains(path)).collect()
+}
+
 fn remove(path: &Path) {
     if let Ok(Some(_locked)) = DownloadFolder::try_lock(path)
         && let Err(error) = fs::remove_dir_all(path)

@@ -5,11 +5,17 @@ use std::{
     io::{self, Read},
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
 use rustix::fs::{FlockOperation, flock};
 
-use onnxd_proto::{exit::Failure, layout::Layout};
+use onnxd_proto::exit::Failure;
+
+/// How long to try, and the pause between two attempts.
+const ATTEMPTS_TIME: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes the lock with flock(2), which belongs to the open file description. A successor that inherits
 /// the descriptor shares the lock with its predecessor, and the last one to exit releases it. So
@@ -35,9 +41,10 @@ pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure
     let mut holder = String::new();
     // Only used in the message below.
     let _ = file.read_to_string(&mut holder);
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| {
+    exclusively(&file).map_err(|error| {
         if error == rustix::io::Errno::WOULDBLOCK {
-            invalid(&format!("in use by another onnxd, process {}", holder.trim()))
+            let holder = holder.trim();
+            invalid(&format!("in use by another onnxd, process {holder}; stop it first"))
         } else {
             invalid(&error)
         }
@@ -48,16 +55,35 @@ pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure
     Ok(file)
 }
 
-/// Returns the PID of the supervisor that uses a state directory, as it wrote it, if there is one.
-pub fn holder(layout: &Layout) -> Option<String> {
-    let mut file = File::open(layout.lock()).ok()?;
+/// Locks the file. Tries for a moment, because [`holder`] holds the lock for an instant.
+fn exclusively(file: &File) -> rustix::io::Result<()> {
+    let end = Instant::now() + ATTEMPTS_TIME;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(PAUSE),
+            locked => return locked,
+        }
+    }
+}
+
+/// Returns the PID of the server that holds the lock, without changing anything.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn holder(path: &Path) -> io::Result<Option<String>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    // Released at the end of this function.
     match flock(&file, FlockOperation::NonBlockingLockShared) {
         Err(rustix::io::Errno::WOULDBLOCK) => {
             let mut holder = String::new();
-            file.read_to_string(&mut holder).ok()?;
-            Some(holder.trim().to_owned())
+            file.read_to_string(&mut holder)?;
+            Ok(Some(holder.trim().to_owned()))
         }
-        _ => None,
+        locked => Ok(locked.map(|()| None)?),
     }
 }
 

@@ -7,8 +7,10 @@ mod crash;
 mod directories;
 pub mod export;
 mod lock;
+pub mod maintenance;
 mod manifest;
 pub mod pins;
+mod records;
 mod renamed;
 mod retention;
 pub mod seen;
@@ -39,6 +41,7 @@ use crate::models::{
         directories::{empty, names, seal, sync_directory},
         manifest::{identify, known_files, paths},
         pins::{PinnedVersion, Pins},
+        records::DamagedRecords,
         staged_cache::{Entry, StagedCache},
     },
 };
@@ -55,6 +58,7 @@ pub struct Store {
     pins: Pins,
     /// Serializes the removal of old versions, because several updates may end at once.
     retiring: Mutex<()>,
+    damaged: Mutex<DamagedRecords>,
     sources: Sources,
     staged: StagedCache,
     /// Released by the kernel when this process exits.
@@ -121,10 +125,12 @@ impl Store {
             retention,
             pins: Pins::default(),
             retiring: Mutex::default(),
+            damaged: Mutex::default(),
             sources,
             staged,
             lock,
         };
+        store.find_damaged();
         // No version is in use yet, so this also removes what a crash left unfinished.
         store.retire(&HashSet::new());
         Ok(store)
@@ -343,39 +349,6 @@ impl Store {
             synced
         })();
         written.map_err(|error: io::Error| io_refusal(&path, &error))
-    }
-
-    /// Returns the numbers of a model's recorded generations in ascending order.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub fn generations(&self, model: &ModelName) -> io::Result<Vec<Generation>> {
-        let names = names(&self.layout.generations(model))?;
-        let mut numbers: Vec<_> = names.iter().filter_map(|name| name.parse().ok()).collect();
-        numbers.sort_unstable();
-        Ok(numbers)
-    }
-
-    /// Returns the newest generation whose record can be read and whose version exists: the one to serve
-    /// after a restart. Logs damaged records. Their numbers are never used again.
-    ///
-    /// # Errors
-    /// The directory cannot be read; the message names it.
-    pub fn newest(&self, model: &ModelName) -> io::Result<Option<(Generation, Record)>> {
-        for generation in self.generations(model)?.into_iter().rev() {
-            let record = match self.layout.read_record(model, generation) {
-                Ok(record) => record,
-                Err(error) => {
-                    tracing::error!(%model, generation, %error, "the record of a generation is damaged, trying the one before");
-                    continue;
-                }
-            };
-            if self.layout.version(&record.version).join(MANIFEST).exists() {
-                return Ok(Some((generation, record)));
-            }
-            tracing::error!(%model, generation, version = record.version, "version of a generation is missing");
-        }
-        Ok(None)
     }
 }
 

@@ -117,13 +117,11 @@ impl Store {
             for (index, number) in self.generations(&model)?.into_iter().rev().enumerate() {
                 if index >= RECORDS_MAX {
                     fs::remove_file(self.layout().generation(&model, number))?;
+                    self.removed_record(&model, number);
                 } else if last.len() < self.retention() {
-                    match self.layout().read_record(&model, number) {
-                        Ok(record) => drop(last.insert(record.version)),
-                        // It can never serve, so it keeps no version.
-                        Err(error) => {
-                            tracing::warn!(%model, generation = number, %error, "the record of a generation is damaged");
-                        }
+                    // A damaged record can never serve, so it keeps no version.
+                    if let Ok(record) = self.layout().read_record(&model, number) {
+                        last.insert(record.version);
                     }
                 }
             }

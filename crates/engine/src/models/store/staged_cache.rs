@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::models::{
     disk::{hex, replace},
     sources::SnapshotId,
-    store::Staged,
+    store::{Staged, names},
 };
 
 /// Maximum cached sources; the cache is cleared when it is full.
@@ -134,6 +134,16 @@ impl StagedCache {
         let text = serde_json::to_vec(&StoredEntry { source, snapshot, version, bytes, keys })?;
         replace(&path, &text)
     }
+}
+
+/// Returns the stored entries of sources that are not `configured`, and those that cannot be read.
+pub(super) fn others(layout: &Layout, configured: &[SourceUri]) -> io::Result<Vec<PathBuf>> {
+    let is_configured = |path: &PathBuf| {
+        let entry = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        entry.is_some_and(|entry: StoredEntry| configured.contains(&entry.source))
+    };
+    let paths = names(&layout.snapshots())?.into_iter().map(|name| layout.snapshots().join(name));
+    Ok(paths.filter(|path| !is_configured(path)).collect())
 }
 
 #[cfg(test)]

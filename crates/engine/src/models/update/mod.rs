@@ -14,7 +14,7 @@ mod steps;
 pub mod trial;
 
 use std::{
-    io,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -121,20 +121,19 @@ pub struct Deps {
 impl Updater {
     /// Starts a task for each model, which continues numbering after the store's records. Nothing
     /// serves yet.
-    ///
-    /// # Errors
-    /// The store is damaged; the message names the file.
-    pub fn new(deps: &Deps) -> io::Result<Self> {
+    pub fn new(deps: &Deps) -> Self {
         let start = |model: &Arc<Model>| {
-            let last = deps.store.generations(&model.name)?.last().copied();
+            // If the records cannot be listed, loading the model fails for the same reason. Other models
+            // go on.
+            let numbers = deps.store.generations(&model.name).unwrap_or_default();
+            let last = numbers.last().copied();
             let machine = UpdateMachine::new(last.unwrap_or(0), None, deps.times);
-            Ok((Driver::start(machine, Arc::clone(model), deps.clone()), last.is_some()))
+            (Driver::start(machine, Arc::clone(model), deps.clone()), last.is_some())
         };
-        let started = deps.registry.models().iter().map(start).collect::<io::Result<Vec<_>>>()?;
-        let (handles, kept) = started.into_iter().unzip();
+        let (handles, kept) = deps.registry.models().iter().map(start).unzip();
         let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
         let (startup, pauses) = (Startup::new(Phase::Begun), AtomicU32::new(0));
-        Ok(Self { registry, metrics, handles, kept, startup, pauses })
+        Self { registry, metrics, handles, kept, startup, pauses }
     }
 
     /// Returns an updater that loads no model, for tests. Its start is done.
@@ -382,7 +381,15 @@ impl Loader for ModelLoader<'_> {
 
     async fn load(&self, model: &Model) -> Result<(), CallError> {
         // Workers that run load it before it is committed, the others when they start.
-        self.updater.request_load(model, Load::Ahead).await
+        let (progress, mut steps) = mpsc::channel(1);
+        let input = |id, caller| Input::LoadRequested(id, Load::Ahead, caller);
+        let mut load = pin!(self.updater.call(model, progress, input));
+        loop {
+            tokio::select! {
+                result = load.as_mut() => return result.map(drop),
+                Some(_) = steps.recv() => self.updater.startup.progressed(),
+            }
+        }
     }
 
     async fn start_workers(&self) {

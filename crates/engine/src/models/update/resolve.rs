@@ -174,7 +174,11 @@ pub(super) fn resolve(
 /// same source.
 fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Refusal> {
     let newest = store.newest(&model.name).map_err(|error| {
-        RefusalKind::Internal.because(format!("the state directory is damaged: {error}"))
+        let path = store.layout().generations(&model.name);
+        RefusalKind::Internal.because(format!(
+            "the state directory is damaged: {}: {error}; `onnxd state check` says what to do",
+            path.display()
+        ))
     })?;
     Ok(newest.filter(|(_, record)| record.configured_source == model.source))
 }

@@ -232,6 +232,11 @@ impl Scrape {
             Some(([("model", model.name.to_string()), ("version", version), ("task", task)], 1_u64))
         });
         page.gauge("onnxd_model_info", "Committed version; always 1", served)?;
+        page.gauge(
+            "onnxd_state_damaged_records",
+            "Damaged generation records that the start skipped",
+            self.of_models(|_, metrics| metrics.damaged_records.load(Ordering::Relaxed)),
+        )?;
         let results = self.by_result(ModelMetrics::load_results);
         page.counter("onnxd_model_loads", "Version loads by workers", results)
     }

@@ -1,0 +1,45 @@
+//! Reports at start what the state directory holds beside the configured models: damaged records, and
+//! what belongs to models that are not configured. Called by [`start`](super::start).
+
+use std::sync::atomic::Ordering;
+
+use onnxd_engine::models::{
+    registry::{ModelSource, Registry},
+    store::{
+        Store,
+        maintenance::prune::{self, Kept},
+    },
+};
+use onnxd_telemetry::metrics::Metrics;
+
+/// Logs what is not configured, and counts damaged records.
+pub(super) fn report(
+    store: &Store,
+    configured: &[ModelSource],
+    registry: &Registry,
+    metrics: &Metrics,
+) {
+    for model in registry.models() {
+        let damaged = store.damaged_records(&model.name).len() as u64;
+        metrics.model(model.slot).damaged_records.store(damaged, Ordering::Relaxed);
+    }
+    let kept = Kept {
+        models: configured.iter().map(|model| model.name.clone()).collect(),
+        sources: configured.iter().map(|model| model.uri.clone()).collect(),
+    };
+    let layout = store.layout();
+    // Errors are reported when the model that they concern is loaded.
+    let others = prune::unconfigured(layout, &kept).unwrap_or_default();
+    if others.is_empty() {
+        return;
+    }
+    let changes = prune::plan(layout, &kept).unwrap_or_default();
+    let bytes: u64 = changes.iter().map(|change| change.bytes).sum();
+    let models: Vec<&str> = others.iter().map(|model| model.as_str()).collect();
+    let models = models.join(", ");
+    tracing::info!(
+        models,
+        bytes,
+        "state directory holds models that are not configured; to remove them, stop onnxd and run `onnxd state prune` with the same --config, --model or variables"
+    );
+}
