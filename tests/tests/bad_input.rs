@@ -75,7 +75,7 @@ fn cases() -> Vec<Case> {
     for (path, method) in [("/embed", Method::GET), ("/v1/embeddings", Method::DELETE)] {
         cases.push(Case { method, ..post("a disallowed method", path, "", 405) });
     }
-    for path in ["/none", "/v1/none", "/embed/", "/v2/models/a/../b"] {
+    for path in ["/none", "/v1/none", "/embed/none", "/v2/models/a/../b"] {
         cases.push(post("an unknown route", path, "{}", 404));
     }
     let unknown = json!({"inputs": "a", "model": "other"});

@@ -6,6 +6,8 @@ use std::{
     env, fs, io,
     os::unix::process::CommandExt,
     process::{self, Command, ExitCode},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -23,6 +25,9 @@ const PASSED: [Signal; 5] =
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGQUIT];
 /// The name of supervisors in proc(5), cut as the kernel cuts it.
 const NAME: &str = "onnxd";
+/// How long workers may take to end after their supervisor, and how often that is checked.
+const CHILDREN_END_TIMEOUT: Duration = Duration::from_secs(2);
+const CHILDREN_END_TICK: Duration = Duration::from_millis(10);
 /// Exit code of a process that a signal ended, without the signal's number.
 const SIGNAL_EXIT: u8 = 128;
 
@@ -50,6 +55,7 @@ pub(crate) fn run() -> io::Result<ExitCode> {
         match signals.wait()? {
             Signal::SIGCHLD => {
                 if let Some(code) = reap(&mut supervisor) {
+                    wait_for_children();
                     return Ok(code);
                 }
             }
@@ -76,6 +82,19 @@ fn reap(supervisor: &mut Pid) -> Option<ExitCode> {
                 Some(successor) => *supervisor = successor,
                 None => return Some(code.into()),
             }
+        }
+    }
+}
+
+/// Waits a moment for the workers of a supervisor that was killed. They remove its admin socket.
+fn wait_for_children() {
+    let end = Instant::now() + CHILDREN_END_TIMEOUT;
+    while Instant::now() < end {
+        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => thread::sleep(CHILDREN_END_TICK),
+            Ok(_) => {}
+            // None are left.
+            Err(_) => return,
         }
     }
 }
