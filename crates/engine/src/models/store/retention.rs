@@ -113,15 +113,23 @@ impl Store {
         // Models that are not configured now keep their versions as well.
         for model in names(&self.layout().root().join("generations"))? {
             let Ok(model) = ModelName::from_folder(&model) else { continue };
+            let numbers = match self.generations(&model) {
+                // A stray file is no model, and must not keep the others from being retired.
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
+                numbers => numbers?,
+            };
             let mut last = HashSet::new();
-            for (index, number) in self.generations(&model)?.into_iter().rev().enumerate() {
+            for (index, number) in numbers.into_iter().rev().enumerate() {
                 if index >= RECORDS_MAX {
                     fs::remove_file(self.layout().generation(&model, number))?;
                     self.removed_record(&model, number);
                 } else if last.len() < self.retention() {
-                    // A damaged record can never serve, so it keeps no version.
-                    if let Ok(record) = self.layout().read_record(&model, number) {
-                        last.insert(record.version);
+                    match self.layout().read_record(&model, number) {
+                        Ok(record) => drop(last.insert(record.version)),
+                        // It can never serve, so it keeps no version.
+                        Err(error) if is_damage(&error) => {}
+                        // It may be readable again later, so its version must stay.
+                        Err(error) => return Err(error),
                     }
                 }
             }
@@ -141,6 +149,12 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Returns whether a record has the wrong content, rather than being unreadable for now.
+fn is_damage(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, IsADirectory, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | UnexpectedEof | IsADirectory | NotFound)
 }
 
 /// Removes a read-only directory. Renames it first, so that a version either exists as a whole or not

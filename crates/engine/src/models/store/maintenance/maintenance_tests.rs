@@ -242,3 +242,28 @@ fn a_model_of_a_hub_stays_also_before_its_rename() {
     fs::create_dir(layout.generations(&name("MiniLM"))).unwrap();
     assert_eq!(prune::unconfigured(&layout, &keep).unwrap(), [name("minilm")]);
 }
+
+#[test]
+fn pruning_waits_for_the_repair_of_a_model_that_stays() {
+    let root = state(&[("m", &["a"]), ("old", &["b"])]);
+    let layout = Layout::new(root.path());
+    let record = record_of(root.path(), "m", 1);
+    fs::remove_file(&record).unwrap();
+    fs::write(&record, "").unwrap();
+    let keep = Kept { models: [name("m")].into(), sources: Vec::new() };
+    let error = prune::plan(&layout, &keep).unwrap_err().to_string();
+    assert!(error.contains("onnxd state repair"), "{error}");
+    // Damage of a model that goes is no obstacle.
+    let keep = Kept { models: [name("old")].into(), sources: Vec::new() };
+    assert!(!prune::plan(&layout, &keep).unwrap().is_empty());
+}
+
+#[test]
+fn a_stray_file_does_not_keep_old_versions() {
+    let root = state(&[("m", &["a", "b", "c", "d", "e"])]);
+    let versions = |root: &Path| fs::read_dir(Layout::new(root).versions()).unwrap().count();
+    assert_eq!(versions(root.path()), 5);
+    fs::write(Layout::new(root.path()).generations_root().join("README"), "").unwrap();
+    drop(open(root.path()));
+    assert_eq!(versions(root.path()), 3);
+}

@@ -55,7 +55,7 @@ pub fn unconfigured(layout: &Layout, kept: &Kept) -> io::Result<Vec<ModelName>> 
 /// removes the versions that an interrupted removal left.
 ///
 /// # Errors
-/// The state directory, or the records of a model that stays, cannot be read.
+/// The state directory, or the records of a model that stays, cannot be read or are damaged.
 pub fn plan(layout: &Layout, kept: &Kept) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
     let is_kept =
@@ -69,9 +69,21 @@ pub fn plan(layout: &Layout, kept: &Kept) -> io::Result<Vec<Change>> {
     let models = records::models(layout)?;
     for model in models.into_iter().filter(|model| kept.includes(layout, model)) {
         for generation in records::numbers(layout, &model)? {
-            if let Found::Whole(record) = records::find(layout, &model, generation) {
-                versions.insert(record.version);
-                sources.push(record.configured_source);
+            match records::find(layout, &model, generation) {
+                Found::Whole(record) => {
+                    versions.insert(record.version);
+                    sources.push(record.configured_source);
+                }
+                Found::SetAside => {}
+                // Its version may be the only one of a model that stays.
+                Found::Damaged(error) => {
+                    let path = layout.generation(&model, generation);
+                    let message = format!(
+                        "{} is damaged ({error}); run `onnxd state repair` first",
+                        path.display()
+                    );
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+                }
             }
         }
     }
