@@ -11,7 +11,7 @@ use tokio::time::{self, Instant};
 
 use crate::world::World;
 
-/// The limits that README and documents recommend for small models.
+/// The limits that docs/containers.md recommends for small models.
 const LIMITS: Limits = Limits { memory_bytes: 512 << 20, cpu_percent: Some(150) };
 /// Interval and timeout of probes, as in Kubernetes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(crate) async fn probe(world: Arc<World>) -> Duration {
     longest
 }
 
-/// Sends one probe on a connection of its own and returns the status.
+/// Sends one probe on a new connection and returns the status.
 async fn live(address: SocketAddr) -> Result<u16, String> {
     let mut client = Client::connect(address).await.map_err(|error| error.to_string())?;
     let answer = client.get("/v2/health/live").await.map_err(|error| error.to_string())?;

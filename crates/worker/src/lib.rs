@@ -66,7 +66,7 @@ use crate::{
 pub fn main() -> ExitCode {
     let parent = getppid();
     // The supervisor starts this executable by descriptor, whose number would be its name in ps(1) and in the
-    // kernel's log. Without a name of its own it works as well.
+    // kernel's log. Ignore errors: it works without.
     let _ = prctl::set_name(c"onnxd-worker");
     let args = match Args::try_parse() {
         Ok(args) => args,

@@ -186,7 +186,7 @@ impl AdminSocket {
         self.name.is_none()
     }
 
-    /// Returns the file for workers to remove if this process dies. Without a path there is none.
+    /// Returns the file for workers to remove if this process dies. Returns `None` if the socket has no path.
     pub(crate) fn name(&self) -> NamedSocket {
         let none = || NamedSocket { path: PathBuf::new(), device: 0, inode: 0 };
         self.name.as_ref().map_or_else(none, |name| name.0.clone())

@@ -8,7 +8,10 @@ use onnxd_telemetry::trace::TraceContext;
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::ToSchema;
 
-use crate::api::error::{Class, Fault};
+use crate::{
+    api::error::{Class, Fault},
+    transport::access::TRACEPARENT,
+};
 
 /// Larger JSON bodies are parsed off the async thread, so that others do not wait.
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
@@ -17,14 +20,13 @@ const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
-pub(crate) const TRACE_HEADER: &str = "traceparent";
 
 /// Builds the context of a request that begins now and has these headers.
 ///
 /// # Errors
 /// The timeout header is not a positive number of milliseconds.
 pub(crate) fn context(headers: &HeaderMap) -> Result<RequestContext, Fault> {
-    let trace = headers.get(TRACE_HEADER).and_then(|value| value.to_str().ok());
+    let trace = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
     let context = RequestContext::new().in_trace(trace.and_then(TraceContext::from_traceparent));
     let timeout = timeout(headers)?;
     Ok(timeout.map_or(context, |timeout| context.within(timeout)))

@@ -15,7 +15,7 @@ use onnxd_telemetry::{
     tracer::{Recording, Root, Tracer},
 };
 
-use crate::api::request::TRACE_HEADER;
+use crate::transport::access::TRACEPARENT;
 
 /// The gRPC method whose calls start traces.
 const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -78,7 +78,7 @@ pub(crate) fn begin(
     }
     // The handler sees this span as its parent, and that it is sampled.
     if let Ok(value) = HeaderValue::from_str(&recording.context().to_string()) {
-        request.headers_mut().insert(TRACE_HEADER, value);
+        request.headers_mut().insert(TRACEPARENT, value);
     }
     let (trace_id, is_grpc) = (recording.context().trace_id(), matches!(target, Target::Grpc(_)));
     Some(Traced { trace_id, recording: Some(recording), name: name.into(), attributes, is_grpc })

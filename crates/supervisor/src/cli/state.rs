@@ -110,7 +110,7 @@ fn prune(arguments: PruneArguments, origins: &mut Origins) -> Result<ExitStatus,
     Ok(ExitStatus::Success)
 }
 
-/// Takes the lock, unless nothing is to be changed.
+/// Takes the lock, except for a dry run.
 fn lock(root: &Path, arguments: &ChangeArguments) -> Result<Option<Maintenance>, Failure> {
     if arguments.dry_run { Ok(None) } else { Maintenance::open(root).map(Some) }
 }

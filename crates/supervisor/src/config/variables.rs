@@ -35,7 +35,7 @@ pub(crate) fn without_empty(argument: Arg) -> Arg {
     }
 }
 
-/// Returns a warning for each variable of this process that looks like a setting but is none.
+/// Returns a warning for each variable of this process whose name looks like a setting but is unknown.
 /// `command` defines the settings.
 pub(crate) fn unknown(command: &Command) -> Vec<String> {
     let variables = env::vars_os().filter_map(|(name, value)| {

@@ -125,7 +125,7 @@ fn read(folder: &Path, name: &str, parse: impl Fn(&str) -> Option<u64>) -> Optio
     Some(Limit { amount, file })
 }
 
-/// Parses the quota and period in microseconds: `150000 100000`. The quota is `max` or -1 if there is none.
+/// Parses the quota and period in microseconds: `150000 100000`. The quota is `max` or -1 if unlimited.
 fn cpu_max(text: &str) -> Option<u64> {
     let mut words = text.split_whitespace();
     let (quota, period) = (words.next()?.parse::<u64>().ok()?, words.next()?.parse::<u64>().ok()?);

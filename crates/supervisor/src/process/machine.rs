@@ -64,7 +64,7 @@ pub(crate) fn group_memory_bytes() -> Option<u64> {
     group_memory().map(|limit| limit.amount)
 }
 
-/// Version 1 reports a limit above any machine's memory if there is none.
+/// Without a limit, version 1 reports one above the memory of any machine.
 fn group_memory() -> Option<control_groups::Limit> {
     control_groups::memory_bytes().filter(|limit| memory_bytes() == Some(limit.amount))
 }

@@ -29,7 +29,7 @@ impl<P: Payload> UpdateMachine<P> {
     /// that ends. Loads for requests and automatic rollbacks go on.
     ///
     /// # Errors
-    /// There is none, or it is too late.
+    /// No update runs or waits, or it is too late to cancel it.
     pub fn cancel(&mut self, now: Instant) -> (Result<usize, Refusal>, Vec<Action<P>>) {
         let refusal = RefusalKind::Cancelled.because("cancelled by `onnxd update --cancel`");
         let is_update = |waiting: &mut Waiting| !waiting.job.is_unload();

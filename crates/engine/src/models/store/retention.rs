@@ -17,7 +17,7 @@ use onnxd_proto::{
 
 use crate::models::{
     disk::io_refusal,
-    store::{Store, names},
+    store::{Store, names, records},
 };
 
 /// Records kept of each model. A rollback cannot name older generations.
@@ -111,8 +111,7 @@ impl Store {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
         // Models that are not configured now keep their versions as well.
-        for model in names(&self.layout().root().join("generations"))? {
-            let Ok(model) = ModelName::from_folder(&model) else { continue };
+        for model in records::models(self.layout())? {
             let numbers = match self.generations(&model) {
                 // A stray file is no model, and must not keep the others from being retired.
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
@@ -142,7 +141,7 @@ impl Store {
                 remove(&self.layout().version(&version))?;
             }
         }
-        for version in names(&self.layout().root().join("compiled"))? {
+        for version in names(&self.layout().compiled_root())? {
             if !kept.contains(&version) && !self.pinned().contains(&version) {
                 remove(&self.layout().compiled(&version))?;
             }

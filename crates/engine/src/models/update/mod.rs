@@ -326,7 +326,7 @@ impl Updater {
     /// Ends the running and the waiting updates of a model, and returns how many calls that ends.
     ///
     /// # Errors
-    /// There is none, or its commit is decided.
+    /// No update runs or waits, or its commit is decided.
     pub async fn cancel(&self, model: &Model) -> Result<usize, Refusal> {
         let (reply, cancelled) = oneshot::channel();
         // If the task ended, the reply is dropped as well.

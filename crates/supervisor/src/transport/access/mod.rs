@@ -2,7 +2,7 @@
 //! all other layers, so that refused requests are included. Used by [`crate::transport::listener`].
 //!
 //! - [`mode`]: which requests are logged.
-//! - [`proxies`]: whose word counts for the client's address.
+//! - [`proxies`]: which peers may name the client's address.
 //! - [`entry`]: one line of the log.
 
 mod entry;
@@ -25,7 +25,8 @@ use self::{entry::Entry, mode::Mode, proxies::Proxies};
 
 /// Names a request, in the request and in the response.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The caller's span, as W3C Trace Context writes it.
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The settings of the access log.
 #[derive(Clone, Debug, Default, PartialEq)]

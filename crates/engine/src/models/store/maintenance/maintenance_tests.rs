@@ -238,7 +238,7 @@ fn a_model_of_a_hub_stays_also_before_its_rename() {
         assert!(version_of(root.path(), model, 1).exists(), "{model}");
     }
     assert!(!layout.generations(&name("other")).exists());
-    // Once the new name has generations of its own, those of the old one may go.
+    // Generations under the new name replace those under the old one.
     fs::create_dir(layout.generations(&name("MiniLM"))).unwrap();
     assert_eq!(prune::unconfigured(&layout, &keep).unwrap(), [name("minilm")]);
 }
