@@ -38,8 +38,8 @@ impl Store {
 
     /// Logs and discards a damaged version. One that is unreadable for now stays.
     pub(super) fn found_damaged_version(&self, version: &str, damage: &Damage) {
-        let reason = damage.reason.as_str();
-        tracing::error!(version, reason, "a kept version is damaged, not serving it");
+        let (directory, reason) = (self.layout.version(version), damage.reason.as_str());
+        tracing::error!(directory = %directory.display(), reason, "a kept version is damaged, not serving it");
         if damage.is_certain
             && let Err(error) = self.discard(version)
         {
