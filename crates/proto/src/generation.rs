@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// none.
 pub type Generation = u64;
 
+/// The largest number of a generation. Clients that read JSON numbers as floating point read it
+/// exactly, and the next number never overflows.
+pub const GENERATION_MAX: Generation = (1 << 53) - 1;
+
 /// An atomic 64-bit integer, from the standard library or from loom.
 pub trait Register {
     /// Reads the value.

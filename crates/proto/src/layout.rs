@@ -8,7 +8,7 @@
 //! watched/<model>            what the watcher of a model's source saw last, as JSON
 //! downloads/<source>/        files of a remote source, kept until its version is staged
 //! versions/<sha256>/         a version: immutable, complete, named by its manifest's digest
-//! compiled/<version>/        derived from a version by the checker; may be deleted at any time
+//! compiled/<version>/        derived from a version; may be deleted at any time
 //! generations/<model>/<n>    one line of JSON: the record of generation n of the model
 //! quarantine/<model>/<sha256>  an empty file: this version failed its probation
 //! damaged/                   what `onnxd state repair` set aside, under the paths that it had
@@ -17,17 +17,25 @@
 //! `<model>` is the [folder](ModelName::folder) of a name, in which `%2F` stands for a slash.
 
 use std::{
-    fs, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use crate::{
     domain::{Record, model_name::ModelName},
-    generation::Generation,
+    generation::{GENERATION_MAX, Generation},
+    regular,
 };
 
 /// A version's list of its other files; the SHA-256 of this file names the version.
 pub const MANIFEST: &str = "MANIFEST";
+/// Maximum bytes of a manifest.
+pub const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+/// Maximum bytes of a record. The checker's output, which it holds, is shorter.
+pub const RECORD_BYTES_MAX: u64 = 4 << 20;
+/// Files of a version that are larger are weights. A start compares their metadata, and their content
+/// only if that has changed.
+pub const LARGE_BYTES: u64 = 64 << 20;
 
 /// Paths in the state directory.
 #[derive(Clone, Debug)]
@@ -129,12 +137,23 @@ impl Layout {
     /// Reads a generation's record.
     ///
     /// # Errors
-    /// The file is missing or is not a record; the message names it.
+    /// The file is missing or is not a record, or no generation has this number; the message names
+    /// the file.
     pub fn read_record(&self, model: &ModelName, generation: Generation) -> io::Result<Record> {
         let path = self.generation(model, generation);
         let name = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let text = fs::read(&path).map_err(|error| io::Error::new(error.kind(), name(&error)))?;
-        serde_json::from_slice(&text)
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, name(&error)))
+        let invalid =
+            |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidData, name(error));
+        if !(1..=GENERATION_MAX).contains(&generation) {
+            return Err(invalid(&format!("generations are numbered from 1 to {GENERATION_MAX}")));
+        }
+        let text = regular::read(&path, RECORD_BYTES_MAX)
+            .map_err(|error| io::Error::new(error.kind(), name(&error)))?;
+        let record: Record = serde_json::from_slice(&text).map_err(|error| invalid(&error))?;
+        let version = &record.version;
+        if version.is_empty() || version.starts_with('.') || version.contains('/') {
+            return Err(invalid(&format!("{version:?} is not a version")));
+        }
+        Ok(record)
     }
 }

@@ -5,6 +5,7 @@
 //! - [`generation`]: commit and refresh, the two atomic operations of every update.
 //! - [`control_page`]: the sealed shared page with one generation per model.
 //! - [`layout`]: paths of versions and generations in the state directory.
+//! - [`regular`]: opens only regular files.
 //! - [`limits`], [`exit`]: bounds and exit codes that both sides use.
 //!
 //! Depends on neither tokio nor ONNX Runtime nor HTTP: each of those belongs to one side only.
@@ -17,6 +18,7 @@ pub mod layout;
 pub mod limits;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
+pub mod regular;
 pub mod wire;
 
 /// Digest of this crate's sources. Two executables with equal ids speak the same protocol.

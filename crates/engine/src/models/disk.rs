@@ -7,6 +7,9 @@ use std::{
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 
+/// Maximum bytes of what is stored about a source.
+pub(super) const STORED_BYTES_MAX: u64 = 1 << 20;
+
 /// Returns the refusal for a disk error: `Space` if the disk is full, else `Internal`.
 pub(super) fn io_refusal(path: &Path, error: &io::Error) -> Refusal {
     let full = matches!(

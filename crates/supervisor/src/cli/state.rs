@@ -222,7 +222,7 @@ fn damage(survey: &Survey) -> Vec<String> {
 fn unreadable(model: &ModelSurvey) -> Option<String> {
     let (name, reason) = (&model.model, model.unreadable.as_ref()?);
     Some(format!(
-        "{name}: its records cannot be listed: {reason}; restore generations/{name} from a backup, or remove it to start with generation 1 again"
+        "{name}: its records cannot be listed: {reason}; restore that path from a backup, or remove it to start with generation 1 again"
     ))
 }
 

@@ -10,9 +10,11 @@ use onnxd_engine::models::{
         maintenance::prune::{self, Kept},
     },
 };
+use onnxd_proto::layout::Layout;
 use onnxd_telemetry::metrics::Metrics;
+use tokio::task;
 
-/// Logs what is not configured, and counts damaged records.
+/// Counts damaged records, and logs what is not configured once it has been listed.
 pub(super) fn report(
     store: &Store,
     configured: &[ModelSource],
@@ -27,13 +29,19 @@ pub(super) fn report(
         models: configured.iter().map(|model| model.name.clone()).collect(),
         sources: configured.iter().map(|model| model.uri.clone()).collect(),
     };
-    let layout = store.layout();
+    let layout = store.layout().clone();
+    // It walks through all files.
+    task::spawn_blocking(move || report_others(&layout, &kept));
+}
+
+/// Logs what belongs to models that are not configured.
+fn report_others(layout: &Layout, kept: &Kept) {
     // Errors are reported when the model that they concern is loaded.
-    let others = prune::unconfigured(layout, &kept).unwrap_or_default();
+    let others = prune::unconfigured(layout, kept).unwrap_or_default();
     if others.is_empty() {
         return;
     }
-    let changes = prune::plan(layout, &kept).unwrap_or_default();
+    let changes = prune::plan(layout, kept).unwrap_or_default();
     let bytes: u64 = changes.iter().map(|change| change.bytes).sum();
     let models: Vec<&str> = others.iter().map(|model| model.as_str()).collect();
     let models = models.join(", ");

@@ -22,6 +22,7 @@ use std::{
 };
 
 use nix::fcntl::{Flock, FlockArg};
+use onnxd_proto::regular;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +38,7 @@ const FORMAT: u32 = 6;
 const PACKED_ALIGNMENT: u64 = 64;
 const MANIFEST: &str = "MANIFEST";
 const MODEL: &str = "model.onnx";
+const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 /// Buffer size for computing digests.
 const READ_BYTES: usize = 256 << 10;
 /// The name prefix of incomplete files and directories.
@@ -106,7 +108,8 @@ fn is_of_cpu(line: &str) -> bool {
 pub(crate) fn find(root: &Path, key: &Key) -> Option<PathBuf> {
     let dir = root.join(key.as_str());
     let complete = Manifest::read(&dir).ok()?.entries_are(|entry| {
-        fs::metadata(dir.join(&entry.name)).is_ok_and(|found| found.len() == entry.bytes)
+        let found = fs::symlink_metadata(dir.join(&entry.name));
+        found.is_ok_and(|found| found.is_file() && found.len() == entry.bytes)
     });
     complete.then(|| dir.join(MODEL))
 }
@@ -238,7 +241,7 @@ impl Manifest {
     }
 
     fn read(dir: &Path) -> io::Result<Self> {
-        Ok(serde_json::from_slice(&fs::read(dir.join(MANIFEST))?)?)
+        Ok(serde_json::from_slice(&regular::read(&dir.join(MANIFEST), MANIFEST_BYTES_MAX)?)?)
     }
 
     /// Returns whether the manifest lists the model and only known files, all of them `good`.
@@ -251,7 +254,7 @@ impl Manifest {
 
 /// Returns the SHA-256 of a file in hex.
 pub(crate) fn digest(path: &Path) -> io::Result<String> {
-    let (mut file, mut digest) = (File::open(path)?, Sha256::new());
+    let (mut file, mut digest) = (regular::open(path)?, Sha256::new());
     let mut buffer = vec![0; READ_BYTES];
     loop {
         match file.read(&mut buffer)? {

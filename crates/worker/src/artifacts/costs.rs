@@ -3,11 +3,13 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
-use onnxd_proto::domain::cost::CostTable;
+use onnxd_proto::{domain::cost::CostTable, regular};
 use serde::{Deserialize, Serialize};
 
 /// The file beside the compiled model.
 const FILE: &str = "costs";
+/// Maximum bytes of the file.
+const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Approximate time limit for measuring. Larger shapes are skipped.
 pub(crate) const BUDGET: Duration = Duration::from_millis(400);
 
@@ -38,7 +40,8 @@ pub(crate) enum Batching {
 impl Costs {
     /// Reads the costs of the compiled form in `dir`, or `None` if they are missing or damaged.
     pub(crate) fn read(dir: &Path) -> Option<Self> {
-        let costs: Self = serde_json::from_slice(&fs::read(dir.join(FILE)).ok()?).ok()?;
+        let text = regular::read(&dir.join(FILE), FILE_BYTES_MAX).ok()?;
+        let costs: Self = serde_json::from_slice(&text).ok()?;
         costs.table.is_plausible().then_some(costs)
     }
 

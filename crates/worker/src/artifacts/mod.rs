@@ -1,5 +1,5 @@
 //! The files of a version apart from its settings: the model, its weights files ([`graph`],
-//! [`external`]), and data derived by a check, namely compiled forms, outputs for fixed inputs
+//! [`external`]), their comparison with the manifest ([`intact`]), and data derived by a check, namely compiled forms, outputs for fixed inputs
 //! ([`probes`]) and costs of runs ([`costs`]). Checking writes the derived files and serving reads
 //! them. Runs no model.
 
@@ -7,6 +7,7 @@ pub(crate) mod compiled;
 pub(crate) mod costs;
 pub(crate) mod external;
 pub(crate) mod graph;
+pub(crate) mod intact;
 pub(crate) mod probes;
 
 use std::{

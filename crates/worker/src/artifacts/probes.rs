@@ -3,12 +3,14 @@
 //! loaded. Owns the fixed texts; each family decides which inputs it runs.
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
 };
 
-use onnxd_proto::domain::{Drift, Refusal, RefusalKind};
+use onnxd_proto::{
+    domain::{Drift, Refusal, RefusalKind},
+    regular,
+};
 use sha2::{Digest, Sha256};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, little_endian as le};
 
@@ -110,11 +112,7 @@ impl Probes {
     /// Reads the probes of the version whose compiled forms are in `root`. Returns `None` if they are
     /// missing, damaged, or written by a build with other texts.
     pub(crate) fn read(root: &Path) -> Option<Self> {
-        let path = path(root);
-        if fs::metadata(&path).ok()?.len() > FILE_BYTES_MAX {
-            return None;
-        }
-        let bytes = fs::read(path).ok()?;
+        let bytes = regular::read(&path(root), FILE_BYTES_MAX).ok()?;
         let (header, rest) = Header::read_from_prefix(&bytes).ok()?;
         let dimension = usize::try_from(header.dimension.get()).ok()?;
         let rows = usize::try_from(header.rows.get()).ok()?;
@@ -224,6 +222,8 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn probes(rows: &[[f32; 2]]) -> Probes {

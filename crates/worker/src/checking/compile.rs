@@ -10,10 +10,10 @@ use crate::{
     artifacts::{
         compiled::{self, Compilation, Key},
         costs::Costs,
+        intact::require_intact,
         model_in,
         probes::Probes,
     },
-    checking::intact::require_intact,
     families::LoadedVersion,
     session::Runtime,
 };

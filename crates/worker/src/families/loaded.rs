@@ -19,6 +19,7 @@ use crate::{
     artifacts::{
         compiled::{self, Key},
         costs::Costs,
+        intact::require_small_files_intact,
         model_in,
         probes::Probes,
     },
@@ -52,6 +53,7 @@ impl LoadedVersion {
         key: &Key,
         helpers: &Arc<[u16]>,
     ) -> Result<Self, Refusal> {
+        require_small_files_intact(dir)?;
         match Self::open_warm(runtime, dir, compiled, key, helpers) {
             Ok(Some(version)) => return Ok(version),
             Ok(None) => {}

@@ -14,7 +14,8 @@ use onnxd_proto::{
         Refusal,
         fetch::{RemoteFile, RemoteSnapshot as Offer},
     },
-    layout::{Layout, MANIFEST},
+    layout::{Layout, MANIFEST, MANIFEST_BYTES_MAX},
+    regular,
 };
 
 use crate::models::{
@@ -59,7 +60,8 @@ fn kept_files(layout: &Layout) -> HashMap<String, PathBuf> {
     let mut kept = HashMap::new();
     // A version that cannot be read only costs a download.
     for version in fs::read_dir(layout.versions()).into_iter().flatten().flatten() {
-        let manifest = fs::read_to_string(version.path().join(MANIFEST)).unwrap_or_default();
+        let manifest = regular::read(&version.path().join(MANIFEST), MANIFEST_BYTES_MAX);
+        let manifest = String::from_utf8(manifest.unwrap_or_default()).unwrap_or_default();
         for line in manifest.lines() {
             if let [sha256, _, path] = *line.splitn(3, "  ").collect::<Vec<_>>() {
                 kept.insert(sha256.to_owned(), version.path().join(path));
@@ -67,6 +69,11 @@ fn kept_files(layout: &Layout) -> HashMap<String, PathBuf> {
         }
     }
     kept
+}
+
+/// Copies a file of a kept version.
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    io::copy(&mut regular::open(from)?, &mut File::create(to)?).map(drop)
 }
 
 /// The download of a version's files.
@@ -125,7 +132,7 @@ impl Download<'_> {
             {
                 // The fetcher verifies the copy, and downloads the file if it is damaged. The version may
                 // be removed meanwhile.
-                let copied = create_folder(&path).and_then(|()| fs::copy(kept, &path));
+                let copied = create_folder(&path).and_then(|()| copy(kept, &path));
                 if let Err(error) = copied {
                     tracing::debug!(path = file.path, %error, "a kept file was not reused");
                     let _ = fs::remove_file(&path);

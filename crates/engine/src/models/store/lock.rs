@@ -11,7 +11,7 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use onnxd_proto::exit::Failure;
+use onnxd_proto::{exit::Failure, regular};
 
 /// How long to try, and the pause between two attempts.
 const ATTEMPTS_TIME: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ pub(super) fn take(path: &Path, inherited: Option<File>) -> Result<File, Failure
     let succeeds = inherited.is_some();
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false);
-    let opened = inherited.map_or_else(|| options.open(path), Ok);
+    let opened = inherited.map_or_else(|| regular::open_with(&mut options, path), Ok);
     let mut file = opened.map_err(|error| invalid(&error))?;
     if succeeds {
         let same = fs::metadata(path).and_then(|there| {
@@ -71,7 +71,7 @@ fn exclusively(file: &File) -> rustix::io::Result<()> {
 /// # Errors
 /// The file cannot be read.
 pub fn holder(path: &Path) -> io::Result<Option<String>> {
-    let mut file = match File::open(path) {
+    let mut file = match regular::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),

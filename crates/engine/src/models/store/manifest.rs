@@ -1,8 +1,11 @@
 //! The manifest of a version: the list of its files, whose digest names it. Called by the store.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use onnxd_proto::layout::MANIFEST;
+use onnxd_proto::{
+    layout::{MANIFEST, MANIFEST_BYTES_MAX},
+    regular,
+};
 use sha2::{Digest, Sha256};
 
 use crate::models::{
@@ -30,7 +33,8 @@ pub(super) fn identify(files: &[FetchedFile]) -> (String, String, u64) {
 
 /// Returns the paths in a version's manifest; empty if it cannot be read.
 pub(super) fn paths(folder: &Path) -> Vec<String> {
-    let manifest = fs::read_to_string(folder.join(MANIFEST)).unwrap_or_default();
+    let manifest = regular::read(&folder.join(MANIFEST), MANIFEST_BYTES_MAX).unwrap_or_default();
+    let manifest = String::from_utf8_lossy(&manifest);
     let path = |line: &str| line.splitn(3, "  ").nth(2).map(str::to_owned);
     manifest.lines().filter_map(path).collect()
 }

@@ -15,9 +15,11 @@ mod renamed;
 mod retention;
 pub mod seen;
 mod staged_cache;
+mod verify;
+mod whole;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::fs::PermissionsExt,
@@ -59,6 +61,8 @@ pub struct Store {
     /// Serializes the removal of old versions, because several updates may end at once.
     retiring: Mutex<()>,
     damaged: Mutex<DamagedRecords>,
+    /// Models whose generations under an old name were not taken over, with the reasons.
+    not_adopted: Mutex<BTreeMap<ModelName, String>>,
     sources: Sources,
     staged: StagedCache,
     /// Released by the kernel when this process exits.
@@ -126,6 +130,7 @@ impl Store {
             pins: Pins::default(),
             retiring: Mutex::default(),
             damaged: Mutex::default(),
+            not_adopted: Mutex::default(),
             sources,
             staged,
             lock,
@@ -194,7 +199,7 @@ impl Store {
         progress: Progress<'_>,
     ) -> Result<Staged, Refusal> {
         let source = self.sources.open(uri, &self.layout, conditions);
-        let known = self.known(uri, conditions);
+        let known = self.known(uri, conditions).filter(|known| self.is_whole(&known.version));
         let snapshot =
             match source.resolve(known.as_ref().map(|known| &known.snapshot), progress)? {
                 Resolved::Changed(snapshot) => snapshot,
@@ -246,7 +251,7 @@ impl Store {
     ) -> Result<(Staged, bool), Refusal> {
         if let Some(files) = known_files(snapshot) {
             let (_, version, bytes) = identify(&files);
-            if self.has(&version) {
+            if self.is_whole(&version) {
                 snapshot.verify(&files)?;
                 return Ok((Staged::known(version, bytes), true));
             }
@@ -261,7 +266,7 @@ impl Store {
         snapshot.verify(&files)?;
         crash::point(2);
         let (manifest, version, bytes) = identify(&files);
-        if self.has(&version) {
+        if self.is_whole(&version) {
             return Ok((Staged::known(version, bytes), is_pinned));
         }
         let path = folder.path().join(MANIFEST);
@@ -281,26 +286,23 @@ impl Store {
         paths(&self.layout.version(&record.version))
     }
 
-    /// Returns whether a version is kept.
-    pub fn has(&self, version: &str) -> bool {
-        self.layout.version(version).exists()
-    }
-
     /// Makes a staged version durable and moves it to `versions/`, where it never changes. Blocking.
     ///
     /// # Errors
     /// A disk error. Leaves nothing behind.
     pub fn keep(&self, staged: Staged) -> Result<(), Refusal> {
-        let Some(folder) = staged.folder else { return Ok(()) };
-        let path = self.layout.version(&staged.version);
+        let Staged { version, folder: Some(folder), .. } = staged else { return Ok(()) };
+        let path = self.layout.version(&version);
         let kept = (|| {
             crash::point(4);
             seal(folder.path())?;
             crash::point(5);
             match fs::rename(folder.path(), &path) {
+                Ok(()) => {}
                 // Another model kept the same version at the same time.
-                Err(_) if path.join(MANIFEST).exists() => return Ok(false),
-                renamed => renamed?,
+                Err(_) if self.is_whole(&version) => return Ok(false),
+                // Anything else in its place was discarded.
+                Err(_) => fs::rename(folder.path(), &path)?,
             }
             fs::set_permissions(&path, Permissions::from_mode(0o555))?;
             crash::point(6);
@@ -330,6 +332,7 @@ impl Store {
         let folder = self.layout.generations(model);
         let path = self.layout.generation(model, generation);
         let written = (|| {
+            self.require_adopted(model)?;
             fs::create_dir_all(&folder)?;
             let mut file = tempfile::Builder::new().tempfile_in(self.layout.staging())?;
             serde_json::to_writer(&mut file, record)?;
@@ -352,6 +355,8 @@ impl Store {
     }
 }
 
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 #[path = "store_tests.rs"]
 mod tests;

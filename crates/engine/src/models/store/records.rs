@@ -1,16 +1,20 @@
 //! Reads generation records, and tells whole ones from damaged ones and from those that
 //! `onnxd state repair` set aside. Extends [`Store`].
 
-use std::{collections::BTreeSet, fs, io, sync::PoisonError};
+use std::{collections::BTreeSet, io, sync::PoisonError};
 
 use onnxd_proto::{
     domain::{Record, model_name::ModelName},
-    generation::Generation,
-    layout::{Layout, MANIFEST},
+    generation::{GENERATION_MAX, Generation},
+    layout::{Layout, RECORD_BYTES_MAX},
+    regular,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::models::store::{Store, names};
+use crate::models::store::{
+    Store, names,
+    verify::{self, Damage, Stamps},
+};
 
 /// A record's file after a repair. It keeps the number of the generation in use.
 #[derive(Debug, Serialize, Deserialize)]
@@ -34,7 +38,8 @@ pub(super) fn find(layout: &Layout, model: &ModelName, generation: Generation) -
     match layout.read_record(model, generation) {
         Ok(record) => Found::Whole(Box::new(record)),
         Err(error) => {
-            let text = fs::read(layout.generation(model, generation)).unwrap_or_default();
+            let path = layout.generation(model, generation);
+            let text = regular::read(&path, RECORD_BYTES_MAX).unwrap_or_default();
             match serde_json::from_slice::<SetAside>(&text) {
                 Ok(_) => Found::SetAside,
                 Err(_) => Found::Damaged(error),
@@ -43,7 +48,56 @@ pub(super) fn find(layout: &Layout, model: &ModelName, generation: Generation) -
     }
 }
 
-/// Returns the numbers of a model's recorded generations in ascending order.
+/// Why a generation cannot serve.
+#[derive(Debug)]
+pub(super) enum Skipped {
+    /// Its record is damaged.
+    Record(io::Error),
+    /// Its version is missing.
+    Missing(String),
+    /// Its version is damaged.
+    Version(String, Damage),
+}
+
+/// Returns the generation to serve after a restart: the newest one whose record and version are whole.
+/// Also returns the metadata of the version's large files. `skipped` is called for later generations.
+///
+/// # Errors
+/// The directory cannot be read.
+pub(super) fn newest(
+    layout: &Layout,
+    model: &ModelName,
+    skipped: &mut dyn FnMut(Generation, Skipped),
+) -> io::Result<Option<(Generation, Record, Stamps)>> {
+    for generation in numbers(layout, model)?.into_iter().rev() {
+        let record = match find(layout, model, generation) {
+            Found::Whole(record) => *record,
+            Found::SetAside => continue,
+            Found::Damaged(error) => {
+                skipped(generation, Skipped::Record(error));
+                continue;
+            }
+        };
+        let version = record.version.clone();
+        if is_missing(layout, &version) {
+            skipped(generation, Skipped::Missing(version));
+            continue;
+        }
+        match verify::compare(layout, &version, &Stamps::read(layout, &version)) {
+            Ok(stamps) => return Ok(Some((generation, record, stamps))),
+            Err(damage) => skipped(generation, Skipped::Version(version, damage)),
+        }
+    }
+    Ok(None)
+}
+
+/// Returns whether nothing is in the place of a version.
+pub(super) fn is_missing(layout: &Layout, version: &str) -> bool {
+    let found = layout.version(version).symlink_metadata();
+    found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// Returns the numbers of a model's records in ascending order, also those that no generation can have.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -74,35 +128,41 @@ impl Store {
     /// Returns the numbers of a model's recorded generations in ascending order.
     ///
     /// # Errors
-    /// The directory cannot be read.
+    /// The directory cannot be read, or generations under the model's old name were not taken over.
     pub fn generations(&self, model: &ModelName) -> io::Result<Vec<Generation>> {
-        numbers(&self.layout, model)
+        self.require_adopted(model)?;
+        let mut numbers = numbers(&self.layout, model)?;
+        numbers.retain(|number| (1..=GENERATION_MAX).contains(number));
+        Ok(numbers)
     }
 
-    /// Returns the newest generation whose record can be read and whose version exists: the one to serve
-    /// after a restart. The numbers of damaged records are never used again.
+    /// Returns the generation to serve after a restart: the newest one whose record and version are
+    /// whole. Discards damaged versions. The numbers of generations that are skipped are never used
+    /// again. Blocking.
     ///
     /// # Errors
-    /// The directory cannot be read; the message names it.
+    /// The directory cannot be read.
     pub fn newest(&self, model: &ModelName) -> io::Result<Option<(Generation, Record)>> {
-        for generation in self.generations(model)?.into_iter().rev() {
-            let record = match find(&self.layout, model, generation) {
-                Found::Whole(record) => *record,
-                Found::SetAside => continue,
-                Found::Damaged(error) => {
-                    self.found_damaged(model, generation, &error);
-                    continue;
-                }
-            };
-            if self.layout.version(&record.version).join(MANIFEST).exists() {
-                return Ok(Some((generation, record)));
+        self.require_adopted(model)?;
+        let found = newest(&self.layout, model, &mut |generation, skipped| match skipped {
+            Skipped::Record(error) => self.found_damaged(model, generation, &error),
+            Skipped::Missing(version) => {
+                self.mark_damaged(model, generation);
+                tracing::error!(%model, generation, version, "version of a generation is missing");
             }
-            tracing::error!(%model, generation, version = record.version, "version of a generation is missing");
-        }
-        Ok(None)
+            Skipped::Version(version, damage) => {
+                self.mark_damaged(model, generation);
+                self.found_damaged_version(&version, &damage);
+            }
+        })?;
+        Ok(found.map(|(generation, record, stamps)| {
+            self.remember_whole(&record.version, &stamps);
+            (generation, record)
+        }))
     }
 
-    /// Returns the generations of a model whose records are damaged, and therefore skipped.
+    /// Returns the generations of a model that are skipped, because their records or versions are
+    /// damaged.
     pub fn damaged_records(&self, model: &ModelName) -> Vec<Generation> {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.iter().filter(|(name, _)| name == model).map(|(_, number)| *number).collect()
@@ -111,7 +171,7 @@ impl Store {
     /// Finds and logs the damaged records of all models. Called once, by [`Store::open`].
     pub(super) fn find_damaged(&self) {
         for model in models(&self.layout).unwrap_or_default() {
-            for generation in self.generations(&model).unwrap_or_default() {
+            for generation in numbers(&self.layout, &model).unwrap_or_default() {
                 if let Found::Damaged(error) = find(&self.layout, &model, generation) {
                     self.found_damaged(&model, generation, &error);
                 }
@@ -119,10 +179,15 @@ impl Store {
         }
     }
 
+    /// Remembers that a generation is skipped. Returns whether that is new.
+    fn mark_damaged(&self, model: &ModelName, generation: Generation) -> bool {
+        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        damaged.insert((model.clone(), generation))
+    }
+
     /// Logs a damaged record, unless it is known.
     fn found_damaged(&self, model: &ModelName, generation: Generation, error: &io::Error) {
-        let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        if damaged.insert((model.clone(), generation)) {
+        if self.mark_damaged(model, generation) {
             tracing::error!(%model, generation, %error, "record of a generation is damaged, skipping it; `onnxd state repair` sets it aside");
         }
     }

@@ -1,7 +1,7 @@
-//! Takes over what earlier releases kept of a model under the lower-case form of its name. Extends
-//! [`Store`]; called at start.
+//! Takes over what was kept of a model under a name that differs only in case, as earlier releases or
+//! another configuration wrote it. Extends [`Store`]; called at start.
 
-use std::{fs, io};
+use std::{fs, io, sync::PoisonError};
 
 use onnxd_proto::{domain::model_name::ModelName, exit::Failure};
 
@@ -10,57 +10,84 @@ use crate::models::{
     store::{
         Store,
         directories::{names, sync_directory},
+        records,
+        whole::remove_all,
     },
 };
 
 impl Store {
-    /// Takes over the generations of each model whose lower-case name is its alias, so that numbers
-    /// do not fall for clients that use that name. The old records stay, for a downgrade.
+    /// Takes over the generations of each model that were recorded under another case of its name, so
+    /// that numbers do not fall for clients that use it. Names of other models are left alone. A model
+    /// for which this fails is not served.
     ///
     /// # Errors
-    /// A disk error; the message names the model.
+    /// The directory of all records cannot be read.
     pub fn adopt_renamed(&self, models: &[ModelSource]) -> Result<(), Failure> {
+        let root = self.layout().generations_root();
+        let recorded = records::models(self.layout()).map_err(|error| {
+            Failure::configuration(format!("--state-dir: {}: {error}", root.display()))
+        })?;
         for model in models {
-            let lower = model.name.as_str().to_ascii_lowercase();
-            if lower == model.name.as_str() || !model.is_named(&lower) {
-                continue;
+            let name = &model.name;
+            let is_other = |before: &ModelName| {
+                let mut others = models.iter().filter(|other| other.name != *name);
+                before == name || others.any(|other| other.is_named(before.as_str()))
+            };
+            let is_renamed =
+                |before: &&ModelName| before.as_str().eq_ignore_ascii_case(name.as_str());
+            for before in recorded.iter().filter(is_renamed).filter(|before| !is_other(before)) {
+                let Err(error) = self.adopt(before, name) else { continue };
+                let reason = format!(
+                    "cannot take over the generations of {before} as {name}: {error}; mend or move away what the message names, and restart onnxd"
+                );
+                tracing::error!(model = %name, reason, "a model is not served");
+                let mut failed = self.not_adopted.lock().unwrap_or_else(PoisonError::into_inner);
+                failed.insert(name.clone(), reason);
             }
-            let Ok(before) = lower.parse::<ModelName>() else { continue };
-            self.adopt(&before, &model.name).map_err(|error| {
-                let name = &model.name;
-                let reason = format!("cannot take over the generations of {before} as {name}");
-                Failure::configuration(format!("--state-dir: {reason}: {error}"))
-            })?;
         }
         Ok(())
     }
 
+    /// # Errors
+    /// The generations under the model's old name were not taken over. A new number could be one that
+    /// they have.
+    pub(super) fn require_adopted(&self, model: &ModelName) -> io::Result<()> {
+        let failed = self.not_adopted.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.get(model).map_or(Ok(()), |reason| Err(io::Error::other(reason.clone())))
+    }
+
+    /// Moves each record whose number is free, and removes the others. After a crash, the next start
+    /// takes over the rest.
     fn adopt(&self, before: &ModelName, now: &ModelName) -> io::Result<()> {
-        let last = self.generations(now)?.last().copied().unwrap_or(0);
-        let mut newer = self.generations(before)?;
-        newer.retain(|generation| *generation > last);
-        if newer.is_empty() {
-            return Ok(());
-        }
         let layout = self.layout();
-        let (folder, quarantine) = (layout.generations(now), layout.quarantine(now));
-        fs::create_dir_all(&folder)?;
-        // In ascending order: after a crash, the next start takes over the rest.
-        for &generation in &newer {
-            let (from, to) =
-                (layout.generation(before, generation), layout.generation(now, generation));
-            // Some file systems have no hard links.
-            fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop))?;
+        let (old, new) = (layout.generations(before), layout.generations(now));
+        let numbers_of = |model, folder: &std::path::Path| {
+            records::numbers(layout, model).map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", folder.display()))
+            })
+        };
+        let (numbers, own) = (numbers_of(before, &old)?, numbers_of(now, &new)?);
+        fs::create_dir_all(&new)?;
+        for number in numbers.iter().filter(|number| !own.contains(number)) {
+            fs::rename(layout.generation(before, *number), layout.generation(now, *number))?;
         }
-        sync_directory(&folder)?;
-        sync_directory(&layout.generations_root())?;
+        // The new names are durable before the old ones go.
+        sync_directory(&new)?;
+        sync_directory(&old)?;
+        for number in numbers.iter().filter(|number| own.contains(number)) {
+            remove_all(&layout.generation(before, *number))?;
+        }
         for version in names(&layout.quarantine(before))? {
-            fs::create_dir_all(&quarantine)?;
-            fs::write(quarantine.join(version), [])?;
+            fs::create_dir_all(layout.quarantine(now))?;
+            fs::write(layout.quarantine(now).join(version), [])?;
         }
-        // Without it, a source is read once more.
-        let _ = fs::copy(layout.watched(before), layout.watched(now));
-        let (from, to, generations) = (before.as_str(), now.as_str(), newer.len());
+        // Errors leave files that nothing reads. Without the last one, a source is read once more.
+        let _ = fs::remove_dir_all(layout.quarantine(before));
+        let _ = fs::rename(layout.watched(before), layout.watched(now));
+        // A stray file keeps the directory.
+        let _ = fs::remove_dir(&old);
+        sync_directory(&layout.generations_root())?;
+        let (from, to, generations) = (before.as_str(), now.as_str(), numbers.len());
         tracing::info!(from, to, generations, "took over the generations of a renamed model");
         Ok(())
     }
@@ -91,7 +118,7 @@ mod tests {
         let store = Store::open(root.path(), 1, ByName::sources(), None).unwrap();
         let [before, now]: [ModelName; 2] =
             ["org/mini", "org/Mini"].map(|name| name.parse().unwrap());
-        let add = |name: &ModelName, generation| {
+        let add = |name: &ModelName, generation: u64| {
             fs::create_dir_all(store.layout().generations(name)).unwrap();
             fs::write(store.layout().generation(name, generation), name.as_str()).unwrap();
         };
@@ -99,7 +126,7 @@ mod tests {
         add(&before, 4);
         store.quarantine(&before, "v1").unwrap();
         // Another model is named like this one.
-        store.adopt_renamed(&[model("org/Mini", "other")]).unwrap();
+        store.adopt_renamed(&[model("org/Mini", "other"), model("x", "org/mini")]).unwrap();
         assert!(store.generations(&now).unwrap().is_empty());
         let models = [model("org/Mini", "org/mini")];
         store.adopt_renamed(&models).unwrap();
@@ -113,5 +140,35 @@ mod tests {
         assert_eq!(store.generations(&now).unwrap(), [3, 4, 5, 6]);
         let own = fs::read_to_string(store.layout().generation(&now, 5)).unwrap();
         assert_eq!(own, "org/Mini");
+        assert!(!store.layout().generations(&before).exists());
+        assert!(!store.layout().quarantine(&before).exists());
+        // The same in the other direction.
+        store.adopt_renamed(&[model("org/mini", "x")]).unwrap();
+        assert_eq!(store.generations(&before).unwrap(), [3, 4, 5, 6]);
+        assert!(store.generations(&now).unwrap().is_empty() && store.is_quarantined(&before, "v1"));
+    }
+
+    #[test]
+    fn a_failure_concerns_only_its_model_and_issues_no_number() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(root.path(), 1, ByName::sources(), None).unwrap();
+        let [before, now, other]: [ModelName; 3] =
+            ["org/mini", "org/Mini", "n"].map(|name| name.parse().unwrap());
+        fs::write(store.layout().generations(&before), "").unwrap();
+        store.adopt_renamed(&[model("org/Mini", "org/mini"), model("n", "x")]).unwrap();
+        let error = store.newest(&now).unwrap_err().to_string();
+        let path = store.layout().generations(&before).display().to_string();
+        assert!(error.contains(&path) && error.contains("move away"), "{error}");
+        assert!(store.generations(&now).is_err());
+        let configured_source = "/x".parse().unwrap();
+        let facts = onnxd_proto::domain::Facts::new(onnxd_proto::domain::Task::Embed);
+        let record = onnxd_proto::domain::Record {
+            version: "v".into(),
+            configured_source,
+            facts,
+            drift: None,
+        };
+        assert!(store.record(&now, 1, &record).is_err());
+        store.record(&other, 1, &record).unwrap();
     }
 }

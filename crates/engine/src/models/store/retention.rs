@@ -1,14 +1,7 @@
 //! Finds earlier versions for rollbacks, and removes versions and records that can no longer serve.
 //! Extends [`Store`]; removal runs after each commit.
 
-use std::{
-    collections::HashSet,
-    fs::{self, Permissions},
-    io,
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    sync::PoisonError,
-};
+use std::{collections::HashSet, fs, io, path::Path, sync::PoisonError};
 
 use onnxd_proto::{
     domain::{Facts, Record, Refusal, RefusalKind, model_name::ModelName},
@@ -17,7 +10,10 @@ use onnxd_proto::{
 
 use crate::models::{
     disk::io_refusal,
-    store::{Store, names, records},
+    store::{
+        Store, names, records,
+        whole::{remove_all, rename_aside},
+    },
 };
 
 /// Records kept of each model. A rollback cannot name older generations.
@@ -38,7 +34,8 @@ impl Store {
         self.records(model).find(|(_, record)| record.version == version).map(|(_, r)| r.facts)
     }
 
-    /// Returns the version of generation `to`, or the newest version that is not `serving`.
+    /// Returns the version of generation `to`, or the newest version that is not `serving`. Skips damaged
+    /// versions. Blocking.
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] if no such version is kept.
@@ -55,8 +52,7 @@ impl Store {
                     && !self.is_quarantined(model, &record.version)
             }
         };
-        let is_kept =
-            |(_, record): &(Generation, Record)| self.layout().version(&record.version).exists();
+        let is_kept = |(_, record): &(Generation, Record)| self.is_whole(&record.version);
         let found = self.records(model).filter(matches).find(is_kept);
         found.map(|(_, record)| record.version).ok_or_else(|| {
             RefusalKind::NotFound.because(match to {
@@ -95,24 +91,12 @@ impl Store {
         }
     }
 
-    /// Stops keeping a damaged version: it gets another name, under which the next retirement removes
-    /// it.
-    ///
-    /// # Errors
-    /// A disk error.
-    pub fn set_aside(&self, version: &str) -> Result<(), Refusal> {
-        let path = self.layout().version(version);
-        let renamed = fs::set_permissions(&path, Permissions::from_mode(0o700))
-            .and_then(|()| fs::rename(&path, path.with_extension("damaged")));
-        renamed.map_err(|error| io_refusal(&path, &error))
-    }
-
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
         // Models that are not configured now keep their versions as well.
         for model in records::models(self.layout())? {
-            let numbers = match self.generations(&model) {
+            let numbers = match records::numbers(self.layout(), &model) {
                 // A stray file is no model, and must not keep the others from being retired.
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
                 numbers => numbers?,
@@ -120,11 +104,15 @@ impl Store {
             let mut last = HashSet::new();
             for (index, number) in numbers.into_iter().rev().enumerate() {
                 if index >= RECORDS_MAX {
-                    fs::remove_file(self.layout().generation(&model, number))?;
+                    remove_all(&self.layout().generation(&model, number))?;
                     self.removed_record(&model, number);
                 } else if last.len() < self.retention() {
                     match self.layout().read_record(&model, number) {
-                        Ok(record) => drop(last.insert(record.version)),
+                        Ok(record) if self.has(&record.version) => {
+                            last.insert(record.version);
+                        }
+                        // A damaged version was discarded. The ones before it stay.
+                        Ok(_) => {}
                         // It can never serve, so it keeps no version.
                         Err(error) if is_damage(&error) => {}
                         // It may be readable again later, so its version must stay.
@@ -156,21 +144,25 @@ fn is_damage(error: &io::Error) -> bool {
     matches!(error.kind(), InvalidData | UnexpectedEof | IsADirectory | NotFound)
 }
 
-/// Removes a read-only directory. Renames it first, so that a version either exists as a whole or not
-/// at all.
+/// Removes a read-only directory, or a file in its place. Renames it first, so that a version either
+/// exists as a whole or not at all.
 fn remove(path: &Path) -> io::Result<()> {
+    // The removal of another name has removed what an interrupted one left.
+    if fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(());
+    }
     let doomed = path.with_extension("removed");
-    fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    fs::rename(path, &doomed)?;
-    fs::remove_dir_all(doomed)
+    rename_aside(path, &doomed)?;
+    remove_all(&doomed)
 }
 
 #[cfg(test)]
 mod tests {
     use onnxd_proto::{domain::Task, layout::MANIFEST};
+    use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::models::sources::fake::ByName;
+    use crate::models::{disk::hex, sources::fake::ByName};
 
     /// Opens a store of model `m` whose generation n has version `vn`, each with a compiled form.
     fn store_of(root: &Path, generations: Generation) -> Store {
@@ -192,6 +184,15 @@ mod tests {
             drift: None,
         };
         store.record(&"m".parse().unwrap(), number, &record).unwrap();
+    }
+
+    /// Serves a version that is whole, and returns its digest.
+    fn serve_whole(store: &Store, number: Generation) -> String {
+        let manifest = format!("onnxd manifest 1\n{number}\n");
+        let version = hex(&Sha256::digest(&manifest));
+        serve(store, number, &version);
+        fs::write(store.layout().version(&version).join(MANIFEST), manifest).unwrap();
+        version
     }
 
     fn versions(store: &Store) -> Vec<String> {
@@ -217,17 +218,34 @@ mod tests {
     #[test]
     fn a_damaged_record_does_not_serve_and_stops_no_retirement() {
         let root = tempfile::tempdir().unwrap();
-        let store = store_of(root.path(), 6);
+        let store = store_of(root.path(), 4);
         let model = "m".parse().unwrap();
-        fs::write(store.layout().version("v5").join(MANIFEST), "").unwrap();
+        let whole = serve_whole(&store, 5);
+        serve(&store, 6, "v6");
         let newest = store.layout().generation(&model, 6);
         fs::remove_file(&newest).unwrap();
         fs::write(&newest, "").unwrap();
         let (generation, record) = store.newest(&model).unwrap().unwrap();
-        assert_eq!((generation, record.version.as_str()), (5, "v5"));
+        assert_eq!((generation, &record.version), (5, &whole));
         assert_eq!(store.generations(&model).unwrap().last(), Some(&6), "its number stays used");
         store.retire(&HashSet::new());
-        assert_eq!(versions(&store), ["v3", "v4", "v5"]);
+        assert_eq!(versions(&store), [&whole, "v3", "v4"]);
+    }
+
+    #[test]
+    fn a_discarded_version_takes_the_place_of_no_other() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store_of(root.path(), 4);
+        fs::write(store.layout().version("v4").join("other"), "").unwrap();
+        store.discard("v4").unwrap();
+        // Another one is a file, and an earlier removal was interrupted.
+        fs::remove_dir(store.layout().version("v1")).unwrap();
+        fs::write(store.layout().version("v1"), "").unwrap();
+        fs::create_dir_all(store.layout().version("v1.removed").join("x")).unwrap();
+        store.try_retire(&HashSet::new()).unwrap();
+        let mut found = names(&store.layout().versions()).unwrap();
+        found.sort();
+        assert_eq!(found, ["v2", "v3"]);
     }
 
     #[test]
@@ -262,20 +280,21 @@ mod tests {
     #[test]
     fn rollback_finds_the_requested_or_the_newest_other_version() {
         let root = tempfile::tempdir().unwrap();
-        let store = store_of(root.path(), 3);
+        let store = store_of(root.path(), 0);
         let model: ModelName = "m".parse().unwrap();
-        serve(&store, 4, "v3");
-        let earlier = |to, serving| store.earlier(&model, to, serving).map_err(|r| r.kind);
-        assert_eq!(earlier(None, Some("v3")), Ok("v2".to_owned()));
-        assert_eq!(earlier(Some(1), Some("v3")), Ok("v1".to_owned()));
-        assert_eq!(earlier(Some(9), Some("v3")), Err(RefusalKind::NotFound));
-        store.quarantine(&model, "v2").unwrap();
-        assert_eq!(
-            earlier(None, Some("v3")),
-            Ok("v1".to_owned()),
-            "quarantined versions are skipped"
-        );
-        assert_eq!(store.quarantined(&model), ["v2"]);
+        let [v1, v2, v3] = &[1, 2, 3].map(|number| serve_whole(&store, number));
+        serve(&store, 4, v3);
+        let earlier = |to, serving: &String| {
+            store.earlier(&model, to, Some(serving)).map_err(|refusal| refusal.kind)
+        };
+        assert_eq!(earlier(None, v3), Ok(v2.clone()));
+        assert_eq!(earlier(Some(1), v3), Ok(v1.clone()));
+        assert_eq!(earlier(Some(9), v3), Err(RefusalKind::NotFound));
+        store.quarantine(&model, v2).unwrap();
+        assert_eq!(earlier(None, v3), Ok(v1.clone()), "quarantined versions are skipped");
+        assert_eq!(store.quarantined(&model), [v2.as_str()]);
+        fs::write(store.layout().version(v1).join("onnxd.toml"), "").unwrap();
+        assert_eq!(earlier(Some(1), v3), Err(RefusalKind::NotFound), "it is damaged");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! What the watcher of a model's source saw last. Kept across restarts, so that a restart neither
 //! undoes a rollback nor fetches again what was refused. Extends [`Store`].
 
-use std::fs;
-
-use onnxd_proto::domain::SourceUri;
+use onnxd_proto::{domain::SourceUri, regular};
 use serde::{Deserialize, Serialize};
 
 use crate::models::{
-    disk::replace, registry::Model, requester::Requester, sources::SnapshotId, store::Store,
+    disk::{STORED_BYTES_MAX, replace},
+    registry::Model,
+    requester::Requester,
+    sources::SnapshotId,
+    store::Store,
 };
 
 /// The snapshot that a watcher saw last.
@@ -42,7 +44,7 @@ impl Store {
 
     /// Returns what the watcher of the model's source saw last, if source and keys are unchanged since.
     pub fn seen(&self, model: &Model) -> Option<Seen> {
-        let text = fs::read(self.layout().watched(&model.name)).ok()?;
+        let text = regular::read(&self.layout().watched(&model.name), STORED_BYTES_MAX).ok()?;
         let stored: StoredSeen = serde_json::from_slice(&text).ok()?;
         let StoredSeen { source, keys, snapshot, version, refused, release } = stored;
         let is_valid = source == model.source

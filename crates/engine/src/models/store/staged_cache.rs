@@ -9,12 +9,12 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use onnxd_proto::{domain::SourceUri, layout::Layout};
+use onnxd_proto::{domain::SourceUri, layout::Layout, regular};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::models::{
-    disk::{hex, replace},
+    disk::{STORED_BYTES_MAX, hex, replace},
     sources::SnapshotId,
     store::{Staged, names},
 };
@@ -120,7 +120,7 @@ impl StagedCache {
     }
 
     fn read(&self, key: &Key) -> Option<Entry> {
-        let text = fs::read(self.path(key)?).ok()?;
+        let text = regular::read(&self.path(key)?, STORED_BYTES_MAX).ok()?;
         let StoredEntry { source, snapshot, version, bytes, keys } =
             serde_json::from_slice(&text).ok()?;
         let snapshot = SnapshotId::new(snapshot);
@@ -139,7 +139,9 @@ impl StagedCache {
 /// Returns the stored entries of sources that are not `configured`, and those that cannot be read.
 pub(super) fn others(layout: &Layout, configured: &[SourceUri]) -> io::Result<Vec<PathBuf>> {
     let is_configured = |path: &PathBuf| {
-        let entry = fs::read(path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let entry = regular::read(path, STORED_BYTES_MAX)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
         entry.is_some_and(|entry: StoredEntry| configured.contains(&entry.source))
     };
     let paths = names(&layout.snapshots())?.into_iter().map(|name| layout.snapshots().join(name));

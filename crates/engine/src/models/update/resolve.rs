@@ -138,8 +138,14 @@ pub(super) fn resolve(
     };
     let version = store.pin(&staged.version);
     let is_kept = staged.folder().is_none();
-    if is_kept && !store.has(&staged.version) {
-        let message = format!("version {} was removed during the update; retry it", staged.version);
+    let is_present = match &job.target {
+        Target::Version(version) => store.is_whole(version),
+        // The others have just been compared.
+        _ => store.has(&staged.version),
+    };
+    if is_kept && !is_present {
+        let version = &staged.version;
+        let message = format!("version {version} was removed or is damaged; retry the update");
         return Err(RefusalKind::NotFound.because(message));
     }
     let facts = if is_kept { store.known_facts(&model.name, &staged.version) } else { None };

@@ -1,6 +1,10 @@
 //! The steps of updates and unloads, run by a [`Driver`]. Each feeds its result to the machine.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use onnxd_proto::{
     control_page::Slot,
@@ -15,6 +19,7 @@ use tokio::{sync::mpsc, time};
 use tokio_util::sync::CancellationToken;
 
 use crate::models::{
+    disk::io_refusal,
     gate::Presence,
     machine::events::{Content, Event, Job},
     sources::{Follow, Transfer},
@@ -42,6 +47,8 @@ impl Driver {
         };
         let background = self.deps.background.clone();
         let checker = self.deps.checker.clone();
+        let (metrics, name, slot) =
+            (Arc::clone(&self.deps.metrics), model.name.clone(), model.slot);
         self.begin(async move {
             // If the step is aborted, this ends its thread as well.
             let _guard = cancelled.drop_guard();
@@ -53,6 +60,8 @@ impl Driver {
                     (Arc::clone(&store), Arc::clone(&model), Arc::clone(&request));
                 let resolve = move || resolve(&from, &model, &request.0, requirements, &request.1);
                 let resolved = background.run(resolve).await;
+                let damaged = store.damaged_records(&name).len() as u64;
+                metrics.model(slot).damaged_records.store(damaged, Ordering::Relaxed);
                 let Ok(ResolvedContent { candidate, .. }) = &resolved else {
                     return Input::Staged(resolved.map(Box::new));
                 };
@@ -71,7 +80,12 @@ impl Driver {
                 tracing::error!(generation, reason, "a kept version is damaged, not serving it");
                 // Then an older generation is the last one, or the source is read again.
                 let store = Arc::clone(&store);
-                if let Err(refusal) = background.run(move || store.set_aside(&version)).await {
+                let discard = move || {
+                    store
+                        .discard(&version)
+                        .map_err(|error| io_refusal(&store.layout().version(&version), &error))
+                };
+                if let Err(refusal) = background.run(discard).await {
                     return Input::Staged(Err(refusal));
                 }
             }

@@ -234,7 +234,7 @@ impl Scrape {
         page.gauge("onnxd_model_info", "Committed version; always 1", served)?;
         page.gauge(
             "onnxd_state_damaged_records",
-            "Damaged generation records that the start skipped",
+            "Generations that the start skipped, because their records or versions are damaged",
             self.of_models(|_, metrics| metrics.damaged_records.load(Ordering::Relaxed)),
         )?;
         let results = self.by_result(ModelMetrics::load_results);

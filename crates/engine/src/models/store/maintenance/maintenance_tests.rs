@@ -238,9 +238,26 @@ fn a_model_of_a_hub_stays_also_before_its_rename() {
         assert!(version_of(root.path(), model, 1).exists(), "{model}");
     }
     assert!(!layout.generations(&name("other")).exists());
-    // Generations under the new name replace those under the old one.
-    fs::create_dir(layout.generations(&name("MiniLM"))).unwrap();
-    assert_eq!(prune::unconfigured(&layout, &keep).unwrap(), [name("minilm")]);
+}
+
+#[test]
+fn a_record_is_set_aside_in_one_step_on_any_file_system() {
+    let root = tempfile::tempdir().unwrap();
+    let (record, to) = (root.path().join("2"), root.path().join("to"));
+    let fill = || {
+        fs::write(&record, "damaged").unwrap();
+        fs::write(&to, "note").unwrap();
+    };
+    fill();
+    replace_record(&record, &to).unwrap();
+    let read = |path| fs::read_to_string(path).unwrap();
+    assert_eq!((read(&record), read(&to)), ("note".to_owned(), "damaged".to_owned()));
+    assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2);
+    // A directory cannot be replaced in one step, so its number would be free for a moment.
+    fs::remove_file(&record).unwrap();
+    fs::create_dir(&record).unwrap();
+    let refused = replace_record(&record, &to).unwrap_err().to_string();
+    assert!(refused.contains("repair again") && record.is_dir(), "{refused}");
 }
 
 #[test]

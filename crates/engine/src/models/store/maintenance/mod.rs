@@ -2,13 +2,11 @@
 //! [`Maintenance`] writes, and it holds the lock.
 //!
 //! - [`survey`]: what the directory holds, and what is damaged.
-//! - [`verify`]: compares a version with its manifest.
 //! - [`repair`], [`prune`]: plan changes. Nothing changes before [`Maintenance::apply`].
 
 pub mod prune;
 pub mod repair;
 pub mod survey;
-mod verify;
 
 use std::{
     fs::{self, File, Permissions},
@@ -17,7 +15,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use onnxd_proto::{exit::Failure, layout::Layout};
+use onnxd_proto::{
+    exit::Failure,
+    generation::{GENERATION_MAX, Generation},
+    layout::Layout,
+};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Serialize;
 
@@ -129,6 +131,13 @@ impl Maintenance {
     /// Exchanges a record with a note, so that its number is in use at any moment.
     fn set_aside_record(&self, record: &Path, to: &Path) -> io::Result<()> {
         self.create_parent(to)?;
+        let number = record.file_name().and_then(|name| name.to_str()?.parse().ok());
+        // No generation has such a number, so it need not stay in use.
+        if number.is_none_or(|number: Generation| !(1..=GENERATION_MAX).contains(&number)) {
+            unlock(record)?;
+            fs::rename(record, to)?;
+            return sync_parent(to).and_then(|()| sync_parent(record));
+        }
         let place = to.strip_prefix(self.layout.root()).unwrap_or(to).display().to_string();
         let mut note = serde_json::to_vec(&SetAside { set_aside: place })?;
         note.push(b'\n');
@@ -140,12 +149,7 @@ impl Maintenance {
         match renameat_with(CWD, to, CWD, record, RenameFlags::EXCHANGE) {
             Ok(()) => {}
             // The file system cannot exchange files.
-            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
-                let note = to.with_extension("note");
-                fs::rename(to, &note)?;
-                fs::rename(record, to)?;
-                fs::rename(note, record)?;
-            }
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => replace_record(record, to)?,
             Err(error) => return Err(error.into()),
         }
         sync_parent(record).and_then(|()| sync_parent(to))
@@ -181,6 +185,24 @@ impl Maintenance {
         }
         Ok(())
     }
+}
+
+/// Sets a record aside as `to`, which holds the note, on a file system that cannot exchange them. Its
+/// number is in use at any moment: the note replaces the record in one step.
+fn replace_record(record: &Path, to: &Path) -> io::Result<()> {
+    let note = to.with_extension("note");
+    if fs::symlink_metadata(record)?.is_dir() {
+        let message = "this file system cannot exchange a directory with a file; replace the directory with an empty file, and repair again";
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    fs::rename(to, &note)?;
+    // Some file systems have no hard links either. What is not a file has no content to keep.
+    if fs::hard_link(record, to).is_err() && fs::symlink_metadata(record)?.is_file() {
+        fs::copy(record, to)?;
+        File::open(to)?.sync_all()?;
+    }
+    sync_parent(to)?;
+    fs::rename(note, record)
 }
 
 /// Gives a file that root created to the owner of the state directory.

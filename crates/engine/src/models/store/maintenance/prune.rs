@@ -30,14 +30,11 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Returns whether a model stays: it is configured, or the next start takes it over because only its
-    /// name has changed.
-    fn includes(&self, layout: &Layout, model: &ModelName) -> bool {
-        let is_renamed = |kept: &ModelName| {
-            kept.as_str().to_ascii_lowercase() == model.as_str()
-                && !layout.generations(kept).exists()
-        };
-        self.models.contains(model) || self.models.iter().any(is_renamed)
+    /// Returns whether a model stays: it is configured, or the next start takes it over because its name
+    /// has changed only in case.
+    fn includes(&self, model: &ModelName) -> bool {
+        let is_renamed = |kept: &ModelName| kept.as_str().eq_ignore_ascii_case(model.as_str());
+        self.models.iter().any(is_renamed)
     }
 }
 
@@ -47,7 +44,7 @@ impl Kept {
 /// The state directory cannot be read.
 pub fn unconfigured(layout: &Layout, kept: &Kept) -> io::Result<Vec<ModelName>> {
     let mut models = records::models(layout)?;
-    models.retain(|model| !kept.includes(layout, model));
+    models.retain(|model| !kept.includes(model));
     Ok(models)
 }
 
@@ -58,8 +55,7 @@ pub fn unconfigured(layout: &Layout, kept: &Kept) -> io::Result<Vec<ModelName>> 
 /// The state directory, or the records of a model that stays, cannot be read or are damaged.
 pub fn plan(layout: &Layout, kept: &Kept) -> io::Result<Vec<Change>> {
     let mut changes = Vec::new();
-    let is_kept =
-        |name: &str| ModelName::from_folder(name).is_ok_and(|name| kept.includes(layout, &name));
+    let is_kept = |name: &str| ModelName::from_folder(name).is_ok_and(|name| kept.includes(&name));
     let reason = "the model is not configured";
     for folder in [layout.generations_root(), layout.quarantine_root(), layout.watched_root()] {
         let others = names(&folder)?.into_iter().filter(|name| !is_kept(name));
@@ -67,7 +63,7 @@ pub fn plan(layout: &Layout, kept: &Kept) -> io::Result<Vec<Change>> {
     }
     let (mut versions, mut sources) = (HashSet::new(), kept.sources.clone());
     let models = records::models(layout)?;
-    for model in models.into_iter().filter(|model| kept.includes(layout, model)) {
+    for model in models.into_iter().filter(|model| kept.includes(model)) {
         for generation in records::numbers(layout, &model)? {
             match records::find(layout, &model, generation) {
                 Found::Whole(record) => {

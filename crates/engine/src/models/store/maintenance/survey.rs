@@ -11,10 +11,11 @@ use onnxd_proto::{
 };
 use serde::Serialize;
 
-use super::{bytes_of, verify};
+use super::bytes_of;
 use crate::models::store::{
     lock, names,
     records::{self, Found},
+    verify::{self, Stamps},
 };
 
 /// The content of a state directory.
@@ -184,13 +185,22 @@ impl ModelSurvey {
             records: Vec::new(),
             unreadable: None,
         };
-        let numbers = match records::numbers(layout, model) {
-            Ok(numbers) => numbers,
+        let path = layout.generations(model);
+        let read = records::numbers(layout, model)
+            .and_then(|numbers| Ok((numbers, records::newest(layout, model, &mut |_, _| {})?)));
+        let (numbers, newest) = match read {
+            Ok(read) => read,
             Err(error) => {
-                survey.unreadable = Some(error.to_string());
+                survey.unreadable = Some(format!("{}: {error}", path.display()));
                 return survey;
             }
         };
+        if let Some((generation, record, _)) = newest {
+            survey.serves = Some(generation);
+            survey.source = Some(record.configured_source.to_string());
+        }
+        // After a damaged generation, an earlier one serves: its version must be whole.
+        let is_served = |generation| survey.serves.is_none_or(|serves| generation >= serves);
         for generation in numbers.into_iter().rev() {
             let path = layout.generation(model, generation);
             let (version, state, damage) = match records::find(layout, model, generation) {
@@ -201,14 +211,10 @@ impl ModelSurvey {
                 Found::Whole(record) => {
                     let (state, damage) = match versions.get(&record.version) {
                         Some(VersionSurvey { damage: None, .. }) => (RecordState::Whole, None),
-                        _ if survey.serves.is_some() => (RecordState::Retired, None),
+                        _ if !is_served(generation) => (RecordState::Retired, None),
                         Some(_) => (RecordState::Damaged, Some("its version is damaged".into())),
                         None => (RecordState::Damaged, Some("its version is missing".into())),
                     };
-                    if state == RecordState::Whole && survey.serves.is_none() {
-                        survey.serves = Some(generation);
-                        survey.source = Some(record.configured_source.to_string());
-                    }
                     (Some(record.version), state, damage)
                 }
             };
@@ -233,7 +239,8 @@ fn versions(layout: &Layout) -> io::Result<BTreeMap<String, VersionSurvey>> {
     let mut versions = BTreeMap::new();
     for version in names(&layout.versions())?.into_iter().filter(|name| is_version(name)) {
         let folder = layout.version(&version);
-        let damage = verify::damage(&folder, &version);
+        // Reads every file, unlike a start.
+        let damage = verify::compare(layout, &version, &Stamps::default()).err();
         // A running server removed it meanwhile.
         if damage.is_some() && fs::symlink_metadata(&folder).is_err() {
             continue;
@@ -242,7 +249,7 @@ fn versions(layout: &Layout) -> io::Result<BTreeMap<String, VersionSurvey>> {
             bytes: bytes_of(&folder),
             compiled_bytes: bytes_of(&layout.compiled(&version)),
             models: BTreeSet::new(),
-            damage,
+            damage: damage.map(|damage| damage.reason),
             version: version.clone(),
         };
         versions.insert(version, survey);

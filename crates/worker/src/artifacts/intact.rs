@@ -1,18 +1,20 @@
-//! Compares a kept version with its manifest before a compiled form is made from it. Later loads use
-//! the compiled form and do not read the files that are compared here.
+//! Compares a kept version with its manifest: all of it before a compiled form is made from it, and its
+//! small files before each load, because workers read them from the version.
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
-    layout::MANIFEST,
+    layout::{LARGE_BYTES, MANIFEST, MANIFEST_BYTES_MAX},
+    regular,
 };
 
-use crate::artifacts::compiled::{digest, digest_of_bytes};
+use super::compiled::{digest, digest_of_bytes};
 
 /// Checks that the version in `dir` consists of the files in its manifest. A version that is still
 /// being staged has just been compared, and is not compared again.
@@ -20,6 +22,20 @@ use crate::artifacts::compiled::{digest, digest_of_bytes};
 /// # Errors
 /// `Checksum` if a file differs, is missing, or is not listed; the message names it and the remedy.
 pub(crate) fn require_intact(dir: &Path) -> Result<(), Refusal> {
+    require(dir, u64::MAX)
+}
+
+/// Checks the same, apart from the content of large files. The supervisor has compared them, or the
+/// compiled form replaces them.
+///
+/// # Errors
+/// Those of [`require_intact`].
+pub(crate) fn require_small_files_intact(dir: &Path) -> Result<(), Refusal> {
+    require(dir, LARGE_BYTES)
+}
+
+/// Reads files of at most `bytes_max` bytes.
+fn require(dir: &Path, bytes_max: u64) -> Result<(), Refusal> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_digest = name.len() == 64 && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_digest {
@@ -33,22 +49,23 @@ pub(crate) fn require_intact(dir: &Path) -> Result<(), Refusal> {
         );
         Err(RefusalKind::Checksum.because(message))
     };
-    let Ok(manifest) = fs::read_to_string(dir.join(MANIFEST)) else {
+    let Ok(manifest) = regular::read(&dir.join(MANIFEST), MANIFEST_BYTES_MAX) else {
         return damaged(MANIFEST, "cannot be read");
     };
-    if digest_of_bytes(manifest.as_bytes()) != name {
+    if digest_of_bytes(&manifest) != name {
         return damaged(MANIFEST, "was changed");
     }
+    let manifest = String::from_utf8_lossy(&manifest);
     let entry = |line| match *str::splitn(line, 3, "  ").collect::<Vec<_>>() {
-        [sha256, _, path] => Some((path, sha256)),
+        [sha256, bytes, path] => Some((path, (sha256, bytes.parse::<u64>().ok()?))),
         _ => None,
     };
-    let mut expected: HashMap<&str, &str> = manifest.lines().filter_map(entry).collect();
+    let mut expected: HashMap<&str, (&str, u64)> = manifest.lines().filter_map(entry).collect();
     let Ok(files) = files(dir) else { return damaged("", "list cannot be read") };
     for file in files {
         let inside = file.strip_prefix(dir).unwrap_or(&file).to_str().unwrap_or_default();
         match expected.remove(inside) {
-            Some(sha256) if digest(&file).is_ok_and(|found| found == sha256) => {}
+            Some((sha256, bytes)) if is_equal(&file, sha256, bytes, bytes_max) => {}
             Some(_) => return damaged(inside, "was changed"),
             None if inside == MANIFEST => {}
             None => return damaged(inside, "does not belong to it"),
@@ -58,6 +75,13 @@ pub(crate) fn require_intact(dir: &Path) -> Result<(), Refusal> {
         Some(path) => damaged(path, "is missing"),
         None => Ok(()),
     }
+}
+
+/// Returns whether a file has this length and, unless it is too large to be read, this digest.
+fn is_equal(file: &Path, sha256: &str, bytes: u64, bytes_max: u64) -> bool {
+    let found = regular::open(file).and_then(|file| File::metadata(&file));
+    found.is_ok_and(|found| found.len() == bytes)
+        && (bytes > bytes_max || digest(file).is_ok_and(|found| found == sha256))
 }
 
 /// Returns all files below a directory.
@@ -114,6 +138,19 @@ mod tests {
             let named = refusal.message.starts_with(&file.display().to_string());
             assert!(named && refusal.message.contains(what), "{refusal}");
         }
+    }
+
+    #[test]
+    fn small_files_are_read_before_each_load() {
+        let (_root, dir) = kept();
+        assert_eq!(require_small_files_intact(&dir), Ok(()));
+        fs::write(dir.join("config.json"), "[]").unwrap();
+        let message = require_small_files_intact(&dir).unwrap_err().message;
+        assert!(message.contains("config.json") && message.contains("was changed"), "{message}");
+        // Those above the limit are compared by their length.
+        assert_eq!(require(&dir, 1), Ok(()));
+        fs::write(dir.join("config.json"), "[1]").unwrap();
+        assert!(require(&dir, 1).is_err());
     }
 
     #[test]
