@@ -66,3 +66,25 @@ async fn missing_or_truncated_weights_are_refused_by_name() {
     serves(&server, "b").await;
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_that_are_still_being_copied_are_refused_and_served_once_whole() {
+    let server = Server::builder().model("m", &model("tiny/b")).start().await;
+    let source = server.home().models().join("copied");
+    replace_model(&model("tiny/external"), &source);
+    let weights = source.join(LOCATION);
+    let whole = fs::read(&weights).unwrap();
+    for written in [0, whole.len() / 2] {
+        // As with a program that reserves the space of the file first.
+        let copied = [&whole[..written], &vec![0; whole.len() - written]].concat();
+        fs::write(&weights, copied).unwrap();
+        let refusal = server.update("m", Some(&source)).await.unwrap_err();
+        assert_eq!(refusal.kind, "incomplete", "{refusal:?}");
+        assert!(refusal.message.contains("model.onnx_data ends with"), "{refusal:?}");
+        serves(&server, "b").await;
+    }
+    fs::write(&weights, whole).unwrap();
+    server.update("m", Some(&source)).await.unwrap();
+    serves(&server, "a").await;
+    server.stop().await;
+}

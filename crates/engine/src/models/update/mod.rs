@@ -12,6 +12,7 @@ mod restore;
 mod spans;
 mod steps;
 pub mod trial;
+mod unfinished;
 
 use std::{
     pin::pin,

@@ -28,6 +28,7 @@ use crate::models::{
         driver::{Driver, Input},
         payload::CheckedFacts,
         resolve::{ResolvedContent, require_compatible, resolve},
+        unfinished,
     },
 };
 
@@ -162,7 +163,8 @@ impl Driver {
         let (checker, store) = (self.deps.checker.clone(), Arc::clone(&self.deps.store));
         // Also set after an unload: see `resolve`.
         let serving = self.model.last();
-        let allow_dimension_change = job.allow_dimension_change;
+        let (allow_dimension_change, force) = (job.allow_dimension_change, job.force);
+        let name = self.model.name.clone();
         let inputs = self.inputs.clone();
         let background = self.deps.background.clone();
         async move {
@@ -189,7 +191,16 @@ impl Driver {
                 let message = "cannot check --min-cosine: the probe embeddings of the serving version are missing; restart onnxd to recreate them";
                 return Err(RefusalKind::Drift.because(message));
             }
-            background.run(move || store.keep(staged)).await?;
+            let drift = checked.drift.filter(|_| serving.is_some());
+            let keep = move || {
+                let files = store.files(&staged);
+                let found = staged.folder().and_then(|folder| unfinished::find(folder, &files));
+                if !force {
+                    unfinished::require_plausible(name.as_str(), found.as_ref(), drift.as_ref())?;
+                }
+                store.keep(staged)
+            };
+            background.run(keep).await?;
             Ok(checked)
         }
     }
