@@ -1,5 +1,7 @@
 //! Paths with the name of a model, as clients write them: a slash in a name need not be escaped.
 
+use onnxd_proto::domain::model_name::ModelName;
+
 /// What may follow a model and its version.
 const CALLS: [&str; 4] = ["/infer", "/ready", "/config", "/stats"];
 
@@ -13,7 +15,9 @@ pub(crate) fn escaped(path: &str) -> Option<String> {
     };
     let prefix = &path[..path.len() - rest.len()];
     let is_routed = name.split('/').count() <= routed;
-    (!is_routed).then(|| format!("{prefix}{}{}", name.replace('/', "%2F"), &rest[name.len()..]))
+    // A path such as `a/../b` names no model.
+    (!is_routed && name.parse::<ModelName>().is_ok())
+        .then(|| format!("{prefix}{}{}", name.replace('/', "%2F"), &rest[name.len()..]))
 }
 
 fn name(rest: &str) -> &str {
@@ -47,6 +51,8 @@ mod tests {
             "/v2/models/a/versions/1",
             "/v2/models/a/versions/1/infer",
             "/v2/models/stats",
+            "/v2/models/a/../b",
+            "/v2/models/a//b",
             "/v2/repository/models/a/load",
             "/v1/models/a/b",
             "/embed",
