@@ -4,7 +4,9 @@ mod configuration;
 mod connection;
 mod cors;
 mod http2;
+mod http2_memory;
 mod keys;
+mod requests;
 mod tls;
 
 use std::{fs, path::PathBuf, time::Duration};

@@ -151,7 +151,7 @@ pub enum EngineError {
     /// The tensors do not fit the model.
     #[error(transparent)]
     Tensors(#[from] TensorError),
-    /// The memory budget for large bodies is used up.
+    /// There is not enough memory for a large body.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
     /// The generation of an answer was forgotten before the answer arrived.
@@ -181,7 +181,8 @@ impl EngineError {
             | Self::Switches(_)
             | Self::Purpose { .. }
             | Self::Option { .. } => ErrorKind::Invalid,
-            Self::OutOfMemory(_) => ErrorKind::Overloaded,
+            Self::OutOfMemory(OutOfMemory::UsedUp) => ErrorKind::Overloaded,
+            Self::OutOfMemory(OutOfMemory::TooLarge { .. }) => ErrorKind::TooLarge,
             Self::UnknownGeneration | Self::Tokens(_) => ErrorKind::Internal,
             Self::NoOutputs => ErrorKind::Failed,
             Self::Tensors(error) => error.kind(),
@@ -254,7 +255,7 @@ impl EngineError {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Gather(GatherError::Overloaded { retry_after, .. }) => Some(*retry_after),
-            Self::OutOfMemory(error) => Some(error.retry_after()),
+            Self::OutOfMemory(error) => error.retry_after(),
             Self::NotServed(NotServed::Starting(_)) => Some(START_RETRY_AFTER),
             Self::NotServed(NotServed::Failed(refusal)) if refusal.kind.is_transient() => {
                 Some(refusal.retry_after.unwrap_or(SOURCE_RETRY_AFTER))
@@ -327,7 +328,7 @@ mod tests {
         let retry_after = Duration::from_millis(70);
         let full = EngineError::from(GatherError::Overloaded { limit: 1, retry_after });
         assert_eq!((full.kind(), full.retry_after()), (ErrorKind::Overloaded, Some(retry_after)));
-        let memory = EngineError::from(OutOfMemory);
+        let memory = EngineError::from(OutOfMemory::UsedUp);
         assert_eq!(memory.retry_after(), Some(Duration::from_secs(1)));
         let cause = std::io::Error::other("not a list");
         assert!(EngineError::Tokens(Arc::new(cause)).source().is_some());

@@ -11,15 +11,29 @@ pub const BUDGET_BYTES: usize = 512 << 20;
 /// When a request without room may be retried.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The memory budget for large bodies is used up.
+/// There is not enough memory for a large body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the server is overloaded: the memory for large bodies is used up")]
-pub struct OutOfMemory;
+pub enum OutOfMemory {
+    /// Other large bodies have used up the budget.
+    #[error("the server is overloaded: the memory for large bodies is used up")]
+    UsedUp,
+    /// The body does not even fit an unused budget.
+    #[error(
+        "the request or its response needs {bytes} bytes, but all large bodies together may have {limit}; \
+         send less at once, or raise the server's --body-memory"
+    )]
+    TooLarge {
+        /// What the body needs.
+        bytes: usize,
+        /// The whole budget.
+        limit: usize,
+    },
+}
 
 impl OutOfMemory {
-    /// Returns when the request may be retried.
-    pub fn retry_after(self) -> Duration {
-        RETRY_AFTER
+    /// Returns when the request may be retried, if that can help.
+    pub fn retry_after(self) -> Option<Duration> {
+        (self == Self::UsedUp).then_some(RETRY_AFTER)
     }
 }
 
@@ -51,7 +65,7 @@ impl MemoryBudget {
     /// Reserves memory for a body of `bytes` if it is larger than `free_max`.
     ///
     /// # Errors
-    /// Other large bodies have used up the budget.
+    /// The body is larger than the whole budget, or other large bodies have used it up.
     pub fn reserve(
         &self,
         bytes: usize,
@@ -60,9 +74,12 @@ impl MemoryBudget {
         if bytes <= free_max {
             return Ok(None);
         }
+        if bytes.div_ceil(1024) > self.kibibytes {
+            return Err(OutOfMemory::TooLarge { bytes, limit: self.limit_bytes() });
+        }
         let kibibytes = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         let reserved = Arc::clone(&self.permits).try_acquire_many_owned(kibibytes);
-        reserved.map(|permit| Some(Reservation(permit))).map_err(|_| OutOfMemory)
+        reserved.map(|permit| Some(Reservation(permit))).map_err(|_| OutOfMemory::UsedUp)
     }
 
     /// Returns the number of bytes that are not reserved.
@@ -101,7 +118,10 @@ mod tests {
         assert!(budget.reserve(1024, 1024).unwrap().is_none());
         let mut first = budget.reserve(1025, 1024).unwrap().unwrap();
         assert_eq!(budget.available_bytes(), 6 * 1024);
-        assert_eq!(budget.reserve(7 * 1024, 0).unwrap_err(), OutOfMemory);
+        assert_eq!(budget.reserve(7 * 1024, 0).unwrap_err(), OutOfMemory::UsedUp);
+        let too_large = OutOfMemory::TooLarge { bytes: 8 * 1024 + 1, limit: 8 * 1024 };
+        assert_eq!(budget.reserve(8 * 1024 + 1, 0).unwrap_err(), too_large);
+        assert_eq!(too_large.retry_after(), None);
         first.merge(budget.reserve(6 * 1024, 0).unwrap().unwrap());
         assert_eq!(budget.available_bytes(), 0);
         first.shrink_to(1);

@@ -8,8 +8,8 @@ use axum::{body::Body, http::Response};
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    api::{app::App, error::Fault},
-    transport::error::{Shape, Shapes, TransportError},
+    api::{app::App, error::Fault, oip::rest::paths},
+    transport::error::{Rewrite, Shape, Shapes, TransportError},
 };
 
 /// What one kind of client sends and expects.
@@ -69,5 +69,9 @@ impl Table {
 impl Shapes for Table {
     fn shape(&self, template: Option<&str>, path: &str) -> &'static dyn Shape {
         self.find(template, path)
+    }
+
+    fn rewrite(&self) -> Rewrite {
+        paths::escaped
     }
 }

@@ -160,9 +160,8 @@ impl From<OutOfMemory> for Fault {
 impl From<TransportError> for Fault {
     fn from(error: TransportError) -> Self {
         let class = match &error {
-            TransportError::OutOfMemory(_) | TransportError::DecompressionBusy { .. } => {
-                Class::Engine(ErrorKind::Overloaded)
-            }
+            TransportError::OutOfMemory(OutOfMemory::UsedUp)
+            | TransportError::DecompressionBusy { .. } => Class::Engine(ErrorKind::Overloaded),
             TransportError::Panicked => Class::Engine(ErrorKind::Internal),
             TransportError::IncompleteBody(_) | TransportError::InvalidCompression(_) => {
                 Class::Unreadable

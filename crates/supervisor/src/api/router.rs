@@ -23,7 +23,7 @@ use crate::{
         oip::rest::{self, health, repository},
         openai, openapi, request_metrics, shared, tei,
     },
-    transport::{error::Shapes, listener::Routes},
+    transport::{error::Shapes, listener::Routes, panics},
 };
 
 /// All HTTP contracts. The first owns the paths that belong to no other.
@@ -53,16 +53,21 @@ pub(crate) fn routes(app: App) -> Routes {
 }
 
 fn router(app: App) -> Router {
-    let metrics_layer = middleware::from_fn_with_state(app.clone(), request_metrics::record);
     let (router, document) = described().split_for_parts();
-    router
+    let router = router
         .merge(openapi::route(&document))
         .route("/metrics", get(metrics::metrics))
         .route(repository::PATH, any(repository::denied))
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
-        .layer(metrics_layer)
-        .with_state(app)
+        .with_state(app.clone());
+    recorded(router, app)
+}
+
+/// Records all requests. A panic is caught inside, so that it is counted and traced as 500.
+fn recorded(router: Router, app: App) -> Router {
+    let metrics_layer = middleware::from_fn_with_state(app, request_metrics::record);
+    panics::caught(router, shapes()).layer(metrics_layer)
 }
 
 /// Returns only the health routes, for listeners that serve something else.
@@ -166,6 +171,20 @@ mod tests {
         ] {
             assert_eq!(refused(&router, path).await, own, "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_panicking_handler_is_counted_as_500() {
+        async fn broken() -> &'static str {
+            panic!("on purpose")
+        }
+        let metrics = Arc::new(Metrics::new(&["/broken".to_owned()]));
+        let app = App::without_models(&metrics, 1024);
+        let router = recorded(Router::new().route("/broken", get(broken)), app);
+        let request = Request::get("/broken").body(Body::empty()).unwrap();
+        assert_eq!(router.oneshot(request).await.unwrap().status(), 500);
+        let counted = metrics.routes.find(Some("/broken")).by_status();
+        assert_eq!(counted.collect::<Vec<_>>(), [(200, 0), (500, 1)]);
     }
 
     #[tokio::test]

@@ -15,7 +15,7 @@ use onnxd_telemetry::{
     tracer::{Recording, Root, Tracer},
 };
 
-use crate::transport::access::TRACEPARENT;
+use crate::transport::access::{TRACEPARENT, method_name};
 
 /// The gRPC method whose calls start traces.
 const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -59,11 +59,12 @@ pub(crate) fn begin(
     let (name, mut attributes): (_, Vec<Attribute>) = match target {
         Target::Http(route) => {
             // The path may contain anything; a span's name has few values.
-            let (method, route) = (request.method().as_str(), route.unwrap_or_default());
+            let (method, route) = (method_name(request.method()), route.unwrap_or_default());
             let attributes = vec![
                 ("http.request.method".into(), method.into()),
                 ("http.route".into(), route.into()),
             ];
+            let method = if method == "_OTHER" { "HTTP" } else { method };
             (format!("{method} {route}").trim_end().to_owned(), attributes)
         }
         Target::Grpc(method) => {

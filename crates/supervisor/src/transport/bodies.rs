@@ -1,12 +1,15 @@
 //! Reads request bodies within limits on size and time. Large bodies are charged to a memory budget that
-//! all requests share.
+//! all requests share. So are small ones of a connection that has many at once.
 
 use std::time::Duration;
 
 use axum::{body::Body, http::Request};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use onnxd_engine::engine::{MemoryBudget, memory::Reservation};
+use onnxd_engine::engine::{
+    MemoryBudget,
+    memory::{OutOfMemory, Reservation},
+};
 use tokio::{sync::Semaphore, task, time};
 
 use crate::transport::{
@@ -23,12 +26,24 @@ const UNCHARGED_BYTES_MAX: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to read the rest of a refused body before the connection closes.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
-/// A body of unknown length is charged in steps of this size.
-const STEP_BYTES: usize = 1 << 20;
+/// A body of unknown length is charged in steps: powers of two between these sizes, then the larger.
+const STEP_BYTES_MIN: usize = 1024;
+const STEP_BYTES_MAX: usize = 1 << 20;
 /// Limits concurrent decompression, which costs CPU time and memory that is only charged afterwards.
 static UNPACKING: Semaphore = Semaphore::const_new(2);
 /// How long a body may wait for its decompression.
 const UNPACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The bytes that the bodies of one HTTP/2 connection may have without charge, all together: as many as
+/// one body over HTTP/1.1. In the extensions of each request.
+#[derive(Clone, Debug)]
+pub(super) struct Allowance(MemoryBudget);
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self(MemoryBudget::new(UNCHARGED_BYTES_MAX))
+    }
+}
 
 /// Reads a body. A large one is charged to `memory` until all of its bytes are dropped.
 ///
@@ -63,8 +78,8 @@ pub(crate) async fn read_charged(
     uncharged_max: usize,
     bytes_max: usize,
 ) -> Result<Bytes, BodyError> {
-    let budget = Some((memory, uncharged_max));
-    let mut charge = Charge { budget, ..Charge::default() };
+    let (budget, allowance) = (Some((memory, uncharged_max)), request.extensions().get().cloned());
+    let mut charge = Charge { budget, allowance, ..Charge::default() };
     let body = read(request, bytes_max, &mut charge).await?;
     Ok(with_reservation([body], charge.reservation).next().unwrap_or_default())
 }
@@ -73,6 +88,9 @@ pub(crate) async fn read_charged(
 #[derive(Default)]
 struct Charge<'a> {
     budget: Option<(&'a MemoryBudget, usize)>,
+    allowance: Option<Allowance>,
+    /// Whether the reservation is one of the budget, not of the allowance.
+    is_charged: bool,
     bytes: usize,
     reservation: Option<Reservation>,
 }
@@ -81,11 +99,30 @@ impl Charge<'_> {
     /// Raises the charge to at least `bytes`.
     fn cover(&mut self, bytes: usize) -> Result<(), BodyError> {
         let Some((memory, uncharged_max)) = self.budget else { return Ok(()) };
-        if bytes <= uncharged_max || bytes <= self.bytes {
+        if bytes <= self.bytes {
             return Ok(());
         }
-        // In steps, so that a body in small pieces is not charged for each of them.
-        let bytes = bytes.next_multiple_of(STEP_BYTES);
+        if bytes <= uncharged_max && !self.is_charged {
+            let Some(Allowance(allowance)) = self.allowance.clone() else { return Ok(()) };
+            if self.raise(&allowance, bytes).is_ok() {
+                return Ok(());
+            }
+        }
+        if !self.is_charged {
+            (self.is_charged, self.bytes, self.reservation) = (true, 0, None);
+        }
+        Ok(self.raise(memory, bytes)?)
+    }
+
+    /// Raises the reservation, in steps, so that a body in small pieces is not charged for each of them.
+    fn raise(&mut self, memory: &MemoryBudget, bytes: usize) -> Result<(), OutOfMemory> {
+        let step = bytes.next_power_of_two().clamp(STEP_BYTES_MIN, STEP_BYTES_MAX);
+        // A step must not refuse a body that fits.
+        let limit = memory.limit_bytes();
+        if bytes > limit {
+            return Err(OutOfMemory::TooLarge { bytes, limit });
+        }
+        let bytes = bytes.next_multiple_of(step).min(limit);
         let more = memory.reserve(bytes - self.bytes, 0)?;
         self.bytes = bytes;
         self.reservation = match (self.reservation.take(), more) {

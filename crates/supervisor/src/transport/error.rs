@@ -35,15 +35,15 @@ pub(crate) enum TransportError {
     /// The body does not match its encoding.
     #[error("cannot decompress the body: {0}")]
     InvalidCompression(#[source] io::Error),
-    /// Large bodies have used up the memory budget.
+    /// There is not enough memory for the body.
     #[error(transparent)]
     OutOfMemory(#[from] OutOfMemory),
     /// Too many bodies wait to be decompressed.
     #[error("the server is overloaded: too many compressed bodies")]
     DecompressionBusy { retry_after: Duration },
-    /// An HTTP/1.1 request names no host.
-    #[error("the header Host is missing")]
-    NoHost,
+    /// The request does not name one host.
+    #[error("{0}")]
+    Host(&'static str),
     /// A handler panicked.
     #[error("internal error: the request handler panicked")]
     Panicked,
@@ -54,15 +54,17 @@ impl TransportError {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::BodyTooLarge { .. } | Self::DecompressedTooLarge { .. } => {
-                StatusCode::PAYLOAD_TOO_LARGE
-            }
+            Self::BodyTooLarge { .. }
+            | Self::DecompressedTooLarge { .. }
+            | Self::OutOfMemory(OutOfMemory::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::IncompleteBody(_) | Self::InvalidCompression(_) | Self::NoHost => {
+            Self::IncompleteBody(_) | Self::InvalidCompression(_) | Self::Host(_) => {
                 StatusCode::BAD_REQUEST
             }
             Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::OutOfMemory(_) | Self::DecompressionBusy { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::OutOfMemory(OutOfMemory::UsedUp) | Self::DecompressionBusy { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
             Self::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -70,7 +72,7 @@ impl TransportError {
     /// Returns when to retry the request, if known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::OutOfMemory(error) => Some(error.retry_after()),
+            Self::OutOfMemory(error) => error.retry_after(),
             Self::DecompressionBusy { retry_after } => Some(*retry_after),
             _ => None,
         }
@@ -118,7 +120,15 @@ pub(crate) trait Shape: Send + Sync {
 pub(crate) trait Shapes: Send + Sync {
     /// Returns the renderer for a request, by the template of its route, if any, and its path.
     fn shape(&self, template: Option<&str>, path: &str) -> &'static dyn Shape;
+
+    /// Returns how to rewrite paths before routing.
+    fn rewrite(&self) -> Rewrite {
+        |_| None
+    }
 }
+
+/// Returns the path to route instead of the given one, if it is another.
+pub(crate) type Rewrite = fn(&str) -> Option<String>;
 
 /// Returns the renderer for a request that has been routed.
 pub(super) fn shape_of(shapes: &Arc<dyn Shapes>, request: &Request<Body>) -> &'static dyn Shape {

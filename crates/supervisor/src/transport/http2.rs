@@ -1,5 +1,5 @@
 //! One HTTP/2 connection: limits on concurrent calls, idle time and unread responses, and the drain.
-//! Accepted by [`crate::transport::listener`].
+//! Chosen by [`crate::transport::connection`].
 
 use std::{
     io,
@@ -24,10 +24,16 @@ use tower::ServiceExt;
 
 use crate::transport::{
     access,
+    bodies::Allowance,
+    connection::DRAIN_GRACE,
+    error::Rewrite,
     guarded_body::{BodyResource, GuardedBody},
+    malformed,
+    refusals::{Refusal, Sent},
     requests,
     slots::ConnectionSlot,
 };
+use onnxd_telemetry::metrics::Metrics;
 
 /// Maximum concurrent calls on one connection.
 const STREAMS_MAX: u32 = 128;
@@ -36,6 +42,9 @@ const STREAMS_MAX: u32 = 128;
 const RESETS_MAX: usize = 64;
 /// Maximum size of a call's headers in bytes.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
+/// Bytes of requests that a client may send before they are read, in one call or in all calls. They are
+/// not charged, see [`Allowance`].
+const UNREAD_BYTES_MAX: u32 = 256 * 1024;
 /// Maximum unread bytes of one call's response.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// How long a connection for gRPC may be without a call. Clients reconnect for the next one.
@@ -52,8 +61,10 @@ pub(crate) type MayIdle = fn(&str) -> bool;
 /// How the calls of a connection are processed.
 pub(super) struct Calls {
     pub router: Router,
+    pub rewrite: Rewrite,
     /// The client's address.
     pub peer: IpAddr,
+    pub metrics: Arc<Metrics>,
     pub slot: Arc<ConnectionSlot>,
     pub may_idle: MayIdle,
     /// How long the connection may be without a call.
@@ -135,21 +146,26 @@ impl Drop for Call {
 /// all calls.
 pub(super) async fn process(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    Calls { router, peer, slot, may_idle, idle_timeout }: Calls,
+    Calls { router, rewrite, peer, metrics, slot, may_idle, idle_timeout }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
-    let (calls, seen) = watch::channel(OpenCalls::default());
+    let (calls, mut seen) = watch::channel(OpenCalls::default());
     let unsent = Arc::new(UnreadPieces { slot, pieces: Mutex::new(0) });
-    let service = service_fn(move |request: Request<Incoming>| {
+    let allowance = Allowance::default();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(allowance.clone());
         let may_idle = may_idle(request.uri().path());
         let (router, call) = (router.clone(), Call::begin(&calls, &unsent, may_idle));
         async move {
-            let request = requests::without_trailing_slash(access::arrived(request, peer));
+            let request = requests::normalized(access::arrived(request, peer), rewrite);
             let response = router.oneshot(request).await;
             response.map(|response| response.map(|body| GuardedBody::new(body, Arc::new(call))))
         }
     });
+    let refused = |refusal: Refusal| {
+        malformed::refused(refusal.reason(), &refusal, peer, &metrics);
+    };
     let mut connection = pin!(
         http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -158,20 +174,28 @@ pub(super) async fn process(
             .max_local_error_reset_streams(RESETS_MAX)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buf_size(UNSENT_BYTES_MAX)
+            .initial_stream_window_size(UNREAD_BYTES_MAX)
+            .initial_connection_window_size(UNREAD_BYTES_MAX)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(TokioIo::new(Sent::new(stream, refused)), service)
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = closing(seen, drain, idle_timeout) => {
+        () = closing(&mut seen, drain, idle_timeout) => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                result = connection => result,
+                // The client does not close the connection, or has not even begun to speak HTTP/2.
+                () = idle(&mut seen, DRAIN_GRACE) => Ok(()),
+            }
         }
     };
     drop(watcher);
     match result {
-        Err(error) if !is_gone(&error) => tracing::debug!(%error, "connection failed"),
+        Err(error) if !malformed::report_http2(&error, peer, &metrics) && !is_gone(&error) => {
+            tracing::debug!(%error, "connection failed");
+        }
         _ => {}
     }
 }
@@ -184,23 +208,30 @@ fn is_gone(error: &hyper::Error) -> bool {
 
 /// Waits until the client should be told to make no more calls.
 async fn closing(
-    mut seen: watch::Receiver<OpenCalls>,
+    seen: &mut watch::Receiver<OpenCalls>,
     mut drain: watch::Receiver<bool>,
     idle_timeout: Duration,
 ) {
-    loop {
-        let idle = seen.borrow_and_update().open == 0;
-        tokio::select! {
-            // An error means that the sender was dropped: drain as well.
-            _ = drain.wait_for(|drain| *drain) => break,
-            // An error means that the connection has ended.
-            Ok(()) = seen.changed() => {}
-            () = time::sleep(idle_timeout), if idle => return,
-            else => return,
-        }
+    tokio::select! {
+        // An error means that the sender was dropped: drain as well.
+        _ = drain.wait_for(|drain| *drain) => {}
+        () = idle(seen, idle_timeout) => return,
     }
     // Before the HTTP/2 handshake is complete, hyper would close at once.
     let _ = time::timeout(FIRST_CALL_TIMEOUT, seen.wait_for(|calls| calls.any)).await;
+}
+
+/// Waits until no call has been open for `timeout`.
+async fn idle(seen: &mut watch::Receiver<OpenCalls>, timeout: Duration) {
+    loop {
+        let idle = seen.borrow_and_update().open == 0;
+        tokio::select! {
+            // An error means that the connection has ended.
+            Ok(()) = seen.changed() => {}
+            () = time::sleep(timeout), if idle => return,
+            else => return,
+        }
+    }
 }
 
 #[cfg(test)]

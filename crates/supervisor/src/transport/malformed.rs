@@ -1,7 +1,10 @@
-//! Counts and logs requests that hyper refuses because it cannot parse them. No handler sees these.
-//! Called by [`crate::transport::listener`].
+//! Counts and logs requests that are refused because they are not valid HTTP. No handler sees these.
+//! Called by [`crate::transport::connection`], [`crate::transport::http2`] and
+//! [`crate::transport::requests`].
 
 use std::{
+    error::Error,
+    fmt,
     net::IpAddr,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -23,12 +26,32 @@ pub(super) fn report(error: &hyper::Error, peer: IpAddr, metrics: &Metrics) -> b
         error if error.is_parse() => MalformedReason::Invalid,
         _ => return false,
     };
+    refused(reason, error, peer, metrics);
+    true
+}
+
+/// Same, for HTTP/2: counts and logs an error of the whole connection if the client broke the protocol.
+pub(super) fn report_http2(error: &hyper::Error, peer: IpAddr, metrics: &Metrics) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
+    let Some(cause) = cause.filter(|cause| cause.is_library() && cause.is_go_away()) else {
+        return false;
+    };
+    refused(MalformedReason::Invalid, &format_args!("HTTP/2 {cause}"), peer, metrics);
+    true
+}
+
+/// Counts and logs a request that was refused for `error`.
+pub(super) fn refused(
+    reason: MalformedReason,
+    error: &dyn fmt::Display,
+    peer: IpAddr,
+    metrics: &Metrics,
+) {
     metrics.requests_malformed_total.increment(reason);
     if let Some(suppressed) = LIMIT.admit(Instant::now()) {
         let client = peer.to_canonical();
         tracing::warn!(%client, %error, suppressed, "refused a malformed request");
     }
-    true
 }
 
 /// Limits the lines in a window of time.

@@ -1,8 +1,9 @@
 //! Accepts, limits, secures and drains connections, and reads and writes bodies. Independent of contracts.
 //!
-//! - [`listener`] accepts connections, [`preface`] finds those that speak HTTP/2, [`http2`] serves them;
-//!   [`slots`] limits them, [`watched`] finds slow ones.
-//! - [`access`] identifies and logs requests; [`malformed`] reports those that cannot be parsed.
+//! - [`listener`] accepts connections, [`connection`] processes one; [`preface`] finds those that speak
+//!   HTTP/2, [`http2`] serves them; [`slots`] limits them, [`watched`] finds slow ones.
+//! - [`access`] identifies and logs requests; [`malformed`] reports those that cannot be parsed,
+//!   [`refusals`] finds them in HTTP/2.
 //! - [`edge`] guards all routes: [`keys`], [`cors`], [`tls`] with [`certificate`].
 //! - [`bodies`] and [`unpack`] read request bodies; [`chunks`] and [`guarded_body`] write response
 //!   bodies.
@@ -13,6 +14,7 @@ pub(crate) mod access;
 pub(crate) mod bodies;
 mod certificate;
 pub(crate) mod chunks;
+mod connection;
 pub(crate) mod cors;
 pub(crate) mod edge;
 pub(crate) mod error;
@@ -23,6 +25,7 @@ pub(crate) mod listener;
 mod malformed;
 pub(crate) mod panics;
 mod preface;
+mod refusals;
 mod requests;
 pub(crate) mod secret_file;
 pub(crate) mod slots;

@@ -50,7 +50,7 @@ pub struct Metrics {
     pub inference_cpu_micros_total: Counter,
     /// Requests refused because the queue was full.
     pub requests_overloaded_total: Counter,
-    /// Requests refused because they cannot be parsed.
+    /// Requests refused because they are not valid HTTP.
     pub requests_malformed_total: ByReason<MalformedReason>,
     /// Connections that waited because the limit on open connections was reached.
     pub connections_delayed_total: Counter,
@@ -241,7 +241,7 @@ impl Reason for RestartReason {
 pub enum MalformedReason {
     /// It has too many or too long headers, or a path that is too long.
     TooLarge,
-    /// It is not HTTP/1.
+    /// It breaks the rules of HTTP.
     Invalid,
 }
 

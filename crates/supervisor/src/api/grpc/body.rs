@@ -95,12 +95,13 @@ impl RequestBody {
         mut drain: watch::Receiver<bool>,
     ) -> Self {
         let bytes_max = method.map_or(CONTROL_BYTES_MAX, |method| method.bytes_max);
+        let unpacked_max = bytes_max.min(memory.limit_bytes());
         Self {
             body,
             memory,
             reservations: Arc::default(),
             frames: Frames::default(),
-            decompressor: packing.map(|packing| Decompressor::new(packing, bytes_max)),
+            decompressor: packing.map(|packing| Decompressor::new(packing, unpacked_max)),
             takes_stream: method.is_some_and(|method| method.takes_stream),
             bytes_max,
             handed_over: None,
@@ -135,8 +136,12 @@ impl RequestBody {
                 return Err(Status::out_of_range(text));
             }
             let bytes = match flags {
-                // The decompressed size is unknown: assume the worst case.
-                COMPRESSED => bytes.saturating_mul(DEFLATE_RATIO_MAX).min(bytes_max),
+                // The decompressed size is unknown: assume the worst case. More than the whole budget is
+                // not decompressed.
+                COMPRESSED => bytes
+                    .saturating_mul(DEFLATE_RATIO_MAX)
+                    .min(bytes_max)
+                    .min(self.memory.limit_bytes().max(bytes)),
                 _ => bytes,
             };
             let reserved = self.memory.reserve(bytes, UNCHARGED_MESSAGE_BYTES_MAX);

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, StatusCode};
-use onnxd_engine::{EngineError, ErrorKind};
+use onnxd_engine::{EngineError, ErrorKind, engine::memory::OutOfMemory};
 use tonic::{Code, Status};
 
 use crate::transport::error::TransportError;
@@ -48,17 +48,16 @@ pub(super) fn engine(error: EngineError) -> Status {
 pub(super) fn transport(error: TransportError) -> Status {
     let code = match &error {
         TransportError::Unauthorized => Code::Unauthenticated,
-        TransportError::BodyTooLarge { .. } | TransportError::DecompressedTooLarge { .. } => {
-            Code::OutOfRange
-        }
+        TransportError::BodyTooLarge { .. }
+        | TransportError::DecompressedTooLarge { .. }
+        | TransportError::OutOfMemory(OutOfMemory::TooLarge { .. }) => Code::OutOfRange,
         TransportError::BodyTimeout(_) => Code::DeadlineExceeded,
         TransportError::IncompleteBody(_)
         | TransportError::InvalidCompression(_)
-        | TransportError::NoHost => Code::InvalidArgument,
+        | TransportError::Host(_) => Code::InvalidArgument,
         TransportError::UnsupportedEncoding => Code::Unimplemented,
-        TransportError::OutOfMemory(_) | TransportError::DecompressionBusy { .. } => {
-            Code::ResourceExhausted
-        }
+        TransportError::OutOfMemory(OutOfMemory::UsedUp)
+        | TransportError::DecompressionBusy { .. } => Code::ResourceExhausted,
         TransportError::Panicked => Code::Internal,
     };
     status(code, error.to_string(), error.retry_after())
@@ -91,9 +90,7 @@ pub(super) fn counted(headers: &HeaderMap) -> StatusCode {
 mod tests {
     use axum::{body::Body, http::Response};
     use onnxd_engine::{
-        dispatch::gather::GatherError,
-        engine::{memory::OutOfMemory, tensors::TensorError},
-        models::update::NotServed,
+        dispatch::gather::GatherError, engine::tensors::TensorError, models::update::NotServed,
     };
     use onnxd_proto::{
         domain::{RefusalKind, Task},
@@ -120,7 +117,8 @@ mod tests {
             (EngineError::NotLoaded, Code::Unavailable, 503),
             (wrong_task(), Code::FailedPrecondition, 424),
             (rejected(Rejection::Inference("x".into())), Code::FailedPrecondition, 424),
-            (OutOfMemory.into(), Code::ResourceExhausted, 429),
+            (OutOfMemory::UsedUp.into(), Code::ResourceExhausted, 429),
+            (OutOfMemory::TooLarge { bytes: 2, limit: 1 }.into(), Code::OutOfRange, 413),
             (GatherError::Timeout(Duration::ZERO).into(), Code::DeadlineExceeded, 504),
             (GatherError::Stopped.into(), Code::Unavailable, 503),
             (GatherError::Poisonous.into(), Code::Internal, 500),

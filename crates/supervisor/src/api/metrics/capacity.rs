@@ -1,8 +1,8 @@
 //! The series of what the server may use, and how much of it is used. Extends [`Scrape`].
 
-use std::fmt;
+use std::{fmt, time::UNIX_EPOCH};
 
-use onnxd_telemetry::metrics::format::Page;
+use onnxd_telemetry::metrics::{format::Page, process};
 
 use crate::{
     api::metrics::exposition::Scrape,
@@ -68,6 +68,31 @@ impl Scrape {
             "onnxd_cgroup_throttled_seconds",
             "Time that threads waited because the CPU quota was used up",
             [([], throttling.throttled.as_secs_f64())],
+        )
+    }
+
+    /// Adds what the supervisor's own process uses.
+    pub(super) fn resources(&self, page: &mut Page<'_>) -> fmt::Result {
+        let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
+        page.gauge(
+            "process_start_time_seconds",
+            "Start time of the supervisor, in seconds since the Unix epoch",
+            [([], started.as_secs_f64())],
+        )?;
+        page.counter(
+            "process_cpu_seconds",
+            "CPU time of the supervisor",
+            [([], process::cpu_seconds())],
+        )?;
+        page.gauge(
+            "process_resident_memory_bytes",
+            "Resident memory of the supervisor",
+            [([], process::memory_bytes("self", "VmRSS"))],
+        )?;
+        page.gauge(
+            "process_open_fds",
+            "File descriptors open in the supervisor",
+            [([], process::open_fds())],
         )
     }
 }

@@ -4,7 +4,6 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
-    time::UNIX_EPOCH,
 };
 
 use prometheus_client::{
@@ -98,7 +97,7 @@ impl Scrape {
         let malformed = metrics.requests_malformed_total.by_reason();
         page.counter(
             "onnxd_requests_malformed",
-            "Requests refused because they cannot be parsed",
+            "Requests refused because they are not valid HTTP",
             malformed.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
         page.gauge(
@@ -349,27 +348,7 @@ impl Scrape {
             "Recorded spans that were lost: the queue was full, or the collector did not take them",
             dropped.map(|(reason, count)| ([("reason", reason.to_owned())], count)),
         )?;
-        let started = self.metrics.started.duration_since(UNIX_EPOCH).unwrap_or_default();
-        page.gauge(
-            "process_start_time_seconds",
-            "Start time of the supervisor, in seconds since the Unix epoch",
-            [([], started.as_secs_f64())],
-        )?;
-        page.counter(
-            "process_cpu_seconds",
-            "CPU time of the supervisor",
-            [([], process::cpu_seconds())],
-        )?;
-        page.gauge(
-            "process_resident_memory_bytes",
-            "Resident memory of the supervisor",
-            [([], process::memory_bytes("self", "VmRSS"))],
-        )?;
-        page.gauge(
-            "process_open_fds",
-            "File descriptors open in the supervisor",
-            [([], process::open_fds())],
-        )
+        self.resources(page)
     }
 
     /// Returns one series per model.

@@ -18,13 +18,13 @@ use std::{
 use axum::{
     body::Body,
     extract::MatchedPath,
-    http::{HeaderMap, Method, Request, Response, Uri, header::CONTENT_LENGTH},
+    http::{HeaderMap, Request, Response, Uri, header::CONTENT_LENGTH},
 };
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use onnxd_telemetry::{metrics::Metrics, trace::RequestIdentity};
 
-use super::mode::Mode;
+use super::{method_name, mode::Mode};
 
 /// Target of the events, for filters such as `warn,onnxd::access=info`.
 const TARGET: &str = "onnxd::access";
@@ -36,7 +36,7 @@ pub(super) struct Entry {
     metrics: Arc<Metrics>,
     mode: Mode,
     started: Instant,
-    method: Method,
+    method: &'static str,
     uri: Uri,
     matched: Option<MatchedPath>,
     client: IpAddr,
@@ -75,7 +75,7 @@ impl Entry {
             metrics: Arc::clone(metrics),
             mode,
             started: Instant::now(),
-            method: request.method().clone(),
+            method: method_name(request.method()),
             uri: request.uri().clone(),
             matched: request.extensions().get().cloned(),
             client,
@@ -126,7 +126,7 @@ impl Drop for Entry {
         let timing = text("server-timing");
         tracing::info!(
             target: TARGET,
-            method = self.method.as_str(),
+            method = self.method,
             route = self.route(),
             status,
             grpc_status,

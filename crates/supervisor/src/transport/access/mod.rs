@@ -15,7 +15,7 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderName, HeaderValue, Request, Response},
+    http::{HeaderName, HeaderValue, Method, Request, Response},
     middleware::{self, Next},
 };
 use hyper::body::Incoming;
@@ -38,6 +38,28 @@ pub(crate) struct AccessLog {
 /// The address at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
 struct Peer(IpAddr);
+
+/// Returns the address that a request came from.
+pub(super) fn peer(request: &Request<Body>) -> IpAddr {
+    request.extensions().get().map_or(IpAddr::from([0; 4]), |Peer(peer)| *peer)
+}
+
+/// Returns a method, or `_OTHER` for one that HTTP does not define: a client may send any word. As in
+/// OpenTelemetry's semantic conventions.
+pub(crate) fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::CONNECT => "CONNECT",
+        Method::OPTIONS => "OPTIONS",
+        Method::TRACE => "TRACE",
+        Method::PATCH => "PATCH",
+        _ => "_OTHER",
+    }
+}
 
 /// Returns a request as the routes expect it, with the address it came from.
 pub(crate) fn arrived(request: Request<Incoming>, peer: IpAddr) -> Request<Body> {
@@ -80,8 +102,7 @@ fn begin(
     // Never fails: the id is printable ASCII.
     let id = HeaderValue::from_str(identity.request_id.as_str()).ok();
     let entry = (log.mode != Mode::Off).then(|| {
-        let peer = request.extensions().get().map_or(IpAddr::from([0; 4]), |Peer(peer)| *peer);
-        let client = log.proxies.client(peer, request.headers());
+        let client = log.proxies.client(peer(request), request.headers());
         Entry::begin((log.mode, metrics), request, client, identity.clone())
     });
     request.extensions_mut().insert(identity);

@@ -8,6 +8,7 @@ pub(crate) mod error;
 pub(crate) mod health;
 mod infer;
 mod metadata;
+pub(crate) mod paths;
 pub(crate) mod repository;
 
 use utoipa_axum::{router::OpenApiRouter, routes};

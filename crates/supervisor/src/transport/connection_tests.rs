@@ -1,10 +1,13 @@
+use std::net::Ipv4Addr;
+
 use axum::routing::get;
+use hyper_util::server::graceful::GracefulShutdown;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
 };
 
-use crate::transport::listener::*;
+use crate::transport::{connection::*, slots::ConnectionSlots};
 
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
@@ -16,6 +19,7 @@ async fn connection_idle_for_too_long_is_closed() {
         protocol: Protocol::Http1,
         peer: Ipv4Addr::LOCALHOST.into(),
         metrics: Arc::default(),
+        rewrite: |_| None,
         router: Router::new().route("/", get(async || "here")),
         tls: None,
         slot: Arc::new(ConnectionSlots::new(1).take().unwrap()),
@@ -23,7 +27,7 @@ async fn connection_idle_for_too_long_is_closed() {
         drain: drained,
         idle_timeout: IDLE_TIMEOUT,
     };
-    tokio::spawn(connection.process(server, false));
+    tokio::spawn(connection.process_http1(server, false));
     let mut buffer = [0; 1024];
     // The second request comes just in time. Then the client stays idle.
     for pause in [Duration::ZERO, IDLE_TIMEOUT - Duration::from_secs(1)] {

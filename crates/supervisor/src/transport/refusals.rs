@@ -1,0 +1,239 @@
+//! Finds the calls of an HTTP/2 connection that h2 refuses without showing them to any handler: it reads
+//! the frames that are sent. Used by [`crate::transport::http2`].
+
+use std::{
+    collections::HashSet,
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use onnxd_telemetry::metrics::MalformedReason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Size of a frame's head, and of a head with the first bytes of the payload.
+const HEAD_BYTES: usize = 9;
+const BEGIN_BYTES: usize = HEAD_BYTES + 4;
+/// Frame types and a flag.
+const HEADERS: u8 = 1;
+const RESET: u8 = 3;
+const END_STREAM: u8 = 1;
+/// Error codes that mean that the client broke the protocol: PROTOCOL_ERROR, FLOW_CONTROL_ERROR,
+/// FRAME_SIZE_ERROR and COMPRESSION_ERROR.
+const BROKEN: [u32; 4] = [1, 3, 6, 9];
+/// Maximum calls with 431 whose reset may follow. Beyond it, a reset counts as well.
+const ANSWERED_MAX: usize = 128;
+
+/// Why a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// Its headers are too large.
+    Headers,
+    /// It breaks the protocol: this error code.
+    Reset(u32),
+}
+
+impl Refusal {
+    pub(super) fn reason(self) -> MalformedReason {
+        match self {
+            Self::Headers => MalformedReason::TooLarge,
+            Self::Reset(_) => MalformedReason::Invalid,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Headers => f.write_str("HTTP/2 headers are too large"),
+            Self::Reset(code) => write!(f, "HTTP/2 stream error {code}"),
+        }
+    }
+}
+
+/// A stream of HTTP/2 frames. `refused` is called for each refused call.
+pub(super) struct Sent<S, F> {
+    stream: S,
+    refused: F,
+    frames: Frames,
+}
+
+impl<S, F> Sent<S, F> {
+    pub(super) fn new(stream: S, refused: F) -> Self {
+        Self { stream, refused, frames: Frames::default() }
+    }
+}
+
+/// Reads frames from their bytes.
+#[derive(Default)]
+struct Frames {
+    /// The first bytes of the current frame.
+    begin: Vec<u8>,
+    /// Bytes of its payload that are skipped.
+    skipped: usize,
+    /// Calls that were answered 431. h2 may reset them afterwards.
+    answered: HashSet<u32>,
+}
+
+impl Frames {
+    fn read(&mut self, mut bytes: &[u8], mut refused: impl FnMut(Refusal)) {
+        while !bytes.is_empty() {
+            let skipped = self.skipped.min(bytes.len());
+            self.skipped -= skipped;
+            bytes = &bytes[skipped..];
+            let missing = self.begin_bytes() - self.begin.len();
+            let (part, rest) = bytes.split_at(missing.min(bytes.len()));
+            self.begin.extend_from_slice(part);
+            bytes = rest;
+            if self.begin.len() == self.begin_bytes() && self.begin.len() >= HEAD_BYTES {
+                refused_by(&self.begin, &mut self.answered).into_iter().for_each(&mut refused);
+                self.skipped = payload_bytes(&self.begin) + HEAD_BYTES - self.begin.len();
+                self.begin.clear();
+            }
+        }
+    }
+
+    /// Returns how many bytes of the current frame are examined.
+    fn begin_bytes(&self) -> usize {
+        match self.begin.get(3) {
+            Some(&(HEADERS | RESET)) if self.begin.len() >= HEAD_BYTES => {
+                BEGIN_BYTES.min(HEAD_BYTES + payload_bytes(&self.begin))
+            }
+            _ => HEAD_BYTES,
+        }
+    }
+}
+
+fn payload_bytes(begin: &[u8]) -> usize {
+    begin[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
+}
+
+/// Returns what a frame that begins like this refuses, if anything.
+fn refused_by(begin: &[u8], answered: &mut HashSet<u32>) -> Option<Refusal> {
+    let (head, payload) = begin.split_first_chunk::<HEAD_BYTES>()?;
+    let [.., kind, flags, a, b, c, d] = *head;
+    let stream = u32::from_be_bytes([a, b, c, d]);
+    match kind {
+        HEADERS if flags & END_STREAM != 0 && is_one_field(payload, payload_bytes(begin)) => {
+            if answered.len() == ANSWERED_MAX {
+                answered.clear();
+            }
+            answered.insert(stream);
+            Some(Refusal::Headers)
+        }
+        RESET => {
+            let code = u32::from_be_bytes(payload.try_into().ok()?);
+            let is_new = !answered.remove(&stream);
+            (is_new && BROKEN.contains(&code)).then_some(Refusal::Reset(code))
+        }
+        _ => None,
+    }
+}
+
+/// Returns whether a block of headers (RFC 7541) has a single field: the status of h2's own 431. All other
+/// responses have more.
+fn is_one_field(begin: &[u8], length: usize) -> bool {
+    match *begin {
+        // The index of a field: it needs another byte if all bits are set.
+        [0xff, ..] => length == 2,
+        [index, ..] if index & 0x80 != 0 => length == 1,
+        // A name's index, the length of the value, and the value.
+        [_, value, ..] => length == 2 + usize::from(value & 0x7f),
+        _ => false,
+    }
+}
+
+impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Sent<S, F> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin, F: FnMut(Refusal) + Unpin> AsyncWrite for Sent<S, F> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let sent = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
+        this.frames.read(&bytes[..sent], &mut this.refused);
+        Poll::Ready(Ok(sent))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = &mut *self;
+        let sent = ready!(Pin::new(&mut this.stream).poll_write_vectored(context, parts))?;
+        let mut left = sent;
+        for part in parts {
+            let part = &part[..left.min(part.len())];
+            this.frames.read(part, &mut this.refused);
+            left -= part.len();
+        }
+        Poll::Ready(Ok(sent))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    fn refusals(pieces: &[&[u8]]) -> Vec<Refusal> {
+        let (mut frames, mut found) = (Frames::default(), Vec::new());
+        pieces.iter().for_each(|piece| frames.read(piece, |refusal| found.push(refusal)));
+        found
+    }
+
+    #[test]
+    fn refusals_are_found_wherever_the_bytes_are_cut() {
+        let literal = [0x48, 0x82, 0x68, 0x0b];
+        let all = [
+            frame(4, 0, 0, &[0; 30]),
+            // A response with a body that looks like a refusal.
+            frame(HEADERS, 4, 1, &[0x88, 0xc0, 0xbf]),
+            frame(0, END_STREAM, 1, &frame(RESET, 0, 1, &[0, 0, 0, 1])),
+            // 431, which is reset afterwards, and again from the table.
+            frame(HEADERS, 4 | END_STREAM, 3, &literal),
+            frame(RESET, 0, 3, &[0, 0, 0, 1]),
+            frame(HEADERS, 4 | END_STREAM, 5, &[0xbe]),
+            // Three indexed fields are a response without a body.
+            frame(HEADERS, 4 | END_STREAM, 7, &[0x89, 0xc0, 0xbf]),
+            frame(RESET, 0, 9, &[0, 0, 0, 1]),
+            // Refused because there are too many calls, and cancelled.
+            frame(RESET, 0, 11, &[0, 0, 0, 7]),
+            frame(RESET, 0, 13, &[0, 0, 0, 8]),
+            frame(RESET, 0, 15, &[0, 0, 0, 3]),
+        ]
+        .concat();
+        let expected = [Refusal::Headers, Refusal::Headers, Refusal::Reset(1), Refusal::Reset(3)];
+        for size in [1, 2, 5, 9, 13, all.len()] {
+            let pieces: Vec<&[u8]> = all.chunks(size).collect();
+            assert_eq!(refusals(&pieces), expected, "pieces of {size}");
+        }
+    }
+}
