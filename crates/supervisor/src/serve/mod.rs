@@ -34,6 +34,7 @@ use crate::{
         confinement,
         exporter::Exporter,
         inherited::Inherited,
+        init::Reporter,
         signals::{Action, Signals},
         systemd,
     },
@@ -211,6 +212,8 @@ struct Server {
     tasks: EssentialTasks,
     /// Sends traces to a collector, if that is on.
     exporter: Option<Exporter>,
+    /// Reports successors to the first process of a container, if there is one.
+    reporter: Option<Reporter>,
 }
 
 impl Server {

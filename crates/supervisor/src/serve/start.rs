@@ -129,7 +129,7 @@ impl Server {
         };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
-        let server = Self { exporter, ..server };
+        let server = Self { exporter, reporter: inherited.reporter.take(), ..server };
         // A successor does not accept yet: its predecessor still does.
         if !inherited.is_successor() {
             server.open.send_replace(true);
@@ -220,6 +220,7 @@ impl Server {
             admin,
             tasks,
             exporter: None,
+            reporter: None,
         })
     }
 }
