@@ -17,6 +17,8 @@ use crate::{
 
 /// How long workers may take to exit, or to be killed.
 const WORKERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time that systemd gives beyond the delay and the drain, for workers, spans and files of updates.
+const CLEAN_UP_MARGIN: Duration = Duration::from_secs(15);
 
 impl Server {
     /// Waits until all workers have failed for good, or an essential task ends.
@@ -41,11 +43,12 @@ impl Server {
         config: &Config,
         signals: &mut Signals,
     ) -> Result<ExitStatus, Failure> {
+        let is_delayed = matches!(outcome, Ok(Exit::Stopped)) && self.serves_a_model();
+        let delay = if is_delayed { config.shutdown_delay } else { Duration::ZERO };
         if !matches!(outcome, Ok(Exit::HandedOver(_))) {
-            systemd::stopping();
+            systemd::stopping(delay + config.drain_timeout + CLEAN_UP_MARGIN);
         }
-        let delay = config.shutdown_delay;
-        if matches!(outcome, Ok(Exit::Stopped)) && !delay.is_zero() && self.serves_a_model() {
+        if !delay.is_zero() {
             outcome = self.stop_later(delay, signals).await.map(|()| Exit::Stopped);
         }
         let successor = match &outcome {
