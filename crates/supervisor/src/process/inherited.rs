@@ -180,7 +180,8 @@ impl Inherited {
 /// Returns the names of the inherited descriptors, in order.
 fn names() -> Result<Vec<String>, Failure> {
     let invalid = |message: String| Err(Failure::configuration(message));
-    if let Ok(names) = env::var(SUCCESSION) {
+    // Every empty variable counts as not set.
+    if let Some(names) = env::var(SUCCESSION).ok().filter(|names| !names.is_empty()) {
         return Ok(names.split(':').map(ToOwned::to_owned).collect());
     }
     if env::var("LISTEN_PID").ok() != Some(std::process::id().to_string()) {

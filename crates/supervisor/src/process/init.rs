@@ -44,7 +44,7 @@ const SIGNAL_EXIT: u8 = 128;
 /// Returns whether this process has to act as the first process of a container.
 pub(crate) fn is_needed() -> bool {
     // Sockets from systemd are for this process only.
-    process::id() == 1 && env::var_os("LISTEN_PID").is_none()
+    process::id() == 1 && env::var_os("LISTEN_PID").is_none_or(|pid| pid.is_empty())
 }
 
 /// Starts this executable again with the same arguments, and waits until it and its successors have ended.
