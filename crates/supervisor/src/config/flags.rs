@@ -677,9 +677,10 @@ pub(crate) struct ServeArguments {
 
     /// Check the configuration and exit
     ///
-    /// Exits with 0 if a server could start. Otherwise prints the first error and exits with 78, or with 64 if the
-    /// command line is invalid. Tries addresses, directories and ONNX Runtime, and leaves nothing behind. An address or
-    /// a state directory that is in use is only reported, since a server may run with this configuration.
+    /// Exits with 0 if a server could start. Otherwise prints all errors and exits with 78, or with 64 if the command
+    /// line is invalid. Tries addresses, directories, ONNX Runtime, and models in directories that a start would check.
+    /// Contacts no other server, and leaves nothing behind. What a server with the same state directory uses is only
+    /// reported.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]

@@ -12,6 +12,7 @@ mod origins;
 mod otlp;
 mod paths;
 mod preload;
+mod problems;
 mod sources;
 mod values;
 mod variables;
@@ -36,10 +37,11 @@ pub(crate) use self::{
     origins::Origins,
     otlp::Otlp,
     paths::{admin_socket_candidates, executable_file, installed_file, source_uri, state_dir},
+    problems::Problems,
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
 };
-use crate::transport::edge::{self, EdgeConfig, IDLE_TIMEOUT};
+use crate::transport::edge::{self, Edge, EdgeConfig, IDLE_TIMEOUT};
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_engine::{models::update::checker::CheckLimits, pool::Supervision};
 use onnxd_proto::exit::Failure;
@@ -68,8 +70,6 @@ pub(crate) struct Config {
     pub listen: SocketAddr,
     /// Address for gRPC, if it is on.
     pub grpc_listen: Option<SocketAddr>,
-    /// API keys, web origins and TLS.
-    pub edge: EdgeConfig,
     /// Absolute.
     pub admin_socket: PathBuf,
     /// The admin interface over TCP, if it is on.
@@ -125,67 +125,104 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Applies defaults and checks everything that needs no running server. `settings` include
-    /// [those of the file](ServeArguments::with_file).
+    /// Applies defaults, checks everything that needs no running server, and reads the files of the edge. `settings`
+    /// include [those of the file](ServeArguments::with_file).
     ///
     /// # Errors
-    /// A setting is invalid. The message names its flag.
-    pub(crate) fn load(settings: ServeArguments) -> Result<Self, Failure> {
+    /// Settings are invalid. The message has a line for each, which names its flag.
+    pub(crate) fn load(settings: ServeArguments) -> Result<(Self, Edge), Failure> {
+        let mut problems = Problems::default();
+        let loaded = Self::collect(settings, &mut problems);
+        problems.finish()?;
+        // Without a problem, nothing is missing.
+        loaded.ok_or_else(|| Failure::internal("internal error: the configuration is incomplete"))
+    }
+
+    /// Returns `None` after a problem.
+    fn collect(settings: ServeArguments, problems: &mut Problems) -> Option<(Self, Edge)> {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
-        let models = models::parse(&settings.model, &settings.model_alias)?;
-        let models = sources::with_rules(models, &settings.source_key, settings.settle)?;
+        let models = models::parse(&settings.model, &settings.model_alias);
+        let models = models
+            .and_then(|models| sources::with_rules(models, &settings.source_key, settings.settle));
+        let models = problems.keep(models);
         let variable = |name: &str| std::env::var(name).ok();
-        let otlp = Otlp::load(settings.otlp_endpoint.as_deref(), settings.trace_ratio, variable)?;
-        Ok(Self {
-            poll: sources::intervals(&models, &settings.poll)?,
-            fetch_binary: sources::fetcher(settings.fetch_binary, &models, otlp.is_some())?,
-            models: preload::mark(models, &settings.preload, &settings.require)?,
-            listen: match &settings.listen {
-                Some(address) => address.resolve("--listen")?,
-                None => ([127, 0, 0, 1], 8080).into(),
-            },
-            grpc_listen: match &settings.grpc_listen {
-                Some(address) => Some(address.resolve("--grpc-listen")?),
-                None => None,
-            },
-            edge: EdgeConfig {
-                access_log: logging::access(settings.access_log, &settings.trusted_proxy)?,
-                idle_timeout: duration(settings.idle_timeout, IDLE_TIMEOUT.as_secs()),
-                api_key_file: settings.api_key_file,
-                origins: edge::origins(&settings.cors_allow_origin)?,
-                tls: edge::tls_files(settings.tls_cert, settings.tls_key)?,
-            },
-            admin_socket: match settings.admin_socket {
-                Some(path) => absolute("--admin-socket", &path)?,
-                None => default_admin_socket()?.1,
-            },
-            admin_listen: AdminListen::load(
-                settings.admin_listen,
-                settings.admin_token_file,
-                settings.webhook_secret_file,
-            )?,
-            allowed_sources: AllowedSources::parse(&settings.allow_source)?,
-            state_dir: state_dir(settings.state_dir.as_deref())?,
+        let otlp = Otlp::load(settings.otlp_endpoint.as_deref(), settings.trace_ratio, variable);
+        let otlp = problems.keep(otlp);
+        let some_models = models.as_deref().unwrap_or_default();
+        let exports_traces = otlp.as_ref().is_some_and(Option::is_some);
+        let fetch_binary =
+            problems.keep(sources::fetcher(settings.fetch_binary, some_models, exports_traces));
+        // Without models, every name would be unknown.
+        let poll = models
+            .as_deref()
+            .and_then(|models| problems.keep(sources::intervals(models, &settings.poll)));
+        let models = models.and_then(|models| {
+            problems.keep(preload::mark(models, &settings.preload, &settings.require))
+        });
+        let listen = problems.keep(match &settings.listen {
+            Some(address) => address.resolve("--listen"),
+            None => Ok(([127, 0, 0, 1], 8080).into()),
+        });
+        let grpc_listen = settings.grpc_listen.as_ref();
+        let grpc_listen = grpc_listen.map(|address| address.resolve("--grpc-listen")).transpose();
+        let grpc_listen = problems.keep(grpc_listen);
+        let access_log =
+            problems.keep(logging::access(settings.access_log, &settings.trusted_proxy));
+        let origins = problems.keep(edge::origins(&settings.cors_allow_origin));
+        let tls = problems.keep(edge::tls_files(settings.tls_cert, settings.tls_key));
+        let edge = EdgeConfig {
+            access_log: access_log.unwrap_or_default(),
+            idle_timeout: duration(settings.idle_timeout, IDLE_TIMEOUT.as_secs()),
+            api_key_file: settings.api_key_file,
+            origins: origins.unwrap_or_default(),
+            tls: tls.flatten(),
+        };
+        let edge = problems.keep(Edge::load(&edge));
+        let admin_socket = problems.keep(match settings.admin_socket {
+            Some(path) => absolute("--admin-socket", &path),
+            None => default_admin_socket().map(|(_, path)| path),
+        });
+        let admin_listen = problems.keep(AdminListen::load(
+            settings.admin_listen,
+            settings.admin_token_file,
+            settings.webhook_secret_file,
+        ));
+        let allowed_sources = problems.keep(AllowedSources::parse(&settings.allow_source));
+        let state_dir = problems.keep(state_dir(settings.state_dir.as_deref()));
+        let idle_cpus = problems.keep(idle_cpus(settings.idle_cpus, settings.alone_cpus));
+        let onnxruntime = problems.keep(installed_file(
+            "--onnxruntime",
+            settings.onnxruntime,
+            "libonnxruntime.so",
+        ));
+        let worker_binary = problems.keep(executable_file(
+            "--worker-binary",
+            settings.worker_binary,
+            "onnxd-worker",
+        ));
+        let queue_limit = problems.keep(queue_limit(settings.queue_limit));
+        let config = Self {
+            poll: poll?,
+            fetch_binary: fetch_binary?,
+            models: models?,
+            listen: listen?,
+            grpc_listen: grpc_listen?,
+            admin_socket: admin_socket?,
+            admin_listen: admin_listen?,
+            allowed_sources: allowed_sources?,
+            state_dir: state_dir?,
             workers: settings.workers,
             worker_memory_bytes: settings.worker_memory.map(bytes),
-            idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
-            onnxruntime: installed_file(
-                "--onnxruntime",
-                settings.onnxruntime,
-                "libonnxruntime.so",
-            )?,
-            worker_binary: executable_file(
-                "--worker-binary",
-                settings.worker_binary,
-                "onnxd-worker",
-            )?,
+            idle_cpus: idle_cpus?,
+            onnxruntime: onnxruntime?,
+            worker_binary: worker_binary?,
             shutdown_delay: duration(settings.shutdown_delay, 0),
             drain_timeout: duration(settings.drain_timeout, 30),
             supervision,
             max_connections: settings.max_connections,
             succession_timeout: duration(settings.succession_timeout, 300),
             request_timeout: duration(settings.request_timeout, REQUEST_TIMEOUT),
-            queue_limit: queue_limit(settings.queue_limit)?,
+            queue_limit: queue_limit?,
             max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
             check,
             check_memory_bytes: settings.check_memory.map(|mebibytes| mebibytes << 20),
@@ -193,8 +230,9 @@ impl Config {
             probation: duration(settings.probation, 60),
             retention: settings.retention.map_or(RETENTION, Into::into),
             sandbox: !settings.no_sandbox.unwrap_or(false),
-            otlp,
-        })
+            otlp: otlp?,
+        };
+        Some((config, edge?))
     }
 }
 

@@ -9,6 +9,7 @@ mod starting;
 mod stopping;
 mod succession;
 mod traces;
+mod trials;
 
 use std::{
     os::fd::OwnedFd,
@@ -81,9 +82,8 @@ pub(crate) fn main(
         tracing::warn!("{warning}");
     }
     let check_only = settings.check_config;
-    let mut config = Config::load(settings)?;
+    let (mut config, edge) = Config::load(settings)?;
     sockets::adopt(&mut config, &inherited)?;
-    let edge = Edge::load(&config.edge)?;
     if check_only {
         check::check(&config)?;
         cli::print_line("the configuration is valid");
