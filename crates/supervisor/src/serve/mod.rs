@@ -66,7 +66,7 @@ pub(crate) fn main(
 ) -> Result<ExitStatus, Failure> {
     let inherited = Inherited::take()?;
     let settings = arguments.with_file(origins)?;
-    let format = settings.log_format.as_deref().filter(|format| !format.is_empty());
+    let format = settings.logging.log_format.as_deref().filter(|format| !format.is_empty());
     log::init(format).map_err(|error| {
         Failure::configuration(match error {
             log::Error::Format(word) => {
@@ -75,13 +75,13 @@ pub(crate) fn main(
             other => other.to_string(),
         })
     })?;
-    if settings.alone_cpus.is_some() {
+    if settings.workers.alone_cpus.is_some() {
         tracing::warn!("{} is deprecated, use --idle-cpus", origins.name("alone-cpus"));
     }
     for warning in unknown_variables(&cli::command()) {
         tracing::warn!("{warning}");
     }
-    let check_only = settings.check_config;
+    let check_only = settings.other.check_config;
     let (mut config, edge) = Config::load(settings)?;
     sockets::adopt(&mut config, &inherited)?;
     if check_only {
