@@ -36,6 +36,17 @@ struct FirstProcess {
 impl FirstProcess {
     /// Returns `None` if this machine allows no PID namespaces.
     async fn start() -> Option<Self> {
+        Self::start_as(&fixtures::onnxd()).await
+    }
+
+    /// Starts a copy of the executable under another name.
+    async fn start_renamed(folder: &Path) -> Option<(Self, PathBuf)> {
+        let copy = folder.join("model-server");
+        fs::copy(fixtures::onnxd(), &copy).unwrap();
+        Some((Self::start_as(&copy).await?, copy))
+    }
+
+    async fn start_as(onnxd: &Path) -> Option<Self> {
         let probe = Command::new("unshare").args(["--pid", "--fork", "true"]).output();
         if !probe.is_ok_and(|output| output.status.success()) {
             eprintln!("skipped: this machine allows no PID namespaces");
@@ -43,7 +54,6 @@ impl FirstProcess {
         }
         let builder = Server::builder().model("m", &model("tiny/a"));
         let script = builder.directories().root().join("container");
-        let onnxd = fixtures::onnxd();
         let text = format!(
             "#!/bin/sh\nexec unshare --pid --fork --mount-proc --kill-child {} \"$@\"\n",
             onnxd.display()
@@ -98,6 +108,70 @@ async fn as_the_first_process_it_reaps_orphans_survives_a_succession_and_stops()
     .await;
     assert!(container.embeds().await, "the container goes on");
 
+    processes::signal(init, Signal::SIGTERM);
+    let exit = container.server.wait().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orphan_with_the_name_of_the_supervisor_is_no_successor() {
+    let Some(mut container) = FirstProcess::start().await else { return };
+    let (init, folder) = (container.init, container.server.home().root().to_owned());
+    // As `onnxd status` of a probe whose shell has ended.
+    let orphan = folder.join("onnxd");
+    fs::copy("/bin/sleep", &orphan).unwrap();
+    inside(init, &format!("({} 600 &)", orphan.display()));
+    eventually("an orphan", SOON, async || (children(init).len() == 2).then_some(())).await;
+    processes::signal(init, Signal::SIGTERM);
+    let exit = container.server.wait().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_is_found_under_any_name_and_one_that_fails_is_forgotten() {
+    let folder = Home::new();
+    let Some((mut container, copy)) = FirstProcess::start_renamed(folder.root()).await else {
+        return;
+    };
+    let init = container.init;
+    let supervisor = children(init)[0];
+    processes::signal(init, Signal::SIGUSR2);
+    eventually("a successor", SOON, async || {
+        let successors = children(init);
+        (!successors.is_empty() && !successors.contains(&supervisor)).then_some(())
+    })
+    .await;
+    assert!(container.embeds().await, "the container goes on");
+
+    // A new release that ends at once.
+    let broken = folder.root().join("broken");
+    fs::write(&broken, "#!/bin/sh\nexit 3\n").unwrap();
+    fs::set_permissions(&broken, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&broken, &copy).unwrap();
+    processes::signal(init, Signal::SIGUSR2);
+    eventually("a failure", SOON, async || {
+        container.server.stderr().contains("succession failed").then_some(())
+    })
+    .await;
+    assert!(container.embeds().await, "the container goes on");
+    processes::signal(init, Signal::SIGTERM);
+    let exit = container.server.wait().await;
+    assert_eq!(exit.code(), Some(0), "{exit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_goes_on_if_the_predecessor_dies_during_a_succession() {
+    let Some(mut container) = FirstProcess::start().await else { return };
+    let init = container.init;
+    let supervisor = children(init)[0];
+    processes::signal(init, Signal::SIGUSR2);
+    eventually("a successor", SOON, async || {
+        container.server.stderr().contains("successor started").then_some(())
+    })
+    .await;
+    processes::signal(supervisor, Signal::SIGKILL);
+    eventually("an answer", SOON, async || container.embeds().await.then_some(())).await;
+    assert!(!children(init).contains(&supervisor));
     processes::signal(init, Signal::SIGTERM);
     let exit = container.server.wait().await;
     assert_eq!(exit.code(), Some(0), "{exit}");

@@ -60,6 +60,87 @@ fn monotonic_micros() -> u128 {
     Duration::from(now).as_micros()
 }
 
+/// A server that waits for the source of its only model, and systemd's view of it.
+async fn waiting_server(arguments: &[&str]) -> (Web, PathBuf, Notify, Server) {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let folder = home.root().join("web/m");
+    fs::create_dir_all(&folder).unwrap();
+    let web = Web::start(folder.parent().unwrap());
+    web.take_away(true);
+    let notify = Notify::bind(home.root());
+    let spec = format!("m={}", web.uri("m"));
+    let builder = builder.argument("--model").argument(&spec);
+    let builder = arguments.iter().fold(builder, |builder, flag| builder.argument(flag));
+    let server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
+    e2e::eventually("a server that waits", Duration::from_secs(60), async || {
+        let waits = |one: &Datagram| {
+            one.value("STATUS").is_some_and(|status| status.starts_with("waiting for the source"))
+        };
+        notify.all().iter().any(waits).then_some(())
+    })
+    .await;
+    (web, folder, notify, server)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_requested_during_a_start_follows_it() {
+    let (web, folder, notify, mut server) = waiting_server(&[]).await;
+    server.signal(Signal::SIGHUP);
+    upload(&model("tiny/a"), &folder);
+    web.take_away(false);
+    server.ready().await.unwrap();
+    let (ready, _) = notify.next("READY=1", 0).await;
+    let (reloading, _) = notify.next("RELOADING=1", 0).await;
+    assert!(ready < reloading, "{:?}", notify.all());
+    notify.next("READY=1", reloading + 1).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_announced_with_its_longest_time_even_during_a_start() {
+    let flags = ["--drain-timeout=100", "--shutdown-delay=50"];
+    let (_web, _folder, notify, mut server) = waiting_server(&flags).await;
+    assert_eq!(server.terminate().await.code(), Some(0), "{}", server.stderr());
+    let (_, stopping) = notify.next("STOPPING=1", 0).await;
+    let micros = stopping.value("EXTEND_TIMEOUT_USEC").map(str::to_owned);
+    // Nothing serves, so there is no delay.
+    assert_eq!(micros.as_deref(), Some("115000000"), "{stopping:?}");
+    assert!(!notify.all().iter().any(|datagram| datagram.has_line("READY=1")));
+    drop(server);
+
+    let builder = Server::builder().model("m", &model("tiny/a")).argument("--shutdown-delay=1");
+    let notify = Notify::bind(builder.directories().root());
+    let mut server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
+    server.ready().await.unwrap();
+    assert_eq!(server.terminate().await.code(), Some(0), "{}", server.stderr());
+    let (_, stopping) = notify.next("STOPPING=1", 0).await;
+    assert_eq!(stopping.value("EXTEND_TIMEOUT_USEC"), Some("46000000"), "{stopping:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_ends_with_the_commit_or_says_what_was_refused() {
+    let builder = Server::builder();
+    let home = builder.directories();
+    let source = home.models().join("source");
+    replace_model(&model("tiny/a"), &source);
+    let notify = Notify::bind(home.root());
+    let mut server = builder.model("m", &source).variable("NOTIFY_SOCKET", notify.path()).spawn();
+    let (index, _) = notify.next("READY=1", 0).await;
+    server.ready().await.unwrap();
+    replace_model(&model("tiny/b"), &source);
+    server.signal(Signal::SIGHUP);
+    let (index, ready) = notify.next("READY=1", index + 1).await;
+    assert_eq!(server.status().await.model("m").generation, 2);
+    assert_eq!(ready.value("STATUS"), Some("serving"));
+    replace_model(&model("tiny/no_tokenizer"), &source);
+    server.signal(Signal::SIGHUP);
+    let (_, ready) = notify.next("READY=1", index + 1).await;
+    let status = ready.value("STATUS").unwrap();
+    assert!(status.starts_with("serving; reload refused: m: "), "{status}");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_watchdog_is_fed_only_while_workers_answer() {
     let builder = Server::builder().model("m", &model("tiny/a")).tolerates_stopped_workers();
@@ -159,7 +240,8 @@ async fn a_start_that_waits_asks_for_more_time_and_says_why() {
     assert!(ready.has_line("STATUS=serving"), "{ready:?}");
     server.ready().await.unwrap();
     server.stop().await;
-    let late = notify.all().into_iter().skip(index).filter_map(|datagram| micros(&datagram));
+    let after = notify.all().into_iter().skip(index);
+    let late = after.filter(|one| !one.has_line("STOPPING=1")).filter_map(|one| micros(&one));
     assert_eq!(late.count(), 0, "a server that is ready needs no more time");
 }
 

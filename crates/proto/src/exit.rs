@@ -1,4 +1,4 @@
-//! Exit codes, following `sysexits.h`. Both executables use this table, so the supervisor can tell
+//! Exit codes, following `sysexits.h`. All executables use this table, so the supervisor can tell
 //! a configuration error (do not restart) from a crash (restart).
 
 /// Exit status of an onnxd process.

@@ -116,8 +116,8 @@ pub fn manifests(bytes: &[u8]) {
 pub fn configurations(bytes: &[u8]) {
     let _ = keys::parse(bytes);
     let Ok(text) = str::from_utf8(bytes) else { return };
-    let Ok(arguments) = toml::from_str::<ServeArguments>(text) else { return };
-    let _ = config::models::parse(&arguments.model, &arguments.model_alias);
+    let Ok(arguments) = ServeArguments::from_toml(text) else { return };
+    let _ = config::models::parse(&arguments.models.model, &arguments.models.model_alias);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Logs and metrics of both executables. Depends on no other crate of onnxd except its domain
+//! Logs and metrics of all executables. Depends on no other crate of onnxd except its domain
 //! records.
 //!
-//! - [`log`]: log setup shared by both executables.
+//! - [`log`]: log setup of all executables.
 //! - [`stderr`]: a log sink that never blocks.
 //! - [`trace`]: the request id and the trace context of a request.
 //! - `tracer` (feature `metrics`): records the spans of sampled requests and of updates.

@@ -1,4 +1,4 @@
-//! Log setup for both executables: text or JSON lines, filtered by `ONNXD_LOG`, written to standard
+//! Log setup for all executables: text or JSON lines, filtered by `ONNXD_LOG`, written to standard
 //! error without blocking. Call [`init`] once, before the first event. [`set_filter`] changes the
 //! filter while the process runs.
 
@@ -242,7 +242,11 @@ fn is_directive(part: &str) -> bool {
 fn filter(text: &str) -> Result<EnvFilter, FilterError> {
     let invalid = |reason: String| FilterError { filter: text.to_owned(), reason };
     // EnvFilter would take anything else for a target, and a mistyped level would silence the log.
-    let mut parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let mut parts = text.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    if parts.peek().is_none() {
+        // EnvFilter would log errors only.
+        return Err(invalid("the filter is empty".to_owned()));
+    }
     if let Some(part) = parts.find(|part| !is_directive(part)) {
         return Err(invalid(format!("`{part}` is neither a level nor TARGET=LEVEL")));
     }
@@ -282,6 +286,11 @@ mod tests {
             filter(text).expect(text);
         }
         for text in [
+            "",
+            " ",
+            ",",
+            "onnxd=",
+            "=info",
             "debgu",
             "onnxd=debgu",
             "info,onnxd",

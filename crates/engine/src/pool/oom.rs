@@ -40,7 +40,8 @@ impl OomKills {
 
     /// Reads the count regularly. Logs kills of processes that are no workers, such as checkers.
     pub async fn watch(self) {
-        while let Some(count) = (self.read)() {
+        // Under memory pressure, the kernel may let a read wait.
+        while let Ok(Some(count)) = tokio::task::spawn_blocking(self.read).await {
             let others = self.lock().observe(count, Instant::now());
             if others > 0 {
                 let message = "out-of-memory kill of another process in the control group";

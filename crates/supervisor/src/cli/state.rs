@@ -67,17 +67,19 @@ fn repair(arguments: &RepairArguments) -> Result<ExitStatus, Failure> {
 fn prune(arguments: PruneArguments, origins: &mut Origins) -> Result<ExitStatus, Failure> {
     let PruneArguments { config, model, keep, change } = arguments;
     let state_dir = change.directory.state_dir.clone();
-    let settings = ServeArguments { config, model, state_dir, ..ServeArguments::default() };
+    let mut settings = ServeArguments::default();
+    (settings.other.config, settings.models.model) = (config, model);
+    settings.state.state_dir = state_dir;
     let settings = settings.with_file(origins)?;
-    let root = config::state_dir(settings.state_dir.as_deref())?;
-    if settings.model.is_empty() && keep.is_empty() {
+    let root = config::state_dir(settings.state.state_dir.as_deref())?;
+    if settings.models.model.is_empty() && keep.is_empty() {
         return Err(Failure::configuration(
             "no model would stay; name those that are configured with --config FILE, --model NAME=URI or --keep NAME",
         ));
     }
     let mut kept = Kept::default();
-    if !settings.model.is_empty() {
-        for model in config::models::parse(&settings.model, &[])? {
+    if !settings.models.model.is_empty() {
+        for model in config::models::parse(&settings.models.model, &[])? {
             kept.models.insert(model.name);
             kept.sources.push(model.uri);
         }

@@ -78,14 +78,14 @@ fn not_utf8(error: &clap::Error) -> Option<String> {
     Some(format!("{}: expected UTF-8", variable?))
 }
 
-/// Returns the variable of a flag. It is the same for every command.
+/// Returns the variable of a flag. It is the same for every command that has one.
 fn variable(flag: &str) -> Option<String> {
     let long = flag.strip_prefix("--")?;
     let command = command();
     let leaves = leaves(&command);
-    let mut arguments = leaves.iter().flat_map(|(_, leaf)| leaf.get_arguments());
-    let argument = arguments.find(|argument| argument.get_long() == Some(long))?;
-    Some(argument.get_env()?.to_string_lossy().into_owned())
+    let arguments = leaves.iter().flat_map(|(_, leaf)| leaf.get_arguments());
+    let mut same = arguments.filter(|argument| argument.get_long() == Some(long));
+    Some(same.find_map(clap::Arg::get_env)?.to_string_lossy().into_owned())
 }
 
 /// Returns whether the flag is on the command line.

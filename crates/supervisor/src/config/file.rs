@@ -53,7 +53,7 @@ fn parse(text: &str) -> Result<(ServeArguments, BTreeMap<String, usize>), Invali
         }
         lines.insert(name.to_owned(), line);
     }
-    let settings = toml::from_str(text).map_err(|error| {
+    let settings = ServeArguments::from_toml(text).map_err(|error| {
         let at = start(&error);
         let mut values = table.get_ref().iter().map(|(key, value)| (key.get_ref(), value.span()));
         let reason = match values.find(|(_, span)| span.contains(&at)) {
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn keys_are_recorded_with_their_lines() {
         let (settings, lines) = parse("# x\nworkers = 2\n\nmodel = [\n  'a=/x',\n]\n").unwrap();
-        assert_eq!((settings.workers.unwrap().get(), settings.model.len()), (2, 1));
+        assert_eq!((settings.workers.workers.unwrap().get(), settings.models.model.len()), (2, 1));
         assert_eq!(lines, BTreeMap::from([("workers".into(), 2), ("model".into(), 4)]));
     }
 
@@ -163,6 +163,7 @@ mod tests {
             ("zzz = 1", 1, "unknown key \"zzz\", keys are the flags of `onnxd serve --help`"),
             ("[serve]\nworkers = 1", 1, "unexpected table [serve], put all keys at the top"),
             ("config = '/x'", 1, "\"config\" can only be a flag"),
+            ("check-config = true", 1, "\"check-config\" can only be a flag"),
             (
                 "retention = 1\nworkers = 0",
                 2,

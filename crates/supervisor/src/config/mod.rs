@@ -12,6 +12,7 @@ mod origins;
 mod otlp;
 mod paths;
 mod preload;
+mod problems;
 mod sources;
 mod values;
 mod variables;
@@ -36,10 +37,11 @@ pub(crate) use self::{
     origins::Origins,
     otlp::Otlp,
     paths::{admin_socket_candidates, executable_file, installed_file, source_uri, state_dir},
+    problems::Problems,
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
 };
-use crate::transport::edge::{self, EdgeConfig, IDLE_TIMEOUT};
+use crate::transport::edge::{self, Edge, EdgeConfig, IDLE_TIMEOUT};
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_engine::{models::update::checker::CheckLimits, pool::Supervision};
 use onnxd_proto::exit::Failure;
@@ -68,8 +70,6 @@ pub(crate) struct Config {
     pub listen: SocketAddr,
     /// Address for gRPC, if it is on.
     pub grpc_listen: Option<SocketAddr>,
-    /// API keys, web origins and TLS.
-    pub edge: EdgeConfig,
     /// Absolute.
     pub admin_socket: PathBuf,
     /// The admin interface over TCP, if it is on.
@@ -125,77 +125,158 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Applies defaults and checks everything that needs no running server. `settings` include
-    /// [those of the file](ServeArguments::with_file).
+    /// Applies defaults, checks everything that needs no running server, and reads the files of the edge. `settings`
+    /// include [those of the file](ServeArguments::with_file).
     ///
     /// # Errors
-    /// A setting is invalid. The message names its flag.
-    pub(crate) fn load(settings: ServeArguments) -> Result<Self, Failure> {
-        let (check, supervision) = (check_limits(&settings), supervision(&settings));
-        let models = models::parse(&settings.model, &settings.model_alias)?;
-        let models = sources::with_rules(models, &settings.source_key, settings.settle)?;
-        let variable = |name: &str| std::env::var(name).ok();
-        let otlp = Otlp::load(settings.otlp_endpoint.as_deref(), settings.trace_ratio, variable)?;
-        Ok(Self {
-            poll: sources::intervals(&models, &settings.poll)?,
-            fetch_binary: sources::fetcher(settings.fetch_binary, &models, otlp.is_some())?,
-            models: preload::mark(models, &settings.preload, &settings.require)?,
-            listen: match &settings.listen {
-                Some(address) => address.resolve("--listen")?,
-                None => ([127, 0, 0, 1], 8080).into(),
-            },
-            grpc_listen: match &settings.grpc_listen {
-                Some(address) => Some(address.resolve("--grpc-listen")?),
-                None => None,
-            },
-            edge: EdgeConfig {
-                access_log: logging::access(settings.access_log, &settings.trusted_proxy)?,
-                idle_timeout: duration(settings.idle_timeout, IDLE_TIMEOUT.as_secs()),
-                api_key_file: settings.api_key_file,
-                origins: edge::origins(&settings.cors_allow_origin)?,
-                tls: edge::tls_files(settings.tls_cert, settings.tls_key)?,
-            },
-            admin_socket: match settings.admin_socket {
-                Some(path) => absolute("--admin-socket", &path)?,
-                None => default_admin_socket()?.1,
-            },
-            admin_listen: AdminListen::load(
-                settings.admin_listen,
-                settings.admin_token_file,
-                settings.webhook_secret_file,
-            )?,
-            allowed_sources: AllowedSources::parse(&settings.allow_source)?,
-            state_dir: state_dir(settings.state_dir.as_deref())?,
-            workers: settings.workers,
-            worker_memory_bytes: settings.worker_memory.map(bytes),
-            idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
-            onnxruntime: installed_file(
-                "--onnxruntime",
-                settings.onnxruntime,
-                "libonnxruntime.so",
-            )?,
-            worker_binary: executable_file(
-                "--worker-binary",
-                settings.worker_binary,
-                "onnxd-worker",
-            )?,
-            shutdown_delay: duration(settings.shutdown_delay, 0),
-            drain_timeout: duration(settings.drain_timeout, 30),
-            supervision,
-            max_connections: settings.max_connections,
-            succession_timeout: duration(settings.succession_timeout, 300),
-            request_timeout: duration(settings.request_timeout, REQUEST_TIMEOUT),
-            queue_limit: queue_limit(settings.queue_limit)?,
-            max_client_batch_size: settings.max_client_batch_size.map_or(CLIENT_BATCH, Into::into),
-            check,
-            check_memory_bytes: settings.check_memory.map(|mebibytes| mebibytes << 20),
-            body_memory_bytes: settings.body_memory.map(bytes),
-            probation: duration(settings.probation, 60),
-            retention: settings.retention.map_or(RETENTION, Into::into),
-            sandbox: !settings.no_sandbox.unwrap_or(false),
-            otlp,
-        })
+    /// Settings are invalid. The message has a line for each, which names its flag.
+    pub(crate) fn load(settings: ServeArguments) -> Result<(Self, Edge), Failure> {
+        let mut problems = Problems::default();
+        let loaded = Self::collect(settings, &mut problems);
+        problems.finish()?;
+        // Without a problem, nothing is missing.
+        loaded.ok_or_else(|| Failure::internal("internal error: the configuration is incomplete"))
     }
+
+    /// Returns `None` after a problem.
+    fn collect(settings: ServeArguments, problems: &mut Problems) -> Option<(Self, Edge)> {
+        let (check, supervision) = (check_limits(&settings), supervision(&settings));
+        let otlp = problems.keep(otlp(&settings));
+        let exports_traces = otlp.as_ref().is_some_and(Option::is_some);
+        let served = Served::collect(&settings, exports_traces, problems);
+        let listening = &settings.listening;
+        let listen = problems.keep(match &listening.listen {
+            Some(address) => address.resolve("--listen"),
+            None => Ok(([127, 0, 0, 1], 8080).into()),
+        });
+        let grpc_listen = problems.keep(grpc_listen(listening.grpc_listen.as_ref()));
+        let edge = edge(&settings, problems);
+        let executables = executables(&settings, problems);
+        let admin_socket = problems.keep(match settings.listening.admin_socket {
+            Some(path) => absolute("--admin-socket", &path),
+            None => default_admin_socket().map(|(_, path)| path),
+        });
+        let admin_listen = problems.keep(AdminListen::load(
+            settings.listening.admin_listen,
+            settings.security.admin_token_file,
+            settings.security.webhook_secret_file,
+        ));
+        let allowed_sources = problems.keep(AllowedSources::parse(&settings.security.allow_source));
+        let state_dir = problems.keep(state_dir(settings.state.state_dir.as_deref()));
+        let idle_cpus =
+            problems.keep(idle_cpus(settings.workers.idle_cpus, settings.workers.alone_cpus));
+        let queue_limit = problems.keep(queue_limit(settings.limits.queue_limit));
+        let Served { models, poll, fetch_binary } = served?;
+        let (onnxruntime, worker_binary) = executables?;
+        let config = Self {
+            poll,
+            fetch_binary,
+            models,
+            listen: listen?,
+            grpc_listen: grpc_listen?,
+            admin_socket: admin_socket?,
+            admin_listen: admin_listen?,
+            allowed_sources: allowed_sources?,
+            state_dir: state_dir?,
+            workers: settings.workers.workers,
+            worker_memory_bytes: settings.workers.worker_memory.map(bytes),
+            idle_cpus: idle_cpus?,
+            onnxruntime,
+            worker_binary,
+            shutdown_delay: duration(settings.limits.shutdown_delay, 0),
+            drain_timeout: duration(settings.limits.drain_timeout, 30),
+            supervision,
+            max_connections: settings.limits.max_connections,
+            succession_timeout: duration(settings.limits.succession_timeout, 300),
+            request_timeout: duration(settings.limits.request_timeout, REQUEST_TIMEOUT),
+            queue_limit: queue_limit?,
+            max_client_batch_size: settings
+                .limits
+                .max_client_batch_size
+                .map_or(CLIENT_BATCH, Into::into),
+            check,
+            check_memory_bytes: settings.updates.check_memory.map(|mebibytes| mebibytes << 20),
+            body_memory_bytes: settings.limits.body_memory.map(bytes),
+            probation: duration(settings.updates.probation, 60),
+            retention: settings.state.retention.map_or(RETENTION, Into::into),
+            sandbox: !settings.security.no_sandbox.unwrap_or(false),
+            otlp: otlp?,
+        };
+        Some((config, edge?))
+    }
+}
+
+fn otlp(settings: &ServeArguments) -> Result<Option<Otlp>, Failure> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let flags = &settings.tracing;
+    Otlp::load(flags.otlp_endpoint.as_deref(), flags.trace_ratio, variable)
+}
+
+fn grpc_listen(given: Option<&ListenAddress>) -> Result<Option<SocketAddr>, Failure> {
+    given.map(|address| address.resolve("--grpc-listen")).transpose()
+}
+
+/// Returns ONNX Runtime and the worker's executable, or `None` after a problem.
+fn executables(settings: &ServeArguments, problems: &mut Problems) -> Option<(PathBuf, PathBuf)> {
+    let (library, binary) =
+        (settings.workers.onnxruntime.clone(), settings.workers.worker_binary.clone());
+    let library = problems.keep(installed_file("--onnxruntime", library, "libonnxruntime.so"));
+    let binary = problems.keep(executable_file("--worker-binary", binary, "onnxd-worker"));
+    Some((library?, binary?))
+}
+
+/// The models, and what reads their sources.
+struct Served {
+    models: Vec<ModelSource>,
+    poll: HashMap<String, Duration>,
+    fetch_binary: Option<PathBuf>,
+}
+
+impl Served {
+    /// Returns `None` after a problem.
+    fn collect(
+        settings: &ServeArguments,
+        exports_traces: bool,
+        problems: &mut Problems,
+    ) -> Option<Self> {
+        let models = models::parse(&settings.models.model, &settings.models.model_alias);
+        let models = models.and_then(|models| {
+            sources::with_rules(models, &settings.security.source_key, settings.models.settle)
+        });
+        let models = problems.keep(models);
+        let needed_by = models.as_deref().unwrap_or_default();
+        let fetcher =
+            sources::fetcher(settings.updates.fetch_binary.clone(), needed_by, exports_traces);
+        let fetch_binary = problems.keep(fetcher);
+        // Without models, every name would be unknown.
+        let models = models?;
+        let poll = problems.keep(sources::intervals(&models, &settings.models.poll));
+        let models = problems.keep(preload::mark(
+            models,
+            &settings.models.preload,
+            &settings.models.require,
+        ));
+        Some(Self { models: models?, poll: poll?, fetch_binary: fetch_binary? })
+    }
+}
+
+/// Reads the settings and the files of the edge. Returns `None` after a problem.
+fn edge(settings: &ServeArguments, problems: &mut Problems) -> Option<Edge> {
+    let access_log =
+        logging::access(settings.logging.access_log.clone(), &settings.logging.trusted_proxy);
+    let access_log = problems.keep(access_log);
+    let origins = problems.keep(edge::origins(&settings.security.cors_allow_origin));
+    let tls =
+        edge::tls_files(settings.security.tls_cert.clone(), settings.security.tls_key.clone());
+    let tls = problems.keep(tls);
+    let config = EdgeConfig {
+        access_log: access_log.unwrap_or_default(),
+        idle_timeout: duration(settings.limits.idle_timeout, IDLE_TIMEOUT.as_secs()),
+        api_key_file: settings.security.api_key_file.clone(),
+        origins: origins.unwrap_or_default(),
+        tls: tls.flatten(),
+    };
+    problems.keep(Edge::load(&config))
 }
 
 /// Converts seconds to a duration of at most [`SECONDS_MAX`].
@@ -206,21 +287,21 @@ fn duration(given: Option<u64>, default: u64) -> Duration {
 /// Returns the limits of a check, except those of memory.
 pub(crate) fn check_limits(settings: &ServeArguments) -> CheckLimits {
     CheckLimits {
-        timeout: duration(settings.check_timeout, 120),
-        min_cosine: settings.min_cosine,
+        timeout: duration(settings.updates.check_timeout, 120),
+        min_cosine: settings.updates.min_cosine,
         // Set when the machine's memory and the number of workers are known.
         memory_bytes: 0,
         worker_bytes: None,
-        text_time: duration(settings.request_timeout, REQUEST_TIMEOUT) / 2,
-        strict: settings.strict.unwrap_or(false),
+        text_time: duration(settings.limits.request_timeout, REQUEST_TIMEOUT) / 2,
+        strict: settings.updates.strict.unwrap_or(false),
     }
 }
 
 fn supervision(settings: &ServeArguments) -> Supervision {
     Supervision {
-        stopped_grace: duration(settings.stopped_grace, 2),
-        start_timeout: duration(settings.start_timeout, 120),
-        restarts_max: settings.worker_restarts.map_or(WORKER_RESTARTS, Into::into),
+        stopped_grace: duration(settings.workers.stopped_grace, 2),
+        start_timeout: duration(settings.workers.start_timeout, 120),
+        restarts_max: settings.workers.worker_restarts.map_or(WORKER_RESTARTS, Into::into),
     }
 }
 

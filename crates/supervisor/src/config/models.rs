@@ -6,7 +6,7 @@ use onnxd_proto::{domain::model_name::ModelName, limits::MODELS_MAX};
 
 use onnxd_engine::models::{registry::ModelSource, sources::SourceRules};
 
-use super::source_uri;
+use super::{Problems, source_uri};
 use onnxd_proto::exit::Failure;
 
 /// Maximum length of an alias in bytes.
@@ -78,15 +78,18 @@ fn sources(specs: &[String]) -> Result<Vec<ModelSource>, Failure> {
         )));
     }
     let mut models: Vec<ModelSource> = Vec::new();
+    let mut problems = Problems::default();
     for spec in specs {
-        let model = model(spec)?;
+        let Some(model) = problems.keep(model(spec)) else { continue };
         if models.iter().any(|other| other.name == model.name) {
             let message =
                 format!("--model {spec}: another model is already named {:?}", model.name.as_str());
-            return Err(Failure::configuration(message));
+            problems.keep::<()>(Err(Failure::configuration(message)));
+            continue;
         }
         models.push(model);
     }
+    problems.finish()?;
     Ok(models)
 }
 

@@ -63,9 +63,10 @@ impl Origins {
         }
     }
 
-    /// Adds the origin to each flag in the message, unless it came from the command line.
+    /// Adds the origin to each flag in each line of the message, unless it came from the command line.
     pub(crate) fn explain(&self, failure: Failure) -> Failure {
-        Failure { message: self.explained(&failure.message), ..failure }
+        let lines: Vec<String> = failure.message.lines().map(|line| self.explained(line)).collect();
+        Failure { message: lines.join("\n"), ..failure }
     }
 
     /// Returns `--FLAG` with its origin.
@@ -119,6 +120,10 @@ mod tests {
         for (message, explained) in [
             ("--workers: no", "--workers (set by ONNXD_WORKERS): no"),
             ("--queue-limit: no", "--queue-limit (set in /etc/onnxd.toml:4): no"),
+            (
+                "--workers: no\n--workers: never",
+                "--workers (set by ONNXD_WORKERS): no\n--workers (set by ONNXD_WORKERS): never",
+            ),
             // The flag wins over the file.
             ("--listen: no", "--listen: no"),
             ("--worker: no", "--worker: no"),

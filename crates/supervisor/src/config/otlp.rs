@@ -1,9 +1,13 @@
 //! Parses `--otlp-endpoint`, `--trace-ratio` and OpenTelemetry's variables. Headers, attributes and
-//! certificates are for the exporter alone, which reads them itself.
+//! certificates are for the exporter alone, which reads them itself; here they are only checked, so that a start and
+//! `--check-config` report what the exporter could not use.
 
-use axum::http::Uri;
+use std::path::Path;
+
+use axum::http::{HeaderName, Uri};
 use onnxd_proto::exit::Failure;
 use onnxd_telemetry::tracer::{self, Sampler};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 /// Share of requests without a parent that are recorded.
 const RATIO: f64 = 0.01;
@@ -56,6 +60,24 @@ impl Otlp {
                 return Err(invalid(name, &format!("{expected}, got {protocol:?}")));
             }
         }
+        // Those for traces win over those for all signals.
+        let first = |suffix: &str| {
+            let names = ["_TRACES", ""].map(|of| format!("OTEL_EXPORTER_OTLP{of}_{suffix}"));
+            names.into_iter().find_map(|name| Some((variable(&name)?, name)))
+        };
+        if let Some((path, name)) = first("CERTIFICATE") {
+            certificate(Path::new(path.trim()))
+                .map_err(|reason| invalid(&name, &format!("{}: {reason}", path.trim())))?;
+        }
+        for warning in [
+            first("HEADERS").and_then(|(text, name)| headers_warning(&name, &text)),
+            first("TIMEOUT").and_then(|(text, name)| timeout_warning(&name, &text)),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            tracing::warn!("{warning}");
+        }
         let sampler = match (ratio, variable("OTEL_TRACES_SAMPLER")) {
             (None, Some(name)) => {
                 let argument = variable("OTEL_TRACES_SAMPLER_ARG");
@@ -85,6 +107,37 @@ fn url(name: &str, text: &str) -> Result<String, Failure> {
         Some(_) if is_http => Ok(text.to_owned()),
         _ => Err(invalid(name, &format!("expected an http or https URL, {example}"))),
     }
+}
+
+/// Checks the CA certificates of a collector.
+fn certificate(path: &Path) -> Result<(), String> {
+    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+    let has_certificate =
+        CertificateDer::pem_slice_iter(&pem).next().is_some_and(|certificate| certificate.is_ok());
+    match has_certificate {
+        true => Ok(()),
+        false => Err("expected a PEM file with a certificate".to_owned()),
+    }
+}
+
+/// Returns a warning if the exporter will leave out a header. It does not show the value, which may be secret.
+fn headers_warning(name: &str, text: &str) -> Option<String> {
+    let is_valid = |pair: &str| {
+        pair.split_once('=').is_some_and(|(name, value)| {
+            HeaderName::try_from(name.trim()).is_ok()
+                && value.trim().bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ')
+        })
+    };
+    let mut pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    let expected = "ignoring an invalid header: expected NAME=VALUE, separated by commas";
+    (!pairs.all(is_valid)).then(|| format!("{name}: {expected}"))
+}
+
+/// Returns a warning if the exporter will use its default instead.
+fn timeout_warning(name: &str, text: &str) -> Option<String> {
+    let is_valid = text.trim().parse::<u64>().is_ok_and(|millis| millis > 0);
+    let expected = "expected milliseconds, for example 10000; using the default";
+    (!is_valid).then(|| format!("{name}: {expected}, got {text:?}"))
 }
 
 fn invalid(name: &str, reason: &dyn std::fmt::Display) -> Failure {
@@ -160,5 +213,33 @@ mod tests {
             assert!(!error.contains("hidden"), "{error}");
         }
         assert!(Otlp::load(None, Some(1.5), |_| None).is_err());
+    }
+
+    #[test]
+    fn certificate_is_checked_and_its_own_variable_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let empty = file.path().to_str().unwrap();
+        let own = "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE";
+        for (name, path, expected) in [
+            (own, "/none", ": /none: No such file"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", empty, "expected a PEM file with a certificate"),
+        ] {
+            let error = load(None, &[ALL, (name, path)]).unwrap_err();
+            assert!(error.starts_with(name) && error.contains(expected), "{error}");
+        }
+        assert!(load(None, &[ALL, (own, " ")]).is_ok(), "an empty variable is not set");
+    }
+
+    #[test]
+    fn what_the_exporter_ignores_is_warned_about() {
+        for text in ["a=b", "a=b, c = d%20e ,", ""] {
+            assert_eq!(headers_warning("H", text), None, "{text}");
+        }
+        for text in ["secret", "a b=secret", "=secret", "a=se\u{7}cret"] {
+            let warning = headers_warning("H", text).unwrap();
+            assert!(warning.starts_with("H: ") && !warning.contains("secret"), "{warning}");
+        }
+        assert_eq!(timeout_warning("T", " 10 "), None);
+        assert!(timeout_warning("T", "10s").unwrap().contains("got \"10s\""));
     }
 }

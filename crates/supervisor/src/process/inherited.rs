@@ -18,6 +18,7 @@ use std::{
 use nix::sys::socket::{getsockopt, sockopt::AcceptConn};
 use rustix::io::{FdFlags, fcntl_setfd};
 
+use super::init::Reporter;
 use onnxd_proto::exit::Failure;
 
 /// Variable in which a predecessor names the descriptors it passes, in order and separated by colons.
@@ -50,6 +51,8 @@ pub(crate) const LOCK: &str = "lock";
 const ACTIVATED: &str = "@activated";
 /// The channel to the predecessor.
 pub(crate) const HANDOVER: &str = "handover";
+/// The pipe to the first process of a container.
+pub(crate) const FIRST_PROCESS: &str = "first-process";
 
 /// The inherited descriptors.
 #[derive(Debug, Default)]
@@ -61,6 +64,8 @@ pub(crate) struct Inherited {
     pub lock: Option<File>,
     /// The channel to the predecessor, if this process is a successor.
     pub handover: Option<UnixStream>,
+    /// Reports successors, if the first process of a container has started this one.
+    pub reporter: Option<Reporter>,
 }
 
 /// An inherited listening socket.
@@ -102,6 +107,7 @@ impl Inherited {
             match &*name {
                 LOCK => inherited.lock = Some(owned.into()),
                 HANDOVER => inherited.handover = Some(owned.into()),
+                FIRST_PROCESS => inherited.reporter = Some(owned.into()),
                 _ => {
                     if !getsockopt(&owned, AcceptConn).map_err(|error| invalid(&error))? {
                         return Err(invalid(
@@ -174,7 +180,8 @@ impl Inherited {
 /// Returns the names of the inherited descriptors, in order.
 fn names() -> Result<Vec<String>, Failure> {
     let invalid = |message: String| Err(Failure::configuration(message));
-    if let Ok(names) = env::var(SUCCESSION) {
+    // Every empty variable counts as not set.
+    if let Some(names) = env::var(SUCCESSION).ok().filter(|names| !names.is_empty()) {
         return Ok(names.split(':').map(ToOwned::to_owned).collect());
     }
     if env::var("LISTEN_PID").ok() != Some(std::process::id().to_string()) {

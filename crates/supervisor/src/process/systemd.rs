@@ -31,9 +31,11 @@ pub(crate) fn reloading() {
     }
 }
 
-/// Reports that the service stops.
-pub(crate) fn stopping() {
-    send(&[NotifyState::Stopping, NotifyState::Status("draining")]);
+/// Reports that the service stops, which may take as long as `longest`. systemd waits at least as long.
+pub(crate) fn stopping(longest: Duration) {
+    let longest = u32::try_from(longest.as_micros()).unwrap_or(u32::MAX);
+    let states = [NotifyState::Stopping, NotifyState::ExtendTimeoutUsec(longest)];
+    send(&[&states[..], &[NotifyState::Status("draining")]].concat());
 }
 
 /// Reports that another process is now the main process. systemd accepts this only from the current one.

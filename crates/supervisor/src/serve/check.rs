@@ -1,50 +1,60 @@
-//! Checks for `--check-config` what a start would find: directories, addresses, the admin socket, the worker and ONNX
-//! Runtime. Leaves nothing behind, and does not disturb a server that runs with the same configuration.
+//! Checks for `--check-config` what a start would find: directories, addresses, the admin socket, the worker, ONNX
+//! Runtime, and models in directories. Leaves nothing behind, and does not disturb a server that runs with the same configuration.
 
 use std::{fs, io, net::SocketAddr, path::Path, process::Stdio};
 
 use onnxd_engine::{models::store, pool::executable::WorkerExecutable};
 use onnxd_proto::{BUILD_ID, domain::Probe, exit::Failure, layout::Layout};
+use rustix::io::Errno;
 use tokio::net::TcpSocket;
 
-use crate::{admin::AdminSocket, config::Config, process::machine};
+use super::{start, trials};
+use crate::{
+    admin::AdminSocket,
+    config::{Config, Problems},
+    process::machine,
+};
 
 /// Prefix of the directory that shows whether one can be created. It is removed at once.
 const TRIAL: &str = ".onnxd-check-";
 
-/// Checks everything. Logs what is in use, since it may be in use by the server that runs now.
+/// Checks everything. Logs what is in use by the server that runs now, and models that a start would not serve.
 ///
 /// # Errors
-/// The first problem that would keep a server from starting. The message names the flag.
+/// What would keep a server from starting, with a line for each problem that names the flag.
 pub(super) fn check(config: &Config) -> Result<(), Failure> {
-    for model in &config.models {
-        let Some(path) = model.uri.directory() else { continue };
-        let invalid = |reason: &str| {
-            let message = format!("--model {}: {} {reason}", model.name, path.display());
-            Failure::configuration(message)
-        };
-        if !path.is_dir() {
-            return Err(invalid("is not a directory"));
-        }
-        fs::read_dir(path).map_err(|error| invalid(&format!("cannot be read: {error}")))?;
+    let mut problems = Problems::default();
+    let worker = problems.keep(worker(config));
+    problems.keep(machine::usable_cpus());
+    let body_memory_bytes = machine::body_memory_bytes(config.body_memory_bytes);
+    if let Some(workers) = problems.keep(start::worker_count(config)) {
+        start::log_limits(workers, body_memory_bytes);
     }
-    worker(config)?;
-    machine::usable_cpus()?;
-    state(&config.state_dir)?;
-    let socket = &config.admin_socket;
-    let invalid = |error: &dyn std::fmt::Display| {
-        let path = socket.display();
-        Failure::configuration(format!("--admin-socket: cannot listen on {path}: {error}"))
+    let holder = problems.keep(state(&config.state_dir)).flatten();
+    let is_served = problems.keep(admin_socket(&config.admin_socket)).unwrap_or_default();
+    addresses(config, holder.is_some() || is_served, &mut problems);
+    if let Some(executable) = worker {
+        problems.keep(trials::run(config, &executable));
+    }
+    problems.finish()
+}
+
+/// Checks that the admin socket can be created. Returns whether a server listens on it.
+fn admin_socket(path: &Path) -> Result<bool, Failure> {
+    let invalid = |error: io::Error| {
+        let message = format!("--admin-socket: cannot listen on {}: {error}", path.display());
+        Failure::configuration(message)
     };
-    if AdminSocket::is_served(socket).map_err(|error| invalid(&error))? {
-        tracing::info!(path = %socket.display(), "a server listens on --admin-socket");
+    let is_served = AdminSocket::is_served(path).map_err(invalid)?;
+    if is_served {
+        tracing::info!(path = %path.display(), "a server listens on --admin-socket");
     }
-    socket.parent().map_or(Ok(()), writable).map_err(|error| invalid(&error))?;
-    addresses(config)
+    path.parent().map_or(Ok(()), writable).map_err(invalid)?;
+    Ok(is_served)
 }
 
 /// Checks that the worker is of this build and can load ONNX Runtime.
-fn worker(config: &Config) -> Result<(), Failure> {
+fn worker(config: &Config) -> Result<WorkerExecutable, Failure> {
     let path = config.worker_binary.display();
     let invalid = |reason: &dyn std::fmt::Display| {
         Failure::configuration(format!("--worker-binary: {path}: {reason}"))
@@ -63,12 +73,12 @@ fn worker(config: &Config) -> Result<(), Failure> {
             "from another build: it reports {build_id}, this supervisor is {BUILD_ID}"
         ))),
         Some(reason) => Err(Failure::configuration(format!("--onnxruntime: {reason}"))),
-        None => Ok(()),
+        None => Ok(executable),
     }
 }
 
-/// Checks that the state directory can be created or written to.
-fn state(path: &Path) -> Result<(), Failure> {
+/// Checks that the state directory can be created or written to. Returns the pid of the server that uses it.
+fn state(path: &Path) -> Result<Option<String>, Failure> {
     let layout = Layout::new(path);
     for folder in [path.to_owned(), layout.versions(), layout.generations_root()] {
         writable(&folder).map_err(|error| {
@@ -78,10 +88,10 @@ fn state(path: &Path) -> Result<(), Failure> {
     let holder = store::holder(&layout.lock()).map_err(|error| {
         Failure::configuration(format!("--state-dir: {}: {error}", layout.lock().display()))
     })?;
-    if let Some(pid) = holder {
+    if let Some(pid) = &holder {
         tracing::info!(pid, path = %path.display(), "a server uses --state-dir");
     }
-    Ok(())
+    Ok(holder)
 }
 
 /// Checks that a directory can be written to or created, by creating one in it or in its nearest parent.
@@ -89,16 +99,16 @@ fn writable(folder: &Path) -> io::Result<()> {
     let existing = folder.ancestors().find(|parent| parent.symlink_metadata().is_ok());
     let existing = existing.unwrap_or(Path::new("/"));
     if !fs::metadata(existing)?.is_dir() {
-        let message = format!("{} is not a directory", existing.display());
-        return Err(io::Error::new(io::ErrorKind::NotADirectory, message));
+        // As the system says at a start.
+        return Err(if existing == folder { Errno::EXIST } else { Errno::NOTDIR }.into());
     }
     let trial = existing.join(format!("{TRIAL}{}", std::process::id()));
     fs::create_dir(&trial)?;
     fs::remove_dir(&trial)
 }
 
-/// Checks that the addresses belong to this machine, and not to each other.
-fn addresses(config: &Config) -> Result<(), Failure> {
+/// Checks that the addresses belong to this machine, not to each other, and to no other program.
+fn addresses(config: &Config, a_server_runs: bool, problems: &mut Problems) {
     let admin = config.admin_listen.as_ref().map(|admin| admin.address);
     let all = [
         ("--listen", Some(config.listen)),
@@ -110,21 +120,21 @@ fn addresses(config: &Config) -> Result<(), Failure> {
     for (index, (flag, address)) in all.iter().enumerate() {
         if let Some((other, _)) = all[..index].iter().find(|(_, other)| overlap(*other, *address)) {
             let message = format!("{flag}: {address} is the address of {other}, use another port");
-            return Err(Failure::configuration(message));
+            problems.keep::<()>(Err(Failure::configuration(message)));
+            continue;
         }
         match bind(*address) {
-            Ok(()) => {}
-            // The server that runs now, or systemd for this one.
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                tracing::warn!(%address, "the address of {flag} is in use; a second server could not start");
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && a_server_runs => {
+                tracing::info!(%address, "the address of {flag} is in use, probably by the server that runs");
             }
-            Err(error) => {
-                let message = format!("{flag}: cannot listen on {address}: {error}");
-                return Err(Failure::configuration(message));
+            result => {
+                problems.keep(result.map_err(|error| {
+                    let message = format!("{flag}: cannot listen on {address}: {error}");
+                    Failure::configuration(message)
+                }));
             }
         }
     }
-    Ok(())
 }
 
 /// Returns whether both cannot be bound. Port 0 is any free port.
@@ -172,7 +182,7 @@ mod tests {
         assert!(fs::read_dir(root.path()).unwrap().next().is_none());
         fs::write(root.path().join("file"), []).unwrap();
         let error = writable(&root.path().join("file/b")).unwrap_err().to_string();
-        assert!(error.contains("file is not a directory"), "{error}");
+        assert!(error.contains("Not a directory"), "{error}");
     }
 
     #[test]

@@ -6,12 +6,13 @@ mod kept;
 mod sockets;
 mod start;
 mod starting;
+mod stopping;
 mod succession;
 mod traces;
+mod trials;
 
 use std::{
     os::fd::OwnedFd,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -34,6 +35,7 @@ use crate::{
         confinement,
         exporter::Exporter,
         inherited::Inherited,
+        init::Reporter,
         signals::{Action, Signals},
         systemd,
     },
@@ -53,8 +55,6 @@ use onnxd_telemetry::log;
 
 /// How long an aborted update may take to remove its files.
 const CLEAN_UP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long workers may take to exit, or to be killed.
-const WORKERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs the supervisor until it is stopped or a successor has taken over.
 ///
@@ -66,7 +66,7 @@ pub(crate) fn main(
 ) -> Result<ExitStatus, Failure> {
     let inherited = Inherited::take()?;
     let settings = arguments.with_file(origins)?;
-    let format = settings.log_format.as_deref().filter(|format| !format.is_empty());
+    let format = settings.logging.log_format.as_deref().filter(|format| !format.is_empty());
     log::init(format).map_err(|error| {
         Failure::configuration(match error {
             log::Error::Format(word) => {
@@ -75,16 +75,15 @@ pub(crate) fn main(
             other => other.to_string(),
         })
     })?;
-    if settings.alone_cpus.is_some() {
+    if settings.workers.alone_cpus.is_some() {
         tracing::warn!("{} is deprecated, use --idle-cpus", origins.name("alone-cpus"));
     }
     for warning in unknown_variables(&cli::command()) {
         tracing::warn!("{warning}");
     }
-    let check_only = settings.check_config;
-    let mut config = Config::load(settings)?;
+    let check_only = settings.other.check_config;
+    let (mut config, edge) = Config::load(settings)?;
     sockets::adopt(&mut config, &inherited)?;
-    let edge = Edge::load(&config.edge)?;
     if check_only {
         check::check(&config)?;
         cli::print_line("the configuration is valid");
@@ -129,11 +128,20 @@ async fn serve(
         server.restore().await?;
         server.warm_up().await
     };
-    tokio::select! {
-        loaded = load => loaded?,
-        never = starting::announce(server.updater.startup(), config.check.timeout), if !inherited.is_successor() => match never {},
+    let is_successor = inherited.is_successor();
+    let is_loaded = tokio::select! {
+        loaded = load => loaded.map(|()| true)?,
+        never = starting::announce(server.updater.startup(), config.check.timeout), if !is_successor => match never {},
         failure = ended(&tasks) => return Err(failure),
-        () = signals.stop() => return Ok(ExitStatus::Success),
+        () = signals.stop() => match is_successor {
+            // It does not accept yet.
+            true => return Ok(ExitStatus::Success),
+            false => false,
+        }
+    };
+    if !is_loaded {
+        // Models that were loaded already have answered requests.
+        return server.stop(Ok(Exit::Stopped), config, &mut signals).await;
     }
     if let Some(predecessor) = inherited.handover.take() {
         tokio::select! {
@@ -154,31 +162,7 @@ async fn serve(
     if let Some(watchdog) = watchdog {
         watchdog.abort();
     }
-    let successor = match &outcome {
-        Ok(Exit::HandedOver(successor)) => Some(successor),
-        _ => {
-            systemd::stopping();
-            None
-        }
-    };
-    if matches!(outcome, Ok(Exit::Stopped)) && !config.shutdown_delay.is_zero() {
-        server.stop_later(config.shutdown_delay, &mut signals).await;
-    }
-    let mut drain = pin!(server.drain(successor.is_some()));
-    loop {
-        tokio::select! {
-            () = drain.as_mut() => break,
-            request = signals.next() => match (request, successor) {
-                (Action::Stop, _) => {
-                    tracing::warn!("received a second stop signal, exiting without draining");
-                    break;
-                }
-                (Action::Reload, Some(successor)) => successor.hang_up(),
-                (Action::Reload | Action::HandOver, _) => {}
-            }
-        }
-    }
-    outcome.map(|_| ExitStatus::Success)
+    server.stop(outcome, config, &mut signals).await
 }
 
 /// Why the server stopped serving.
@@ -211,6 +195,8 @@ struct Server {
     tasks: EssentialTasks,
     /// Sends traces to a collector, if that is on.
     exporter: Option<Exporter>,
+    /// Reports successors to the first process of a container, if there is one.
+    reporter: Option<Reporter>,
 }
 
 impl Server {
@@ -239,7 +225,6 @@ impl Server {
         signals: &mut Signals,
     ) -> Result<Exit, Failure> {
         let mut reload_now = false;
-        let mut health = self.health.clone();
         loop {
             if std::mem::take(&mut reload_now) {
                 tokio::select! {
@@ -248,13 +233,8 @@ impl Server {
                     () = signals.stop() => return Ok(Exit::Stopped),
                 }
             }
-            let fatal = health.wait_for(|health| health.fatal.is_some());
             tokio::select! {
-                health = fatal => {
-                    let fatal = health.ok().and_then(|health| health.fatal.clone());
-                    return Err(fatal.map_or_else(dispatcher_ended, failure));
-                }
-                failure = ended(&self.tasks) => return Err(failure),
+                failure = self.failed() => return Err(failure),
                 request = signals.next() => match request {
                     Action::Stop => return Ok(Exit::Stopped),
                     Action::Reload => reload_now = true,
@@ -266,48 +246,6 @@ impl Server {
                 }
             }
         }
-    }
-
-    /// Goes on serving, but is not ready, until `delay` is over or a second signal arrives.
-    async fn stop_later(&self, delay: Duration, signals: &mut Signals) {
-        tracing::info!(
-            seconds = delay.as_secs(),
-            "stopping after --shutdown-delay, still accepting requests"
-        );
-        self.engine.close();
-        tokio::select! {
-            () = time::sleep(delay) => {}
-            () = signals.stop() => tracing::warn!("received a second stop signal, draining now"),
-        }
-    }
-
-    /// Finishes accepted requests, then stops the workers.
-    async fn drain(mut self, handed_over: bool) {
-        tracing::info!("draining");
-        self.tasks.stopping();
-        if !handed_over {
-            self.updater.stop();
-        }
-        // The duplicates would keep the sockets open, and clients would connect without getting a
-        // response.
-        self.successor_descriptors.clear();
-        self.stop_accepting.send_replace(true);
-        // Each listener ends within the drain timeout.
-        for listener in self.listeners {
-            let _ = listener.await;
-        }
-        self.admin.abort();
-        // Removes the socket before the workers exit. They remove it if the supervisor dies.
-        let _ = (&mut self.admin).await;
-        let _ = self.events.send(Event::Drain).await;
-        let stopped = self.health.wait_for(|health| health.stopped || health.fatal.is_some());
-        if time::timeout(WORKERS_STOP_TIMEOUT, stopped).await.is_err() {
-            tracing::error!("workers did not stop in time");
-        }
-        if let Some(exporter) = self.exporter {
-            exporter.stop().await;
-        }
-        tracing::info!("stopped");
     }
 
     /// Notifies systemd's watchdog while the request path works: the accept loop runs, the dispatcher answers, and

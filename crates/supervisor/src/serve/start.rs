@@ -129,7 +129,7 @@ impl Server {
         };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
-        let server = Self { exporter, ..server };
+        let server = Self { exporter, reporter: inherited.reporter.take(), ..server };
         // A successor does not accept yet: its predecessor still does.
         if !inherited.is_successor() {
             server.open.send_replace(true);
@@ -220,6 +220,7 @@ impl Server {
             admin,
             tasks,
             exporter: None,
+            reporter: None,
         })
     }
 }
@@ -254,7 +255,7 @@ impl Lifecycle {
 }
 
 /// Logs what the server may use, and where those limits come from.
-fn log_limits(workers: usize, body_memory_bytes: usize) {
+pub(super) fn log_limits(workers: usize, body_memory_bytes: usize) {
     let groups = match machine::limits() {
         limits if limits.is_empty() => "no limits".to_owned(),
         limits => limits.join(", "),
@@ -343,12 +344,14 @@ fn watches(config: &Config, updates: &update::Deps, updater: &Arc<Updater>) -> A
     Watches::start(&deps, |model| config.poll.get(model.name.as_str()).copied())
 }
 
+/// Returns the number of workers.
+pub(super) fn worker_count(config: &Config) -> Result<usize, Failure> {
+    config.workers.map_or_else(machine::default_workers, |count| Ok(count.get()))
+}
+
 /// Returns the limits of a check. The longest text must fit the memory of each worker.
-fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
-    let workers = match config.workers {
-        Some(count) => count.get(),
-        None => machine::default_workers()?,
-    };
+pub(super) fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
+    let workers = worker_count(config)?;
     let memory_bytes = machine::check_memory_bytes(config.check_memory_bytes);
     Ok(CheckLimits { memory_bytes, worker_bytes: machine::worker_share(workers), ..config.check })
 }
@@ -360,10 +363,7 @@ fn workers(
     (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
 ) -> Result<Vec<Worker>, Failure> {
     let cpus = machine::usable_cpus()?;
-    let count = match config.workers {
-        Some(count) => count.get(),
-        None => machine::default_workers()?,
-    };
+    let count = worker_count(config)?;
     let oom_kills = OomKills::new(control_groups::oom_kills);
     tokio::spawn(oom_kills.clone().watch());
     let mut workers = Vec::with_capacity(count);

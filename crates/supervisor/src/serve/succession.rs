@@ -18,7 +18,10 @@ use std::{
     env,
     ffi::OsString,
     io,
-    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream as StdStream,
+    },
     pin::pin,
     process::{self, Command, ExitStatus},
     time::Duration,
@@ -41,7 +44,7 @@ use crate::{
     admin,
     config::Config,
     process::{
-        inherited::{FIRST, HANDOVER, LOCK, SUCCESSION},
+        inherited::{FIRST, FIRST_PROCESS, HANDOVER, LOCK, SUCCESSION},
         signals::{Action, Signals},
         systemd,
     },
@@ -141,13 +144,12 @@ impl Server {
                         // The caller stops the server for this. Updates stay paused, since the successor may still
                         // be running.
                         tracing::error!(task = name, "succession failed, a task ended unexpectedly");
-                        admin::remove_successor_socket(&config.admin_socket);
+                        self.forget_successor(config);
                         return Attempt::Failed { reload: false };
                     }
                     request = signals.next() => match request {
                         Action::Stop => {
-                            // The successor is killed, so it cannot remove its socket.
-                            admin::remove_successor_socket(&config.admin_socket);
+                            self.forget_successor(config);
                             return Attempt::Stopped;
                         }
                         Action::Reload => reload = true,
@@ -171,9 +173,23 @@ impl Server {
             Err(reason) => reason,
         };
         tracing::error!(reason, "succession failed, this process continues to serve");
-        admin::remove_successor_socket(&config.admin_socket);
+        self.forget_successor(config);
         self.updater.resume().await;
         Attempt::Failed { reload }
+    }
+
+    /// Cleans up after a successor that failed or is killed. It cannot remove its socket.
+    fn forget_successor(&self, config: &Config) {
+        admin::remove_successor_socket(&config.admin_socket);
+        self.report(None);
+    }
+
+    /// Reports to the first process of a container that this process serves.
+    fn report(&self, successor: Option<u32>) {
+        let Some(Err(error)) = self.reporter.as_ref().map(|first| first.report(successor)) else {
+            return;
+        };
+        tracing::error!(%error, "cannot report to the first process of the container");
     }
 
     /// Starts a successor and waits until it is ready. On an error it has been killed, so that two processes never
@@ -207,7 +223,8 @@ impl Server {
 
     /// Lets a successor that is ready serve, with updates paused.
     ///
-    /// # On an error the successor has exited, this this process continues to serve.
+    /// # Errors
+    /// The successor has exited, and this process continues to serve.
     async fn transfer_to(&self, mut successor: Successor) -> Result<Successor, String> {
         let pid = successor.pid;
         systemd::main_process_is(pid);
@@ -239,6 +256,9 @@ impl Server {
         }
         passed.push((LOCK, self.store.lock_for_successor()?.into()));
         passed.push((HANDOVER, theirs.into()));
+        if let Some(reporter) = &self.reporter {
+            passed.push((FIRST_PROCESS, reporter.as_fd().try_clone_to_owned()?));
+        }
         let names: Vec<&str> = passed.iter().map(|(name, _)| *name).collect();
         let mut arguments = env::args_os();
         // The path this process was started from. An upgrade has replaced the file there.
@@ -260,7 +280,12 @@ impl Server {
         drop(command);
         // A child that was not waited for has an id.
         let pid = child.id().unwrap_or_default();
-        Ok(Successor { pid, child, channel, has_taken: false })
+        let successor = Successor { pid, child, channel, has_taken: false };
+        if let Some(reporter) = &self.reporter {
+            // Without this, the container would end with this process. Dropping the successor kills it.
+            reporter.report(Some(pid))?;
+        }
+        Ok(successor)
     }
 
     /// The successor's side. Returns when this process serves.
@@ -289,6 +314,7 @@ impl Server {
             admin::take_over_name(&config.admin_socket).map_err(failed)?;
         }
         self.store.write_pid();
+        self.report(None);
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;
         let updater = std::sync::Arc::clone(&self.updater);

@@ -159,13 +159,11 @@ pub(super) fn fetcher(
 
 /// Returns the limits that `onnxd serve` applies on this machine with the same settings.
 fn limits(arguments: &CheckArguments) -> Result<CheckLimits, Failure> {
-    let settings = ServeArguments {
-        check_timeout: arguments.check_timeout,
-        request_timeout: arguments.request_timeout,
-        min_cosine: arguments.min_cosine,
-        strict: arguments.strict,
-        ..ServeArguments::default()
-    };
+    let mut settings = ServeArguments::default();
+    settings.updates.check_timeout = arguments.check_timeout;
+    settings.limits.request_timeout = arguments.request_timeout;
+    settings.updates.min_cosine = arguments.min_cosine;
+    settings.updates.strict = arguments.strict;
     let workers = match arguments.workers {
         Some(count) => count.get(),
         None => machine::default_workers()?,
