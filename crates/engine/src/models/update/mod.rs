@@ -330,7 +330,8 @@ impl Updater {
     pub async fn cancel(&self, model: &Model) -> Result<usize, Refusal> {
         let (reply, cancelled) = oneshot::channel();
         // If the task ended, the reply is dropped as well.
-        let _ = self.handles[usize::from(model.slot)].0.send(Input::Cancel(reply)).await;
+        let input = Input::Cancel(Instant::now(), reply);
+        let _ = self.handles[usize::from(model.slot)].0.send(input).await;
         let updates = cancelled.await.map_err(|_| CallError::Ended.into_refusal())??;
         tracing::info!(model = %model.name, updates, "cancelled");
         Ok(updates)
