@@ -37,8 +37,8 @@ use onnxd_proto::{
 
 use crate::models::machine::{
     events::{
-        Action, CallId, Candidate, Committed, Content, Decision, Event, Job, Payload, Proposal,
-        Stop, Target, WorkerEvent,
+        Action, CallId, Candidate, Content, Decision, Event, Job, Payload, Proposal, Stop, Target,
+        WorkerEvent,
     },
     pace::Pace,
     pending::PendingLoads,

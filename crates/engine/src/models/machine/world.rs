@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::models::{
-    machine::{events::Cause, *},
+    machine::{
+        events::{Cause, Committed},
+        *,
+    },
     requester::Requester,
 };
 

@@ -14,7 +14,6 @@ mod steps;
 pub mod trial;
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -44,15 +43,18 @@ use crate::models::{
         driver::{Caller, Driver, Input},
         error::CallError,
         payload::Versions,
-        restore::{Loader, Restore},
+        restore::{ModelLoader, Restore},
     },
     workers::Workers,
 };
 use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
-use onnxd_telemetry::{metrics::Metrics, tracer::Tracer};
+use onnxd_telemetry::{log_limit::LogLimit, metrics::Metrics, tracer::Tracer};
 
 pub use self::error::{NotServed, RestoreError};
+
+/// Limits the lines about loads that fail, which each request repeats.
+static FIRST_USE_FAILED: LogLimit = LogLimit::new();
 
 /// Receives the steps of an update. A step is dropped if the channel is full.
 pub type Progress = mpsc::Sender<Step>;
@@ -157,7 +159,7 @@ impl Updater {
     pub async fn restore(&self, workers: &dyn Workers) -> Result<(), RestoreError> {
         let models = self.registry.models().iter().map(Arc::as_ref);
         let preloaded = models.filter(|model| model.preload).collect();
-        let loader = ModelLoader { updater: self, workers };
+        let loader = ModelLoader::new(self, workers);
         Restore::new(&loader, &self.startup).run(preloaded).await
     }
 
@@ -194,8 +196,10 @@ impl Updater {
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
                     Err(error) => {
                         let refusal = error.into_refusal();
-                        let (kind, reason) = (refusal.kind, refusal.message.as_str());
-                        tracing::warn!(model = %model.name, ?kind, reason, "loading on first use failed");
+                        if let Some(suppressed) = FIRST_USE_FAILED.admit() {
+                            let (kind, reason) = (refusal.kind, refusal.message.as_str());
+                            tracing::warn!(model = %model.name, ?kind, reason, suppressed, "loading on first use failed");
+                        }
                         model.set_failure(refusal.clone());
                         return Err(NotServed::Failed(refusal));
                     }
@@ -366,35 +370,6 @@ impl Updater {
             }
         }
         refused
-    }
-}
-
-/// Loads models at start.
-struct ModelLoader<'a> {
-    updater: &'a Updater,
-    workers: &'a dyn Workers,
-}
-
-impl Loader for ModelLoader<'_> {
-    fn was_kept(&self, model: &Model) -> bool {
-        self.updater.was_kept(model)
-    }
-
-    async fn load(&self, model: &Model) -> Result<(), CallError> {
-        // Workers that run load it before it is committed, the others when they start.
-        let (progress, mut steps) = mpsc::channel(1);
-        let input = |id, caller| Input::LoadRequested(id, Load::Ahead, caller);
-        let mut load = pin!(self.updater.call(model, progress, input));
-        loop {
-            tokio::select! {
-                result = load.as_mut() => return result.map(drop),
-                Some(_) = steps.recv() => self.updater.startup.progressed(),
-            }
-        }
-    }
-
-    async fn start_workers(&self) {
-        self.workers.start().await;
     }
 }
 
