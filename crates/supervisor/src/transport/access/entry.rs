@@ -1,4 +1,4 @@
-//! One line of the access log. It is written when the response was passed on completely, or when the
+//! One line of the access log. It is written when the response was sent completely, or when the
 //! client disconnects.
 //!
 //! Text that a client chose is a field of type string, which both formats quote and escape. The path is
@@ -140,7 +140,7 @@ impl Drop for Entry {
             infer_ms = part(timing, "infer"),
             client = %self.client,
             request_id = self.identity.request_id.as_str(),
-            trace_id = self.identity.trace.map(|trace| format!("{:032x}", trace.trace_id())).as_deref(),
+            trace_id = self.identity.trace_id().map(|id| format!("{id:032x}")).as_deref(),
             "request"
         );
     }
