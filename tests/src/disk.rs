@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -75,12 +75,16 @@ impl Disk {
     pub fn generations(&self, model: &str) -> BTreeMap<u64, String> {
         let directory = self.root.join("generations").join(model);
         let record = |name: String| {
-            let text = fs::read(directory.join(&name)).unwrap();
+            let text = match fs::read(directory.join(&name)) {
+                // A running server may have removed it since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+                text => text.unwrap(),
+            };
             let record: Record = serde_json::from_slice(&text)
                 .unwrap_or_else(|error| panic!("{name}: {error}: {text:?}"));
-            (name.parse().unwrap(), record.version)
+            Some((name.parse().unwrap(), record.version))
         };
-        names(&directory).into_iter().map(record).collect()
+        names(&directory).into_iter().filter_map(record).collect()
     }
 
     /// Returns unneeded entries, one line each: partial files, versions that no record names, and

@@ -153,3 +153,23 @@ async fn status_says_when_the_supervisor_does_not_answer() {
     assert!(!status.status.success() && message.contains("did not answer within 1 s"), "{message}");
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_supervisor_limits_its_arenas_and_not_those_of_others() {
+    let arenas = |pid: i32| {
+        let variables = fs::read(format!("/proc/{pid}/environ")).unwrap();
+        let variables = String::from_utf8_lossy(&variables).into_owned();
+        let found = variables.split('\0').find_map(|pair| pair.strip_prefix("MALLOC_ARENA_MAX="));
+        found.map(|number| number.parse::<usize>().unwrap())
+    };
+    let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let server = builder.clone().start().await;
+    assert!(arenas(server.pid()).is_some_and(|number| number >= 2));
+    assert_eq!(name(server.pid()), "onnxd\n");
+    assert_eq!(arenas(server.worker_pids().await[0]), None, "workers have their own settings");
+    server.stop().await;
+    let server = builder.variable("MALLOC_ARENA_MAX", "7").start().await;
+    assert_eq!(arenas(server.pid()), Some(7), "the operator decides");
+    server.stop().await;
+}

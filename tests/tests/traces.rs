@@ -138,9 +138,95 @@ async fn a_request_whose_client_disconnects_is_an_error() {
     let waiting = tokio::time::timeout(Duration::from_secs(1), embed(&server, &trace)).await;
     assert!(waiting.is_err(), "no worker runs");
     let trace = collector.trace("the request", |span| span.trace == TRACE).await;
-    assert_eq!(names(&trace), ["POST /embed"]);
-    assert_eq!(trace[0].error.as_deref(), Some("the client disconnected"));
+    assert_eq!(names(&trace), ["POST /embed", "admission", "queue", "inference"]);
+    assert_ordered(&trace);
+    assert_failed_last(&trace, "the client disconnected", "client_disconnected");
     workers.iter().for_each(|pid| processes::signal(*pid, processes::Signal::SIGCONT));
+    server.stop().await;
+}
+
+/// Checks that the root and its last child failed, and no other child.
+fn assert_failed_last(trace: &[Span], message: &str, kind: &str) {
+    let failed = |span: &Span| {
+        let is_kind = span.attributes.get("error.type").is_some_and(|found| found == kind);
+        span.error.as_deref() == Some(message) && is_kind
+    };
+    let last = trace.len() - 1;
+    for (index, span) in trace.iter().enumerate() {
+        assert_eq!(failed(span), index == 0 || index == last, "{span:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failed_requests_have_the_spans_they_reached() {
+    let collector = Collector::start(Behavior::Take);
+    let server = exporting(&collector).workers(1).tolerates_stopped_workers().start().await;
+    let send = async |number: u32, body: String, milliseconds: &str| {
+        let trace = format!("{number:032x}");
+        let header = sampled(&trace);
+        let headers = [
+            ("content-type", "application/json"),
+            ("traceparent", &header),
+            ("x-request-timeout-ms", milliseconds),
+        ];
+        let mut client = server.client().await;
+        let sent = client.send_with(Method::POST, "/embed", &headers, body.into()).await;
+        (sent.unwrap().status, trace)
+    };
+    // Refused before it is submitted: the client's mistake.
+    let (status, id) = send(1, "{".to_owned(), "1000").await;
+    assert_eq!(status, 400);
+    let trace = collector.trace("the malformed request", |span| span.trace == id).await;
+    assert_eq!(names(&trace), ["POST /embed", "admission"]);
+    assert!(trace.iter().all(|span| span.error.is_none()), "{trace:?}");
+    // Rejected by the tokenizer.
+    let long = json!({"inputs": "word ".repeat(2000), "truncate": false}).to_string();
+    let (status, id) = send(2, long, "10000").await;
+    assert_eq!(status, 422);
+    let trace = collector.trace("the long text", |span| span.trace == id).await;
+    assert_eq!(names(&trace), ["POST /embed", "admission", "queue", "tokenize"]);
+    assert!(trace.iter().all(|span| span.error.is_none()), "{trace:?}");
+    // The worker does not answer, and then it accepts no more.
+    let workers = server.worker_pids().await;
+    workers.iter().for_each(|pid| processes::signal(*pid, processes::Signal::SIGSTOP));
+    let short = || json!({"inputs": "a text"}).to_string();
+    let (status, id) = send(3, short(), "300").await;
+    assert_eq!(status, 504);
+    let trace = collector.trace("the late request", |span| span.trace == id).await;
+    assert_eq!(names(&trace), ["POST /embed", "admission", "queue", "inference"]);
+    assert_ordered(&trace);
+    assert_failed_last(&trace, "the request took longer than 0.3 s", "timeout");
+    workers.iter().for_each(|pid| processes::signal(*pid, processes::Signal::SIGCONT));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_access_log_names_traces_that_begin_here() {
+    let collector = Collector::start(Behavior::Take);
+    let builder = exporting(&collector).argument("--trace-ratio=1").argument("--access-log=all");
+    let server = builder.start().await;
+    let mut client = server.client().await;
+    client.post("/embed", &json!({"inputs": "x"})).await.unwrap();
+    let trace = collector.trace("a new trace", |span| span.is_server).await;
+    let field = format!("trace_id=\"{}\"", trace[0].trace);
+    eventually("the line of the access log", SOON, async || {
+        server.stderr().lines().any(|line| line.contains(&field)).then_some(())
+    })
+    .await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn invented_methods_do_not_name_spans() {
+    let collector = Collector::start(Behavior::Take);
+    let server = exporting(&collector).start().await;
+    let headers = [("traceparent", &*sampled(TRACE))];
+    let method = Method::from_bytes(b"S3CRET").unwrap();
+    let mut client = server.client().await;
+    client.send_with(method, "/embed", &headers, Vec::new().into()).await.unwrap();
+    let trace = collector.trace("the request", |span| span.trace == TRACE).await;
+    assert_eq!(trace[0].name, "HTTP /embed");
+    assert_eq!(trace[0].attributes["http.request.method"], "_OTHER");
     server.stop().await;
 }
 
@@ -190,8 +276,8 @@ async fn an_update_has_a_span_for_each_step() {
     fs::create_dir(&empty).unwrap();
     let refusal = server.update("m", Some(&empty)).await.unwrap_err();
     let trace = collector.trace("the refused update", |span| span.error.is_some()).await;
-    assert_eq!(trace[0].error, Some(refusal.message));
     assert_eq!(names(&trace), ["update", "resolve"]);
+    assert_failed_last(&trace, &refusal.message, "contract");
     server.stop().await;
 }
 
@@ -219,7 +305,7 @@ async fn a_broken_collector_costs_a_counter() {
         .await;
         assert!((metrics(&server).await.value("onnxd_spans_exported_total", &[])) < 0.5);
         let log = server.stderr();
-        assert!(log.contains("the collector did not take spans"), "{log}");
+        assert!(log.contains("collector did not accept spans"), "{log}");
         assert!(!log.contains(SECRET), "{log}");
         server.stop().await;
     }
@@ -275,7 +361,7 @@ async fn an_exporter_that_crashed_is_replaced_and_secrets_stay_hidden() {
     .await;
     let arrived = collector.trace("later requests", |span| span.trace == again).await;
     assert_eq!(arrived.len(), 6);
-    assert!(server.stderr().contains("the trace exporter does not run"));
+    assert!(server.stderr().contains("trace exporter is not running"));
     assert!(!server.stderr().contains(SECRET));
     server.terminate().await;
 }

@@ -16,6 +16,8 @@
 //! A refusal is an [`ErrorBody`] with the HTTP status of [`http_status`]. Once a step has been sent,
 //! the status is 200 and the error is the last line.
 
+mod forms;
+
 use std::{collections::BTreeMap, fmt};
 
 use hyper::StatusCode;
@@ -23,7 +25,7 @@ pub use onnxd_proto::domain::{
     Drift, Guess, Load, Outcome, Refusal, RefusalKind, Shortened, Step, SwitchFacts, Task, Unloaded,
 };
 use onnxd_proto::generation::Generation;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 /// Content type of every request body, and of responses that are one JSON document.
 pub const JSON: &str = "application/json";
@@ -199,7 +201,7 @@ pub struct ModelStatus {
     /// Committed generation; 0 if none.
     pub generation: Generation,
     /// Digest of the content; empty (`null` in JSON) if nothing is committed.
-    #[serde(with = "null_if_empty")]
+    #[serde(with = "forms::null_if_empty")]
     pub version: String,
     /// Task of the model; `None` if nothing is committed.
     pub task: Option<Task>,
@@ -275,7 +277,7 @@ pub struct WorkerStatus {
     /// Index, starting from 0.
     pub id: u64,
     /// Process id; `None` (0 in JSON) while no process runs.
-    #[serde(with = "zero_if_none")]
+    #[serde(with = "forms::zero_if_none")]
     pub pid: Option<i32>,
     /// CPU that the worker is pinned to; `None` if pinning failed.
     pub cpu: Option<u16>,
@@ -373,36 +375,6 @@ words! {
         Backoff = "backoff",
         /// Given up, and no longer restarted.
         Failed = "failed",
-    }
-}
-
-/// Represents an empty text as `null`.
-mod null_if_empty {
-    use super::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
-        Some(text).filter(|text| !text.is_empty()).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<String, D::Error> {
-        Ok(Option::<String>::deserialize(from)?.unwrap_or_default())
-    }
-}
-
-/// Represents a missing process as 0.
-mod zero_if_none {
-    use super::{Deserialize, Deserializer, Serializer};
-
-    #[expect(clippy::ref_option, reason = "serde requires this signature")]
-    pub(super) fn serialize<S: Serializer>(
-        pid: &Option<i32>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_i32(pid.unwrap_or(0))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i32>, D::Error> {
-        Ok(Option::<i32>::deserialize(from)?.filter(|pid| *pid != 0))
     }
 }
 

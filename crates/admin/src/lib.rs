@@ -8,4 +8,6 @@
 
 pub mod api;
 pub mod client;
+mod error;
 mod log;
+mod reply;

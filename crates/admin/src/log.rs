@@ -4,7 +4,8 @@ use hyper::Method;
 
 use crate::{
     api::{LOG_PATH, LogCall, LogSettings},
-    client::{Client, Error, Reply, answer},
+    client::{Client, Error, Reply},
+    reply::answer,
 };
 
 impl Client {

@@ -35,6 +35,9 @@ pub fn main() -> ExitCode {
             cli::report(&Failure::internal(message)).into()
         });
     }
+    if matches!(cli.command, Command::Serve(_)) {
+        process::allocator::limit_arenas();
+    }
     let status = match cli.command {
         Command::Serve(arguments) => serve::main(*arguments, &mut origins),
         Command::Check(arguments) => cli::check::main(&arguments),

@@ -6,7 +6,7 @@ use std::{
     fmt,
     hash::{BuildHasher, RandomState},
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -25,6 +25,8 @@ pub struct RequestIdentity {
     pub request_id: RequestId,
     /// The caller's span, if the caller sent a valid `traceparent`.
     pub trace: Option<TraceContext>,
+    /// The trace that onnxd began instead. Shared by all clones.
+    begun: Arc<OnceLock<u128>>,
 }
 
 impl RequestIdentity {
@@ -34,8 +36,30 @@ impl RequestIdentity {
         Self {
             request_id: request_id.and_then(RequestId::from_client).unwrap_or_else(RequestId::new),
             trace: trace.and_then(TraceContext::from_traceparent),
+            begun: Arc::default(),
         }
     }
+
+    /// Notes that onnxd records the request in this trace.
+    pub fn begin_trace(&self, trace_id: u128) {
+        // A request is recorded once.
+        let _ = self.begun.set(trace_id);
+    }
+
+    /// Returns the trace of the caller, or the one that onnxd began.
+    pub fn trace_id(&self) -> Option<u128> {
+        self.trace.map(TraceContext::trace_id).or_else(|| self.begun.get().copied())
+    }
+}
+
+/// Methods of HTTP that OpenTelemetry knows.
+const METHODS: [&str; 9] =
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+/// Returns the name of an HTTP method in traces, metrics and logs. A client may invent methods, so all
+/// that OpenTelemetry does not know have the same name.
+pub fn method_name(method: &str) -> &'static str {
+    METHODS.into_iter().find(|known| *known == method).unwrap_or("_OTHER")
 }
 
 /// Names one request. Printable ASCII, so it needs no escaping in a header. Cheap to clone.
@@ -213,6 +237,25 @@ mod tests {
         }
         let [first, second] = [(); 2].map(|()| RequestIdentity::new(None, None));
         assert_ne!(first.request_id, second.request_id);
+    }
+
+    #[test]
+    fn invented_methods_have_one_name() {
+        assert_eq!(method_name("POST"), "POST");
+        for invented in ["", "post", "GETT", "SECRET"] {
+            assert_eq!(method_name(invented), "_OTHER", "{invented}");
+        }
+    }
+
+    #[test]
+    fn a_trace_that_begins_here_is_known_to_all_clones() {
+        let begun = RequestIdentity::new(None, None);
+        assert_eq!(begun.trace_id(), None);
+        begun.clone().begin_trace(7);
+        assert_eq!(begun.trace_id(), Some(7));
+        let continued = RequestIdentity::new(None, Some(EXAMPLE.as_bytes()));
+        continued.begin_trace(7);
+        assert_eq!(continued.trace_id(), Some(0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736));
     }
 
     #[test]

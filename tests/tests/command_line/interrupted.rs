@@ -14,6 +14,7 @@ use e2e::{
     home::Home,
     processes::{self, Process, Signal, command_line},
     server::Server,
+    tracer::Tracer,
 };
 use serde_json::Value;
 
@@ -26,8 +27,13 @@ const SOON: Duration = Duration::from_secs(30);
 
 /// Starts `onnxd update` from a directory, without waiting.
 fn start_update(server: &Server, from: &Path) -> Child {
+    start(server, &["update", "m", "--from", from.to_str().unwrap()])
+}
+
+/// Starts a command, without waiting.
+fn start(server: &Server, arguments: &[&str]) -> Child {
     let mut command = Command::new(fixtures::onnxd());
-    command.args(["update", "m", "--from"]).arg(from).arg("--admin-socket");
+    command.args(arguments).arg("--admin-socket");
     command.arg(server.home().admin_socket()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
 }
@@ -81,6 +87,82 @@ async fn interrupted_update_goes_on_until_it_is_cancelled() {
     // Nothing is left that a later update would wait for.
     let updated = server.update("m", Some(&model("tiny/b"))).await.unwrap();
     assert_eq!(updated.generation, 2);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_during_the_commit_names_the_generation() {
+    let server = Server::builder().workers(1).model("m", &model("tiny/a")).start().await;
+    server.update("m", Some(&model("tiny/b"))).await.unwrap();
+    // The record of the next generation is written slowly.
+    let Some(tracer) = Tracer::attach(&server, "fsync", "delay_enter=2000000").await else {
+        eprintln!("SKIPPED: strace cannot attach");
+        return server.stop().await;
+    };
+    let control = Control::new(&server);
+    let mut rollback = control.rollback("m").await;
+    rollback.step("loaded").await;
+    let newer = start_update(&server, &model("tiny/b"));
+    for cancel in [&["update", "--cancel", "m"][..], &["update", "--cancel"]] {
+        let output = eventually("the commit", SOON, async || {
+            let output = server.cli(cancel).await;
+            // The first one cancels the update that waits.
+            (output.status.code() != Some(0)).then_some(output)
+        })
+        .await;
+        assert_eq!(output.status.code(), REFUSED, "{output:?}");
+        let message = "too late to cancel: generation 3 is being committed";
+        assert!(stderr(&output).contains(message), "{output:?}");
+    }
+    tracer.detach();
+    assert_eq!(rollback.end().await.1.unwrap().generation, 3);
+    let output = ended(newer).await;
+    assert!(stderr(&output).contains("cancelled by"), "{output:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_during_an_unload_says_that_no_update_runs() {
+    let server =
+        Server::builder().model("m", &model("tiny/a")).tolerates_stopped_workers().start().await;
+    let workers = server.worker_pids().await;
+    workers.iter().for_each(|pid| processes::signal(*pid, Signal::SIGSTOP));
+    let unload = start(&server, &["unload", "m"]);
+    eventually("the unload", SOON, async || {
+        let output = server.cli(&["update", "--cancel", "m"]).await;
+        assert_eq!(output.status.code(), REFUSED, "{output:?}");
+        let message = "no update is running or waiting; the model is being unloaded";
+        stderr(&output).contains(message).then_some(())
+    })
+    .await;
+    workers.iter().for_each(|pid| processes::signal(*pid, Signal::SIGCONT));
+    let output = ended(unload).await;
+    assert!(output.stdout.starts_with(b"m: generation 1 unloaded"), "{output:?}");
+    let again = server.cli(&["unload", "m"]).await;
+    let text = String::from_utf8(again.stdout).unwrap();
+    assert!(text.starts_with("m: no generation was serving"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_before_the_server_answers_claims_nothing() {
+    let server = Server::builder().model("m", &model("tiny/a")).start().await;
+    // It accepts connections, but reads none.
+    server.signal(Signal::SIGSTOP);
+    let update = start_update(&server, &model("tiny/b"));
+    let pid = i32::try_from(update.id()).unwrap();
+    let sent = || {
+        let mut files = processes::open_files(pid).into_iter();
+        files.any(|path| path.to_string_lossy().starts_with("socket:")).then_some(())
+    };
+    eventually("a connection", SOON, async || sent()).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    processes::signal(pid, Signal::SIGINT);
+    let output = ended(update).await;
+    server.signal(Signal::SIGCONT);
+    assert_eq!(output.status.code(), INTERRUPTED, "{output:?}");
+    let text = stderr(&output);
+    assert!(text.contains("before the server answered: the update of m may go on"), "{text}");
     server.stop().await;
 }
 

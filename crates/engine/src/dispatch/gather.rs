@@ -26,6 +26,7 @@ use crate::dispatch::{
     item::{
         Input, Item, ItemAnswer, ItemError, Phases, Priority, QueuePermits, RequestTerms, Timing,
     },
+    progress::RequestProgress,
     worker,
 };
 use crate::models::registry::Model;
@@ -225,9 +226,11 @@ impl Dispatch {
     ) -> Result<Answer, GatherError> {
         let timeout = self.time_allowed(terms.timeout);
         let deadline = Instant::now() + timeout;
-        time::timeout(timeout, self.gather(model, inputs, (deadline, terms.priority)))
+        let result = time::timeout(timeout, self.gather(model, inputs, (deadline, terms.priority)))
             .await
-            .unwrap_or(Err(GatherError::Timeout(timeout)))
+            .unwrap_or(Err(GatherError::Timeout(timeout)));
+        RequestProgress::ended(&result);
+        result
     }
 
     async fn gather(
@@ -343,6 +346,7 @@ impl Dispatch {
         reply: &mpsc::Sender<(usize, Result<ItemAnswer, ItemError>)>,
     ) -> Result<(), GatherError> {
         let queued_at = Instant::now();
+        let progress = RequestProgress::submitted(queued_at);
         let item = |&index: &usize| Item {
             slot: run.slot,
             input: inputs[index].clone(),
@@ -351,6 +355,7 @@ impl Dispatch {
             deadline: run.deadline,
             priority: run.priority,
             together: run.together,
+            progress: progress.clone(),
             reply: reply.clone(),
             _permits: Arc::clone(&run.permits),
         };

@@ -15,6 +15,8 @@ use onnxd_proto::{
 };
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::dispatch::progress::RequestProgress;
+
 /// The urgency of a request. Background work never delays interactive work by more than one
 /// micro-batch. It gets only the time that interactive work leaves: if interactive load keeps all
 /// workers busy, it waits until its deadline.
@@ -52,6 +54,8 @@ pub struct Item {
     pub priority: Priority,
     /// Whether all items of the request must be computed in one group.
     pub together: bool,
+    /// Notes the phases of its request, if that is recorded.
+    pub progress: Option<RequestProgress>,
     /// Where the answer goes; closed when the client has disconnected.
     pub reply: mpsc::Sender<(usize, Result<ItemAnswer, ItemError>)>,
     /// The request's queue permits, released when its last item is dropped.

@@ -5,6 +5,7 @@
 //! - [`actor`]: the one task that owns the queue and the workers.
 //! - [`policy`]: the decisions of that task; pure.
 //! - [`workers`]: requests from updates to workers.
+//! - [`progress`]: how far a recorded request came.
 //! - [`item`], [`event`], [`backlog`], [`health`], [`worker`]: data shared with callers.
 
 pub mod actor;
@@ -14,6 +15,7 @@ pub mod gather;
 pub mod health;
 pub mod item;
 pub mod policy;
+pub mod progress;
 pub mod worker;
 pub mod workers;
 

@@ -64,7 +64,7 @@ impl Sender {
         match self.attempts(spans, ended).await {
             Ok((0, _)) => {
                 if self.is_failing.replace(false) {
-                    tracing::info!("trace export works again");
+                    tracing::info!("trace export recovered");
                 }
                 ExportReport { exported: all, dropped: 0 }
             }
@@ -84,7 +84,7 @@ impl Sender {
         let reason = self.client.sent().redact(reason);
         let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
         if !self.is_failing.replace(true) {
-            tracing::warn!(dropped, reason, "the collector did not take spans");
+            tracing::warn!(dropped, reason, "collector did not accept spans");
         }
     }
 

@@ -33,6 +33,7 @@ use nix::{
 };
 use onnxd_admin::api::{Refusal, RefusalKind};
 use onnxd_proto::wire::message::NamedSocket;
+use onnxd_telemetry::log_limit::LogLimit;
 use tokio::{sync::Semaphore, time};
 use tower::ServiceExt;
 
@@ -51,6 +52,9 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 const PATH_BYTES_MAX: usize = 107;
 /// Suffix of a successor's socket until it takes over the name.
 const SUCCESSOR: &str = ".successor";
+
+/// Limits the lines about refused connections.
+static REFUSED: LogLimit = LogLimit::new();
 
 /// The bound admin socket. Dropping it removes the file, unless a successor owns the name by then.
 #[derive(Debug)]
@@ -206,7 +210,10 @@ impl AdminSocket {
                 }
             };
             if let Err(refusal) = may_administer(&stream) {
-                tracing::warn!(reason = refusal.message, "refused an admin connection");
+                if let Some(suppressed) = REFUSED.admit() {
+                    let reason = refusal.message.as_str();
+                    tracing::warn!(reason, suppressed, "refused an admin connection");
+                }
                 tokio::spawn(refuse(stream, refusal));
                 continue;
             }

@@ -19,6 +19,7 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 use onnxd_proto::domain::{Scheme, SourceUri};
+use onnxd_telemetry::log_limit::LogLimit;
 use ring::hmac;
 use serde::Deserialize;
 use serde_json::json;
@@ -34,6 +35,9 @@ use crate::{
 const PATH: &str = "/admin/webhook";
 /// How far a timestamp of MLflow may be from now.
 const AGE_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// Limits the lines about refused notifications.
+static REFUSED: LogLimit = LogLimit::new();
 
 /// The state of the handler.
 #[derive(Clone, Debug)]
@@ -57,7 +61,9 @@ async fn notified(
         Err(error) => return answer(error.error.status(), &json!({ "error": error.to_string() })),
     };
     if !is_authentic(&parts.headers, &body, &secret, now()) {
-        tracing::warn!("refused a notification without a valid signature");
+        if let Some(suppressed) = REFUSED.admit() {
+            tracing::warn!(suppressed, "refused a notification without a valid signature");
+        }
         let error =
             "missing, wrong or outdated signature: sign with the secret of --webhook-secret-file";
         return answer(StatusCode::UNAUTHORIZED, &json!({ "error": error }));

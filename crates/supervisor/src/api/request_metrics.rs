@@ -20,7 +20,7 @@ pub(crate) async fn record(State(app): State<App>, mut request: Request, next: N
     let template = matched.as_ref().map(MatchedPath::as_str);
     let route = app.engine.metrics().routes.find(template);
     let traced = traces::begin(&app.tracer, start, &Target::Http(template), &mut request);
-    let mut response = next.run(request).await;
+    let mut response = traces::handle(traced.as_ref(), next.run(request)).await;
     let trace_id = traced.as_ref().map(Traced::trace_id);
     route.answered(response.status().as_u16(), start.elapsed(), trace_id);
     if let Some(traced) = traced {

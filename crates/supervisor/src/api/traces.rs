@@ -1,21 +1,28 @@
 //! Records the spans of requests, for the middleware of HTTP and gRPC. A recorded request continues
-//! the trace in its `traceparent` header. Inference leaves its [`Origin`] in the response.
+//! the trace in its `traceparent` header. Inference leaves its [`Origin`] in the response; if it fails,
+//! [`RequestProgress`] says how far it came.
 
-use std::{borrow::Cow, mem, time::Instant};
+use std::{borrow::Cow, future::Future, mem, time::Instant};
 
 use axum::{
     body::Body,
     extract::Request,
     http::{HeaderValue, Method, Response, StatusCode},
 };
-use onnxd_engine::{dispatch::Phases, engine::Origin};
+use onnxd_engine::{
+    dispatch::{
+        Phases,
+        progress::{Reached, RequestProgress},
+    },
+    engine::Origin,
+};
 use onnxd_proto::domain::span::Attribute;
 use onnxd_telemetry::{
-    trace::RequestIdentity,
-    tracer::{Recording, Root, Tracer},
+    trace::{self, RequestIdentity},
+    tracer::{Failure, Recording, Root, Tracer},
 };
 
-use crate::transport::access::{TRACEPARENT, method_name};
+use crate::transport::access::TRACEPARENT;
 
 /// The gRPC method whose calls start traces.
 const MODEL_INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
@@ -29,6 +36,8 @@ pub(crate) struct Traced {
     name: Cow<'static, str>,
     attributes: Vec<Attribute>,
     is_grpc: bool,
+    /// How far inference came; `None` for requests that are not for inference.
+    progress: Option<RequestProgress>,
 }
 
 /// What a request is for.
@@ -59,11 +68,13 @@ pub(crate) fn begin(
     let (name, mut attributes): (_, Vec<Attribute>) = match target {
         Target::Http(route) => {
             // The path may contain anything; a span's name has few values.
-            let (method, route) = (method_name(request.method()), route.unwrap_or_default());
+            let method = trace::method_name(request.method().as_str());
+            let route = route.unwrap_or_default();
             let attributes = vec![
                 ("http.request.method".into(), method.into()),
                 ("http.route".into(), route.into()),
             ];
+            // OpenTelemetry's convention for the name of a span.
             let method = if method == "_OTHER" { "HTTP" } else { method };
             (format!("{method} {route}").trim_end().to_owned(), attributes)
         }
@@ -75,6 +86,7 @@ pub(crate) fn begin(
         }
     };
     if let Some(identity) = identity {
+        identity.begin_trace(recording.context().trace_id());
         attributes.push(("onnxd.request.id".into(), identity.request_id.as_str().into()));
     }
     // The handler sees this span as its parent, and that it is sampled.
@@ -82,7 +94,17 @@ pub(crate) fn begin(
         request.headers_mut().insert(TRACEPARENT, value);
     }
     let (trace_id, is_grpc) = (recording.context().trace_id(), matches!(target, Target::Grpc(_)));
-    Some(Traced { trace_id, recording: Some(recording), name: name.into(), attributes, is_grpc })
+    let (recording, name) = (Some(recording), name.into());
+    let progress = starts_traces.then(RequestProgress::default);
+    Some(Traced { trace_id, recording, name, attributes, is_grpc, progress })
+}
+
+/// Runs the handler of a request, and notes how far it comes if it is recorded.
+pub(crate) async fn handle<F: Future>(traced: Option<&Traced>, handler: F) -> F::Output {
+    match traced.and_then(|traced| traced.progress.as_ref()) {
+        Some(progress) => progress.scope(handler).await,
+        None => handler.await,
+    }
 }
 
 impl Traced {
@@ -110,14 +132,35 @@ impl Traced {
             if let Some(recording) = &mut self.recording {
                 add_phases(recording, origin.phases, end);
             }
+            // The spans are complete.
+            self.progress = None;
         }
+        let failure = self.progress.as_ref().and_then(|progress| progress.reached().failure);
         // A client's mistake is no error of the server.
-        self.end(end, status.is_server_error().then(|| status.to_string()));
+        let error = match failure {
+            Some(failure) if failure.is_fault => {
+                Some(Failure { kind: failure.kind.into(), message: failure.message })
+            }
+            _ => status.is_server_error().then(|| Failure {
+                kind: status.as_str().to_owned().into(),
+                message: status.to_string(),
+            }),
+        };
+        if error.is_none() && status.is_success() {
+            self.progress = None;
+        }
+        self.end(end, error);
     }
 
     /// Sends the spans, once.
-    fn end(&mut self, end: Instant, error: Option<String>) {
-        let Some(recording) = self.recording.take() else { return };
+    fn end(&mut self, end: Instant, error: Option<Failure>) {
+        let Some(mut recording) = self.recording.take() else { return };
+        if let Some(progress) = self.progress.take() {
+            add_reached(&mut recording, progress.reached(), end);
+            if let Some(error) = &error {
+                recording.fail_child(error.clone());
+            }
+        }
         let (name, attributes) = (mem::take(&mut self.name), mem::take(&mut self.attributes));
         recording.finish(end, Root { name, is_server: true, attributes, error });
     }
@@ -133,7 +176,25 @@ impl Traced {
 
 impl Drop for Traced {
     fn drop(&mut self) {
-        self.end(Instant::now(), Some("the client disconnected".to_owned()));
+        let message = "the client disconnected".to_owned();
+        self.end(Instant::now(), Some(Failure { kind: "client_disconnected".into(), message }));
+    }
+}
+
+/// Adds a child for each phase that a failed request reached. The last one ends with the request.
+fn add_reached(recording: &mut Recording, reached: Reached, end: Instant) {
+    if let Some(phases) = reached.answered {
+        return add_phases(recording, phases, end);
+    }
+    let queued_at = reached.submitted.unwrap_or(end);
+    recording.child("admission", recording.start(), queued_at);
+    if reached.submitted.is_some() {
+        recording.child("queue", queued_at, reached.delivered.unwrap_or(end));
+    }
+    if let Some(delivered) = reached.delivered {
+        // A worker that does not answer does not say when it has tokenized.
+        let is_tokenizing = reached.failure.is_some_and(|failure| failure.is_tokenizing);
+        recording.child(if is_tokenizing { "tokenize" } else { "inference" }, delivered, end);
     }
 }
 

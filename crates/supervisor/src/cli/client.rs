@@ -1,6 +1,6 @@
 //! Calls a running supervisor for the commands, and maps errors of the call to exit codes.
 
-use onnxd_admin::client::{Client, Error, Reply, across_succession};
+use onnxd_admin::client::{Client, Error, Reply, Stage, across_succession};
 use onnxd_proto::exit::{ExitStatus, Failure};
 
 use super::AdminArguments;
@@ -14,24 +14,52 @@ pub(super) fn call<T>(
     arguments: &AdminArguments,
     call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
-    runtime()?.block_on(answer(arguments, call))
+    runtime()?.block_on(answer(&client(arguments), call))
 }
 
-/// Makes a call like [`call`], whose work goes on at the server if SIGINT or SIGTERM ends the command.
+/// Work of the server that does not end with the command.
+pub(super) struct Work {
+    /// For example `update of m`.
+    pub name: String,
+    /// Ends it, if anything does.
+    pub cancel: Option<String>,
+}
+
+impl Work {
+    /// Returns what a command says that a signal ended when its call had come to this stage.
+    fn interrupted(&self, stage: Stage) -> String {
+        let Self { name, cancel } = self;
+        let ends =
+            || cancel.as_ref().map_or(String::new(), |cancel| format!("; `{cancel}` ends it"));
+        match stage {
+            Stage::Idle => format!("interrupted: the {name} did not begin"),
+            Stage::Sent => {
+                format!("interrupted before the server answered: the {name} may go on{}", ends())
+            }
+            Stage::Begun => format!("interrupted: the {name} goes on{}", ends()),
+        }
+    }
+}
+
+/// Makes a call like [`call`]. SIGINT or SIGTERM ends the command, but not `work` that has begun.
 ///
 /// # Errors
-/// Those of [`call`], or `goes_on` if there was a signal.
+/// Those of [`call`]; after a signal, whether the work goes on.
 pub(super) fn interruptible<T>(
     arguments: &AdminArguments,
-    goes_on: &str,
+    work: &Work,
     call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
     runtime()?.block_on(async {
         let mut signals = Signals::install().map_err(|error| internal(&error))?;
+        let client = client(arguments);
         tokio::select! {
-            answer = answer(arguments, call) => answer,
+            // First, so that a signal after the end changes nothing.
+            biased;
+            answer = answer(&client, call) => answer,
             () = signals.stop() => {
-                Err(Failure { status: ExitStatus::Interrupted, message: goes_on.to_owned() })
+                let message = work.interrupted(client.stage());
+                Err(Failure { status: ExitStatus::Interrupted, message })
             }
         }
     })
@@ -46,15 +74,23 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     builder.enable_all().build().map_err(|error| internal(&error))
 }
 
-async fn answer<T>(
-    arguments: &AdminArguments,
-    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
-) -> Result<Reply<T>, Failure> {
-    let client = match &arguments.admin_socket {
+fn client(arguments: &AdminArguments) -> Client {
+    match &arguments.admin_socket {
         Some(path) => Client::at(path),
         None => Client::at_first_of(admin_socket_candidates()),
-    };
-    across_succession(async || call(&client).await).await.map_err(|error| failure(&error))
+    }
+}
+
+async fn answer<T>(
+    client: &Client,
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+) -> Result<Reply<T>, Failure> {
+    let reply = across_succession(async || {
+        let reply = call(client).await?;
+        client.reached(Stage::Idle);
+        Ok(reply)
+    });
+    reply.await.map_err(|error| failure(&error))
 }
 
 fn failure(error: &Error) -> Failure {
@@ -74,6 +110,23 @@ fn failure(error: &Error) -> Failure {
 mod tests {
     use onnxd_admin::api::RefusalKind;
     use onnxd_engine::models::machine::events::Stop;
+
+    use super::*;
+
+    #[test]
+    fn an_interrupted_command_says_what_goes_on() {
+        let work = Work { name: "update of m".into(), cancel: Some("end m".into()) };
+        for (stage, message) in [
+            (Stage::Idle, "interrupted: the update of m did not begin"),
+            (
+                Stage::Sent,
+                "interrupted before the server answered: the update of m may go on; `end m` ends it",
+            ),
+            (Stage::Begun, "interrupted: the update of m goes on; `end m` ends it"),
+        ] {
+            assert_eq!(work.interrupted(stage), message);
+        }
+    }
 
     #[test]
     fn version_0_1_0_recognizes_a_succession_by_its_message() {

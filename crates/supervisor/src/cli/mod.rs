@@ -55,7 +55,7 @@ Exit codes:
   69  all workers failed permanently
   70  internal error
   78  the configuration is invalid
-  130 interrupted; the update goes on at the server";
+  130 interrupted; an update that has begun goes on at the server";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -84,7 +84,7 @@ Examples:
     /// Replace a model while it serves
     ///
     /// Returns when the new generation serves, or when the update is refused. Requests continue throughout. If the
-    /// command is interrupted, the update goes on at the server.
+    /// command is interrupted, an update that has begun goes on at the server.
     #[command(after_long_help = "\
 Examples:
   onnxd update minilm

@@ -8,7 +8,7 @@ use onnxd_proto::exit::{ExitStatus, Failure};
 
 use super::{
     AdminArguments, RollbackArguments, UnloadArguments, UpdateArguments,
-    client::{call, interruptible},
+    client::{Work, call, interruptible},
     print_line,
     progress::{self, Display},
 };
@@ -27,10 +27,8 @@ pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
     let from = arguments.from.as_deref().map(absolute).transpose()?;
     let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
     let update = UpdateCall { from, load: load.into(), force, allow_dimension_change };
-    let goes_on = format!(
-        "interrupted: the update of {model} goes on; `onnxd update --cancel {model}` ends it"
-    );
-    show(&arguments.admin, &goes_on, async |client| client.update(model, &update).await)
+    let work = cancellable("update", model);
+    show(&arguments.admin, &work, async |client| client.update(model, &update).await)
 }
 
 /// Ends the updates of one model.
@@ -42,23 +40,46 @@ fn cancel(admin: &AdminArguments, model: &str) -> Result<ExitStatus, Failure> {
 fn describe(cancelled: &Cancelled) -> String {
     let Cancelled { model, generation, updates } = cancelled;
     let updates = if *updates == 1 { "1 update".into() } else { format!("{updates} updates") };
+    if *generation == 0 {
+        return format!("{model}: {updates} cancelled, no generation is serving");
+    }
     format!("{model}: {updates} cancelled, generation {generation} keeps serving")
 }
 
-/// Ends the updates of all models. Fails if none has one.
+/// Ends the updates of all models. Fails if none has one, or if it is too late for one.
 fn cancel_all(admin: &AdminArguments) -> Result<ExitStatus, Failure> {
     let status = call(admin, async |client| client.status().await)?;
     let status = status.result.map_err(|refusal| refused(&refusal))?;
-    let mut result = Err(Failure::refused("refused: no update is running or waiting"));
+    let (mut cancelled, mut failed) = (false, Vec::new());
     for model in status.models {
         let answer = call(admin, async |client| client.cancel(&model.name).await)?;
         match &answer.result {
+            Ok(_) => {
+                report(admin, answer, describe)?;
+                cancelled = true;
+            }
             // The others may have one.
             Err(refusal) if refusal.kind == RefusalKind::NotFound => {}
-            _ => result = Ok(report(admin, answer, describe)?),
+            Err(refusal) => {
+                failed.push(format!("{}: {refusal}", model.name));
+                if admin.json {
+                    print_line(&answer.json);
+                }
+            }
         }
     }
-    result
+    match failed[..] {
+        [] if cancelled => Ok(ExitStatus::Success),
+        [] => Err(Failure::refused("refused: no update is running or waiting")),
+        _ if admin.json => Ok(ExitStatus::Refused),
+        _ => Err(Failure::refused(format!("refused: {}", failed.join("; ")))),
+    }
+}
+
+/// Describes a call that `onnxd update --cancel` ends.
+fn cancellable(call: &str, model: &str) -> Work {
+    let cancel = Some(format!("onnxd update --cancel {model}"));
+    Work { name: format!("{call} of {model}"), cancel }
 }
 
 /// Runs `onnxd rollback MODEL`.
@@ -68,10 +89,8 @@ fn cancel_all(admin: &AdminArguments) -> Result<ExitStatus, Failure> {
 pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Failure> {
     let rollback = RollbackCall { to: arguments.to };
     let model = arguments.model.as_str();
-    let goes_on = format!(
-        "interrupted: the rollback of {model} goes on; `onnxd update --cancel {model}` ends it"
-    );
-    show(&arguments.admin, &goes_on, async |client| client.rollback(model, &rollback).await)
+    let work = cancellable("rollback", model);
+    show(&arguments.admin, &work, async |client| client.rollback(model, &rollback).await)
 }
 
 /// Runs `onnxd unload MODEL`.
@@ -80,11 +99,16 @@ pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Fail
 /// No supervisor answers, or the unload is refused.
 pub(crate) fn unload(arguments: &UnloadArguments) -> Result<ExitStatus, Failure> {
     let model = arguments.model.as_str();
-    let goes_on = format!("interrupted: the unload of {model} goes on");
+    let work = Work { name: format!("unload of {model}"), cancel: None };
     let unload = async |client: &Client| client.unload(model).await;
-    let answer = interruptible(&arguments.admin, &goes_on, unload)?;
+    let answer = interruptible(&arguments.admin, &work, unload)?;
     report(&arguments.admin, answer, |unloaded: &Unloaded| {
         let Unloaded { model, generation, seconds } = unloaded;
+        if *generation == 0 {
+            return format!(
+                "{model}: no generation was serving; requests no longer load the model"
+            );
+        }
         format!("{model}: generation {generation} unloaded, {seconds:.2} s")
     })
 }
@@ -95,16 +119,15 @@ fn absolute(uri: &str) -> Result<String, Failure> {
     Ok(uri.into())
 }
 
-/// Shows the steps of an update or rollback as they arrive, then the outcome. Prints `goes_on` if a signal interrupts
-/// it.
+/// Shows the steps of an update or rollback as they arrive, then the outcome.
 fn show(
     admin: &AdminArguments,
-    goes_on: &str,
+    work: &Work,
     mut begin: impl AsyncFnMut(&Client) -> Result<Call, Error>,
 ) -> Result<ExitStatus, Failure> {
     let display = Display::new(!admin.json);
     let show = |step: &Step| display.show(step);
-    let answer = interruptible(admin, goes_on, async |client| begin(client).await?.end(show).await);
+    let answer = interruptible(admin, work, async |client| begin(client).await?.end(show).await);
     display.finish();
     let answer = answer?;
     report(admin, answer, |outcome: &Outcome| progress::summary(outcome))

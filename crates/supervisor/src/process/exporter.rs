@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Stdio},
+    process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -84,11 +84,12 @@ struct Feeder {
     retry: Option<(Instant, Duration)>,
 }
 
-/// A running process.
+/// A started process. It may have exited.
 struct Process {
-    child: Child,
     input: ChildStdin,
-    reports: JoinHandle<()>,
+    /// Counts its reports, and collects its exit status at once: it leaves no zombie.
+    reports: JoinHandle<io::Result<ExitStatus>>,
+    metrics: Arc<Metrics>,
     started: Instant,
     /// Spans that it has received and not reported.
     pending: Arc<AtomicU64>,
@@ -123,7 +124,7 @@ impl Feeder {
             Some((_, pause)) if lived < STABLE => pause,
             _ => PAUSE,
         };
-        tracing::error!(reason, pause_seconds = pause.as_secs(), "the trace exporter does not run");
+        tracing::error!(reason, pause_seconds = pause.as_secs(), "trace exporter is not running");
         self.retry = Some((Instant::now() + pause, (pause * 2).min(PAUSE_MAX)));
     }
 
@@ -131,18 +132,25 @@ impl Feeder {
         let mut command = self.fetcher.command();
         // A header may be secret, so settings are in the environment and not in the arguments.
         command.arg("export").current_dir("/").env(ENDPOINT_VARIABLE, &self.endpoint);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let pipes = child.stdin.take().zip(child.stdout.take());
-        let (input, output) = pipes.ok_or_else(|| io::Error::other("its pipes are missing"))?;
-        let pending = Arc::new(AtomicU64::new(0));
-        let (metrics, unreported) = (Arc::clone(&self.metrics), Arc::clone(&pending));
-        let reports = thread::Builder::new().name("exported".into());
-        let reports = reports.spawn(move || count(output, &metrics, &unreported))?;
-        Ok(Process { child, input, reports, started: Instant::now(), pending })
+        Process::start(command, Arc::clone(&self.metrics))
     }
 }
 
 impl Process {
+    fn start(mut command: Command, metrics: Arc<Metrics>) -> io::Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let pipes = child.stdin.take().zip(child.stdout.take());
+        let (input, output) = pipes.ok_or_else(|| io::Error::other("its pipes are missing"))?;
+        let pending = Arc::new(AtomicU64::new(0));
+        let (counted, unreported) = (Arc::clone(&metrics), Arc::clone(&pending));
+        let reports = thread::Builder::new().name("exported".into());
+        let reports = reports.spawn(move || {
+            count(output, &counted, &unreported);
+            child.wait()
+        })?;
+        Ok(Self { input, reports, metrics, started: Instant::now(), pending })
+    }
+
     fn write(&mut self, trace: &[Span]) -> io::Result<()> {
         let mut line = serde_json::to_vec(trace)?;
         line.push(b'\n');
@@ -151,12 +159,16 @@ impl Process {
 
     /// Closes the input, waits until the process has exited, and describes the exit.
     fn end(self) -> String {
-        let Self { mut child, input, reports, .. } = self;
+        let Self { input, reports, metrics, pending, .. } = self;
         drop(input);
-        let status = child.wait();
-        // It ends with the output of the process.
-        let _ = reports.join();
-        status.map_or_else(|error| error.to_string(), |status| status.to_string())
+        let status = reports.join();
+        // A trace that was written after its end has no report, either.
+        lose(&pending, &metrics);
+        match status {
+            Ok(Ok(status)) => status.to_string(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "internal error: its thread panicked".to_owned(),
+        }
     }
 }
 
@@ -165,9 +177,46 @@ fn count(output: ChildStdout, metrics: &Metrics, pending: &AtomicU64) {
     for line in BufReader::new(output).lines() {
         let Ok(line) = line else { break };
         let Ok(ExportReport { exported, dropped }) = serde_json::from_str(&line) else { break };
-        pending.fetch_sub(exported + dropped, Ordering::Relaxed);
+        let reported = exported.saturating_add(dropped);
+        let rest = |pending: u64| Some(pending.saturating_sub(reported));
+        // Never fails: `rest` always returns a number.
+        let _ = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
         metrics.spans_exported_total.add(exported);
         metrics.spans_dropped_total.collector.add(dropped);
     }
+    lose(pending, metrics);
+}
+
+/// Counts spans that the process did not report.
+fn lose(pending: &AtomicU64, metrics: &Metrics) {
     metrics.spans_dropped_total.collector.add(pending.swap(0, Ordering::Relaxed));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn spans_without_a_report_are_counted_and_no_zombie_is_left() {
+        let metrics = Arc::new(Metrics::default());
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"echo '{"exported":2,"dropped":1}'; echo $$ >&2"#]);
+        let (pid, output) = io::pipe().unwrap();
+        command.stderr(output);
+        let process = Process::start(command, Arc::clone(&metrics)).unwrap();
+        let pid = BufReader::new(pid).lines().next().unwrap().unwrap();
+        let start = Instant::now();
+        while !process.reports.is_finished() {
+            assert!(start.elapsed() < Duration::from_secs(20), "the thread ends with the process");
+            thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!Path::new("/proc").join(pid).exists(), "a zombie is left");
+        // Written to the pipe after the process had ended.
+        process.pending.fetch_add(5, Ordering::Relaxed);
+        assert_eq!(process.end(), "exit status: 0");
+        assert_eq!(metrics.spans_exported_total.get(), 2);
+        assert_eq!(metrics.spans_dropped_total.collector.get(), 1 + 5);
+    }
 }

@@ -1,6 +1,7 @@
 //! The supervisor's process: signals, systemd, inherited descriptors, privileges, limits of the machine and of
-//! control groups, and the exporter of traces.
+//! control groups, the allocator, and the exporter of traces.
 
+pub(crate) mod allocator;
 pub(crate) mod confinement;
 pub(crate) mod control_groups;
 pub(crate) mod descriptors;

@@ -27,6 +27,7 @@ use std::{
 use onnxd_proto::{control_page::Slot, limits::MODELS_MAX};
 use serde::{Serialize, Serializer};
 
+pub use self::model::refusal_name;
 use crate::metrics::{counter::Counter, model::ModelMetrics, routes::Routes};
 
 /// The supervisor's metrics. `onnxd status` shows the serialized fields.

@@ -60,6 +60,12 @@ pub struct ModelMetrics {
     pub source: SourceMetrics,
 }
 
+/// Returns the name of a refusal kind in metrics and traces.
+pub fn refusal_name(kind: RefusalKind) -> &'static str {
+    // The array has a name for each kind.
+    REFUSALS.get(kind as usize).copied().unwrap_or_default()
+}
+
 impl Default for ModelMetrics {
     fn default() -> Self {
         Self {

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use onnxd_proto::domain::span::{Attribute, Span};
+use onnxd_proto::domain::span::{Attribute, Span, Value};
 
 pub use self::sampler::{Sampler, SamplerError, ratio};
 use crate::{
@@ -97,6 +97,23 @@ struct Part {
     name: Cow<'static, str>,
     start: Instant,
     end: Instant,
+    error: Option<Failure>,
+}
+
+/// Why an operation failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// A word for the kind of failure, for `error.type`.
+    pub kind: Cow<'static, str>,
+    pub message: String,
+}
+
+impl Failure {
+    /// Adds the attribute of this failure, and returns the status message of its span.
+    fn describe(self, attributes: &mut Vec<Attribute>) -> String {
+        attributes.push(("error.type".into(), Value::from(&*self.kind)));
+        self.message
+    }
 }
 
 /// The properties of a root span that are known at its end.
@@ -107,7 +124,7 @@ pub struct Root {
     pub is_server: bool,
     pub attributes: Vec<Attribute>,
     /// Why the operation failed, if it did.
-    pub error: Option<String>,
+    pub error: Option<Failure>,
 }
 
 impl Recording {
@@ -133,13 +150,21 @@ impl Recording {
 
     /// Adds a child of the root span.
     pub fn child(&mut self, name: impl Into<Cow<'static, str>>, start: Instant, end: Instant) {
-        self.children.push(Part { name: name.into(), start, end });
+        self.children.push(Part { name: name.into(), start, end, error: None });
+    }
+
+    /// Marks the child added last as failed.
+    pub fn fail_child(&mut self, failure: Failure) {
+        if let Some(child) = self.children.last_mut() {
+            child.error = Some(failure);
+        }
     }
 
     /// Ends the root span at `end` and sends all spans, or counts them as dropped.
     pub fn finish(self, end: Instant, root: Root) {
         let clock = Clock::read();
-        let Root { name, is_server, attributes, error } = root;
+        let Root { name, is_server, mut attributes, error } = root;
+        let error = error.map(|failure| failure.describe(&mut attributes));
         let trace = self.context.trace_id();
         let mut spans = Vec::with_capacity(self.children.len() + 1);
         spans.push(Span {
@@ -153,17 +178,21 @@ impl Recording {
             attributes,
             error,
         });
-        spans.extend(self.children.into_iter().map(|part| Span {
-            trace,
-            id: new_span_id(),
-            parent: Some(self.context.span_id()),
-            name: part.name,
-            is_server: false,
-            // Children stay inside their parent, even if a worker's clock is slightly off.
-            start: clock.nanos(part.start.clamp(self.start, end.max(self.start))),
-            end: clock.nanos(part.end.clamp(self.start, end.max(self.start))),
-            attributes: Vec::new(),
-            error: None,
+        spans.extend(self.children.into_iter().map(|part| {
+            let mut attributes = Vec::new();
+            let error = part.error.map(|failure| failure.describe(&mut attributes));
+            Span {
+                trace,
+                id: new_span_id(),
+                parent: Some(self.context.span_id()),
+                name: part.name,
+                is_server: false,
+                // Children stay inside their parent, even if a worker's clock is slightly off.
+                start: clock.nanos(part.start.clamp(self.start, end.max(self.start))),
+                end: clock.nanos(part.end.clamp(self.start, end.max(self.start))),
+                attributes,
+                error,
+            }
         }));
         let count = spans.len();
         if self.inner.queue.try_send(spans).is_err() {

@@ -124,6 +124,9 @@ impl Dispatcher {
         for id in &group.items {
             let accepted = self.items.get_mut(id).expect("every queued item is in the table");
             accepted.waited = accepted.item.queued_at.elapsed();
+            if let Some(progress) = &accepted.item.progress {
+                progress.delivered();
+            }
             self.metrics.model(group.slot).handed_out(accepted.waited);
             let input = &accepted.item.input;
             input.parts.iter().for_each(|part| payload.push(part));

@@ -37,10 +37,9 @@ use onnxd_proto::{
 
 use crate::models::machine::{
     events::{
-        Action, CallId, Candidate, Committed, Content, Decision, Event, Job, Payload, Proposal,
-        Stop, Target, WorkerEvent,
+        Action, CallId, Candidate, Content, Decision, Event, Job, Payload, Proposal, Stop, Target,
+        WorkerEvent,
     },
-    outcome::is_unloaded,
     pace::Pace,
     pending::PendingLoads,
     phase::{Leftovers, Loading, Origin, Phase, Prepared, Progress, Running, Update},
@@ -72,6 +71,8 @@ pub struct UpdateMachine<P: Payload> {
     pace: Pace,
     probation: Option<Probation<P::Version>>,
     pending: PendingLoads,
+    /// The last commit that a caller requested, and when it took effect.
+    last_commit: Option<(Generation, Instant)>,
     /// Whether the model was unloaded on request.
     unloaded: bool,
     /// Pauses that keep new updates from starting. Counted, because a successor pauses until its
@@ -103,6 +104,7 @@ impl<P: Payload> UpdateMachine<P> {
             pace: Pace::default(),
             probation: None,
             pending: PendingLoads::default(),
+            last_commit: None,
             unloaded: false,
             pauses: 0,
             stopped: None,
@@ -181,25 +183,6 @@ impl<P: Payload> UpdateMachine<P> {
             superseded.push(older.caller);
         }
         self.waiting = Some(Waiting { job, caller, superseded });
-    }
-
-    /// Answers at once if the model serves, else once it does.
-    fn request_load(&mut self, now: Instant, caller: CallId, load: Load) {
-        if let Some(stop) = self.stopped {
-            return self.actions.push(Action::Answer(caller, Err(stop.refusal())));
-        }
-        let result = match (self.presence(), &self.serving) {
-            (Presence::Unloading | Presence::Unloaded, _) => Err(is_unloaded()),
-            (_, Some((generation, version))) => {
-                let (generation, version) = (*generation, version.as_ref().to_owned());
-                Ok(Committed { generation, version, previous: generation, load })
-            }
-            (_, None) => match self.pending.add(now, caller, load) {
-                Ok(()) => return,
-                Err(refusal) => Err(refusal),
-            },
-        };
-        self.actions.push(Action::Answer(caller, result));
     }
 
     /// Starts the waiting job if nothing runs and the pace allows it. An automatic rollback comes

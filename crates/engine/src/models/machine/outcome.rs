@@ -30,6 +30,7 @@ impl<P: Payload> UpdateMachine<P> {
     ) {
         self.actions.push(Action::Commit { generation, record, ahead });
         self.unloaded = false;
+        self.last_commit = update.caller().map(|_| (generation, now));
         let previous = self.serving.replace((generation, version.clone()));
         let before = previous.as_ref().map(|(_, version)| version);
         self.probation = match update.origin {

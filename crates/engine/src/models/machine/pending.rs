@@ -3,10 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use onnxd_proto::domain::{Refusal, RefusalKind};
+use onnxd_proto::domain::{Load, Refusal, RefusalKind};
 
-use crate::models::machine::{CALLERS_MAX, events::CallId};
-use onnxd_proto::domain::Load;
+use crate::models::machine::{
+    CALLERS_MAX, UpdateMachine,
+    events::{Action, CallId, Committed, Payload},
+    outcome::is_unloaded,
+    presence::Presence,
+};
 
 /// Repeat the last refusal for this long after a failed load, instead of staging a broken source for
 /// every request. Doubles with every consecutive failure, up to [`PAUSE_MAX`].
@@ -65,5 +69,26 @@ impl PendingLoads {
     /// Removes and returns all callers.
     pub(super) fn take(&mut self) -> Vec<CallId> {
         std::mem::take(&mut self.callers)
+    }
+}
+
+impl<P: Payload> UpdateMachine<P> {
+    /// Answers at once if the model serves, else once it does.
+    pub(super) fn request_load(&mut self, now: Instant, caller: CallId, load: Load) {
+        if let Some(stop) = self.stopped {
+            return self.actions.push(Action::Answer(caller, Err(stop.refusal())));
+        }
+        let result = match (self.presence(), &self.serving) {
+            (Presence::Unloading | Presence::Unloaded, _) => Err(is_unloaded()),
+            (_, Some((generation, version))) => {
+                let (generation, version) = (*generation, version.as_ref().to_owned());
+                Ok(Committed { generation, version, previous: generation, load })
+            }
+            (_, None) => match self.pending.add(now, caller, load) {
+                Ok(()) => return,
+                Err(refusal) => Err(refusal),
+            },
+        };
+        self.actions.push(Action::Answer(caller, result));
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use crate::models::{
-    machine::{events::Cause, *},
+    machine::{
+        events::{Cause, Committed},
+        *,
+    },
     requester::Requester,
 };
 
@@ -100,7 +103,12 @@ impl World {
 
     /// Cancels updates and returns how many calls that ended.
     pub(super) fn cancel(&mut self) -> Result<usize, Refusal> {
-        let (result, actions) = self.machine.cancel(self.now);
+        self.cancel_called_at(self.now)
+    }
+
+    /// Cancels updates for a call that arrived earlier.
+    pub(super) fn cancel_called_at(&mut self, called: Instant) -> Result<usize, Refusal> {
+        let (result, actions) = self.machine.cancel(self.now, called);
         self.carry_out(actions);
         result
     }

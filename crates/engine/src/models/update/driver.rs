@@ -37,8 +37,8 @@ pub(super) enum Input {
     Event(Event<Versions>),
     /// Start no new update, and reply once none is running.
     Hold(oneshot::Sender<()>),
-    /// End running and waiting updates, and reply how many calls that ended.
-    Cancel(oneshot::Sender<Result<usize, Refusal>>),
+    /// End running and waiting updates, and reply how many calls that ended. Called at this time.
+    Cancel(Instant, oneshot::Sender<Result<usize, Refusal>>),
     Staging {
         bytes: u64,
         of: u64,
@@ -119,8 +119,8 @@ impl Driver {
                 () = sleep_until(deadline) => Input::Event(Event::Ticked),
             };
             let actions = match input {
-                Input::Cancel(reply) => {
-                    let (result, actions) = self.machine.cancel(Instant::now());
+                Input::Cancel(called, reply) => {
+                    let (result, actions) = self.machine.cancel(Instant::now(), called);
                     // The caller may have disconnected.
                     let _ = reply.send(result);
                     actions
@@ -137,10 +137,14 @@ impl Driver {
                 self.model.gate.set(presence);
             }
             for action in actions {
-                if matches!(action, Action::Commit { .. }) {
+                let is_commit = matches!(action, Action::Commit { .. });
+                if is_commit {
                     self.model.wait_for_commit_blocks().await;
                 }
                 self.act(action);
+                if is_commit {
+                    self.machine.published(Instant::now());
+                }
             }
             self.model.gate.set(presence);
             if self.machine.is_idle() {
@@ -170,7 +174,7 @@ impl Driver {
                 Event::Paused
             }
             // Handled by `run`.
-            Input::Cancel(_) => return None,
+            Input::Cancel(..) => return None,
             Input::Staging { bytes, of } => {
                 self.report(Step::Staging { bytes, of });
                 return None;

@@ -15,7 +15,6 @@ pub mod trial;
 mod unfinished;
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -45,15 +44,18 @@ use crate::models::{
         driver::{Caller, Driver, Input},
         error::CallError,
         payload::Versions,
-        restore::{Loader, Restore},
+        restore::{ModelLoader, Restore},
     },
     workers::Workers,
 };
 use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
-use onnxd_telemetry::{metrics::Metrics, tracer::Tracer};
+use onnxd_telemetry::{log_limit::LogLimit, metrics::Metrics, tracer::Tracer};
 
 pub use self::error::{NotServed, RestoreError};
+
+/// Limits the lines about loads that fail, which each request repeats.
+static FIRST_USE_FAILED: LogLimit = LogLimit::new();
 
 /// Receives the steps of an update. A step is dropped if the channel is full.
 pub type Progress = mpsc::Sender<Step>;
@@ -158,7 +160,7 @@ impl Updater {
     pub async fn restore(&self, workers: &dyn Workers) -> Result<(), RestoreError> {
         let models = self.registry.models().iter().map(Arc::as_ref);
         let preloaded = models.filter(|model| model.preload).collect();
-        let loader = ModelLoader { updater: self, workers };
+        let loader = ModelLoader::new(self, workers);
         Restore::new(&loader, &self.startup).run(preloaded).await
     }
 
@@ -195,8 +197,10 @@ impl Updater {
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
                     Err(error) => {
                         let refusal = error.into_refusal();
-                        let (kind, reason) = (refusal.kind, refusal.message.as_str());
-                        tracing::warn!(model = %model.name, ?kind, reason, "loading on first use failed");
+                        if let Some(suppressed) = FIRST_USE_FAILED.admit() {
+                            let (kind, reason) = (refusal.kind, refusal.message.as_str());
+                            tracing::warn!(model = %model.name, ?kind, reason, suppressed, "loading on first use failed");
+                        }
                         model.set_failure(refusal.clone());
                         return Err(NotServed::Failed(refusal));
                     }
@@ -331,7 +335,8 @@ impl Updater {
     pub async fn cancel(&self, model: &Model) -> Result<usize, Refusal> {
         let (reply, cancelled) = oneshot::channel();
         // If the task ended, the reply is dropped as well.
-        let _ = self.handles[usize::from(model.slot)].0.send(Input::Cancel(reply)).await;
+        let input = Input::Cancel(Instant::now(), reply);
+        let _ = self.handles[usize::from(model.slot)].0.send(input).await;
         let updates = cancelled.await.map_err(|_| CallError::Ended.into_refusal())??;
         tracing::info!(model = %model.name, updates, "cancelled");
         Ok(updates)
@@ -366,35 +371,6 @@ impl Updater {
             }
         }
         refused
-    }
-}
-
-/// Loads models at start.
-struct ModelLoader<'a> {
-    updater: &'a Updater,
-    workers: &'a dyn Workers,
-}
-
-impl Loader for ModelLoader<'_> {
-    fn was_kept(&self, model: &Model) -> bool {
-        self.updater.was_kept(model)
-    }
-
-    async fn load(&self, model: &Model) -> Result<(), CallError> {
-        // Workers that run load it before it is committed, the others when they start.
-        let (progress, mut steps) = mpsc::channel(1);
-        let input = |id, caller| Input::LoadRequested(id, Load::Ahead, caller);
-        let mut load = pin!(self.updater.call(model, progress, input));
-        loop {
-            tokio::select! {
-                result = load.as_mut() => return result.map(drop),
-                Some(_) = steps.recv() => self.updater.startup.progressed(),
-            }
-        }
-    }
-
-    async fn start_workers(&self) {
-        self.workers.start().await;
     }
 }
 

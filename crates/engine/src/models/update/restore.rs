@@ -5,18 +5,23 @@
 use std::{
     future::Future,
     hash::{BuildHasher, RandomState},
+    pin::pin,
     time::Duration,
 };
 
-use onnxd_proto::domain::Refusal;
-use tokio::time::{self, Instant};
+use onnxd_proto::domain::{Load, Refusal};
+use tokio::{
+    sync::mpsc,
+    time::{self, Instant},
+};
 
 use crate::models::{
     gate::Presence,
     registry::Model,
     schedule::Schedule,
     startup::{Phase, Progress, Startup},
-    update::{CallError, RestoreError},
+    update::{CallError, RestoreError, Updater, driver::Input},
+    workers::Workers,
 };
 
 /// Pause after the first failure.
@@ -37,6 +42,41 @@ pub(super) trait Loader {
 
     /// Starts the workers. Later calls do nothing.
     fn start_workers(&self) -> impl Future<Output = ()>;
+}
+
+/// Loads models through their update tasks.
+pub(super) struct ModelLoader<'a> {
+    updater: &'a Updater,
+    workers: &'a dyn Workers,
+}
+
+impl<'a> ModelLoader<'a> {
+    pub(super) fn new(updater: &'a Updater, workers: &'a dyn Workers) -> Self {
+        Self { updater, workers }
+    }
+}
+
+impl Loader for ModelLoader<'_> {
+    fn was_kept(&self, model: &Model) -> bool {
+        self.updater.was_kept(model)
+    }
+
+    async fn load(&self, model: &Model) -> Result<(), CallError> {
+        // Workers that run load it before it is committed, the others when they start.
+        let (progress, mut steps) = mpsc::channel(1);
+        let input = |id, caller| Input::LoadRequested(id, Load::Ahead, caller);
+        let mut load = pin!(self.updater.call(model, progress, input));
+        loop {
+            tokio::select! {
+                result = load.as_mut() => return result.map(drop),
+                Some(_) = steps.recv() => self.updater.startup.progressed(),
+            }
+        }
+    }
+
+    async fn start_workers(&self) {
+        self.workers.start().await;
+    }
 }
 
 /// A start.

@@ -10,7 +10,10 @@ use onnxd_proto::{
     },
     generation::Generation,
 };
-use onnxd_telemetry::tracer::{Recording, Root, Tracer};
+use onnxd_telemetry::{
+    metrics::refusal_name,
+    tracer::{Failure, Recording, Root, Tracer},
+};
 
 use crate::models::machine::events::CallId;
 
@@ -29,7 +32,7 @@ struct Running {
     caller: Option<CallId>,
     step: Option<(&'static str, Instant)>,
     attributes: Vec<Attribute>,
-    error: Option<String>,
+    error: Option<Failure>,
 }
 
 impl UpdateSpans {
@@ -70,7 +73,10 @@ impl UpdateSpans {
     /// Notes the answer to the caller of the update. Other callers' updates were superseded.
     pub(super) fn answers(&mut self, caller: CallId, refusal: Option<&Refusal>) {
         if let Some(running) = self.running.as_mut().filter(|it| it.caller == Some(caller)) {
-            running.error = refusal.map(|refusal| refusal.message.clone());
+            running.error = refusal.map(|refusal| Failure {
+                kind: refusal_name(refusal.kind).into(),
+                message: refusal.message.clone(),
+            });
         }
     }
 
@@ -79,7 +85,11 @@ impl UpdateSpans {
         let Some(mut running) = self.running.take() else { return };
         let now = Instant::now();
         running.end_step(now);
-        let Running { recording, attributes, error, .. } = running;
+        let Running { mut recording, attributes, error, .. } = running;
+        if let Some(failure) = &error {
+            // The step that ran last.
+            recording.fail_child(failure.clone());
+        }
         recording.finish(now, Root { name: "update".into(), is_server: false, attributes, error });
     }
 }
@@ -118,6 +128,9 @@ mod tests {
         let names: Vec<_> = trace.iter().map(|span| &*span.name).collect();
         assert_eq!(names, ["update", "resolve", "fetch", "stage", "check"]);
         assert_eq!(trace[0].error.as_deref(), Some("broken"));
+        assert_eq!(trace[4].error.as_deref(), Some("broken"), "the step that failed");
+        assert!(trace[1..4].iter().all(|span| span.error.is_none()));
+        assert_eq!(trace[4].attributes, [("error.type".into(), Value::from("load"))]);
         assert!(trace.windows(2).skip(1).all(|pair| pair[0].end <= pair[1].start));
     }
 }

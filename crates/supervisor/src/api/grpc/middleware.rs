@@ -77,7 +77,8 @@ pub(super) async fn handle(
         let body = RequestBody::new(body, memory, packing, method, drain);
         let reservations = body.reservations();
         head.extensions.insert(Arc::clone(&reservations));
-        let response = next.run(Request::from_parts(head, Body::new(body))).await;
+        let request = Request::from_parts(head, Body::new(body));
+        let response = traces::handle(traced.as_ref(), next.run(request)).await;
         response.map(|body| Body::new(GuardedBody::new(body, reservations)))
     } else {
         status::transport(TransportError::Unauthorized).into_http()

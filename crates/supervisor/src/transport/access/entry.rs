@@ -1,4 +1,4 @@
-//! One line of the access log. It is written when the response was passed on completely, or when the
+//! One line of the access log. It is written when the response was sent completely, or when the
 //! client disconnects.
 //!
 //! Text that a client chose is a field of type string, which both formats quote and escape. The path is
@@ -22,9 +22,12 @@ use axum::{
 };
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
-use onnxd_telemetry::{metrics::Metrics, trace::RequestIdentity};
+use onnxd_telemetry::{
+    metrics::Metrics,
+    trace::{self, RequestIdentity},
+};
 
-use super::{method_name, mode::Mode};
+use super::mode::Mode;
 
 /// Target of the events, for filters such as `warn,onnxd::access=info`.
 const TARGET: &str = "onnxd::access";
@@ -75,7 +78,7 @@ impl Entry {
             metrics: Arc::clone(metrics),
             mode,
             started: Instant::now(),
-            method: method_name(request.method()),
+            method: trace::method_name(request.method().as_str()),
             uri: request.uri().clone(),
             matched: request.extensions().get().cloned(),
             client,
@@ -140,7 +143,7 @@ impl Drop for Entry {
             infer_ms = part(timing, "infer"),
             client = %self.client,
             request_id = self.identity.request_id.as_str(),
-            trace_id = self.identity.trace.map(|trace| format!("{:032x}", trace.trace_id())).as_deref(),
+            trace_id = self.identity.trace_id().map(|id| format!("{id:032x}")).as_deref(),
             "request"
         );
     }

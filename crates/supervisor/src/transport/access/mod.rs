@@ -15,7 +15,7 @@ use axum::{
     Router,
     body::Body,
     extract::State,
-    http::{HeaderName, HeaderValue, Method, Request, Response},
+    http::{HeaderName, HeaderValue, Request, Response},
     middleware::{self, Next},
 };
 use hyper::body::Incoming;
@@ -42,23 +42,6 @@ struct Peer(IpAddr);
 /// Returns the address that a request came from.
 pub(super) fn peer(request: &Request<Body>) -> IpAddr {
     request.extensions().get().map_or(IpAddr::from([0; 4]), |Peer(peer)| *peer)
-}
-
-/// Returns a method, or `_OTHER` for one that HTTP does not define: a client may send any word. As in
-/// OpenTelemetry's semantic conventions.
-pub(crate) fn method_name(method: &Method) -> &'static str {
-    match *method {
-        Method::GET => "GET",
-        Method::HEAD => "HEAD",
-        Method::POST => "POST",
-        Method::PUT => "PUT",
-        Method::DELETE => "DELETE",
-        Method::CONNECT => "CONNECT",
-        Method::OPTIONS => "OPTIONS",
-        Method::TRACE => "TRACE",
-        Method::PATCH => "PATCH",
-        _ => "_OTHER",
-    }
 }
 
 /// Returns a request as the routes expect it, with the address it came from.
