@@ -64,9 +64,9 @@ fn monotonic_micros() -> u128 {
 async fn waiting_server(arguments: &[&str]) -> (Web, PathBuf, Notify, Server) {
     let builder = Server::builder();
     let home = builder.directories();
-    let folder = home.root().join("web/m");
-    fs::create_dir_all(&folder).unwrap();
-    let web = Web::start(folder.parent().unwrap());
+    let folder = home.root().join("web");
+    fs::create_dir_all(folder.join("m")).expect("the directory can be created");
+    let web = Web::start(&folder);
     web.take_away(true);
     let notify = Notify::bind(home.root());
     let spec = format!("m={}", web.uri("m"));
@@ -80,7 +80,7 @@ async fn waiting_server(arguments: &[&str]) -> (Web, PathBuf, Notify, Server) {
         notify.all().iter().any(waits).then_some(())
     })
     .await;
-    (web, folder, notify, server)
+    (web, folder.join("m"), notify, server)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,9 +211,9 @@ async fn a_successor_becomes_the_main_process_before_it_is_ready() {
 async fn a_start_that_waits_asks_for_more_time_and_says_why() {
     let builder = Server::builder();
     let home = builder.directories();
-    let folder = home.root().join("web/m");
-    fs::create_dir_all(&folder).unwrap();
-    let web = Web::start(folder.parent().unwrap());
+    let folder = home.root().join("web");
+    fs::create_dir_all(folder.join("m")).expect("the directory can be created");
+    let web = Web::start(&folder);
     web.take_away(true);
     let notify = Notify::bind(home.root());
     let spec = format!("m={}", web.uri("m"));
