@@ -37,6 +37,17 @@ pub const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// only if that has changed.
 pub const LARGE_BYTES: u64 = 64 << 20;
 
+/// Creates a directory and its parents.
+///
+/// # Errors
+/// `NotADirectory` if a file is in its place; otherwise the system's error.
+pub fn create_folder(folder: &Path) -> io::Result<()> {
+    fs::create_dir_all(folder).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        _ => error,
+    })
+}
+
 /// Paths in the state directory.
 #[derive(Clone, Debug)]
 pub struct Layout {

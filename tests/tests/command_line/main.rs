@@ -44,6 +44,10 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+fn has_warning(output: &Output) -> bool {
+    stderr(output).lines().any(|line| line.contains(" WARN ") || line.contains(" ERROR "))
+}
+
 fn valid(output: &Output) {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
@@ -68,7 +72,7 @@ fn every_empty_variable_counts_as_not_set() {
     assert!(variables.len() > 40, "{variables:?}");
     let output = check(&home, &variables, &[]);
     valid(&output);
-    assert_eq!(stderr(&output), "");
+    assert!(!has_warning(&output), "{output:?}");
 }
 
 #[test]
@@ -89,7 +93,7 @@ fn misspelt_variable_is_reported_and_service_links_are_not() {
     ];
     let output = check(&home, &links, &[]);
     valid(&output);
-    assert_eq!(stderr(&output), "");
+    assert!(!has_warning(&output), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -107,7 +111,7 @@ fn errors_name_where_the_value_came_from() {
     fs::write(&file, "workers = 2\nstate-dir = '/dev/null/x'\n").unwrap();
     let config = ["--config", file.to_str().unwrap()];
     let origin = format!("--state-dir (set in {}:2)", file.display());
-    invalid(&check(&home, &[], &config), &[&origin, "/dev/null is not a directory"]);
+    invalid(&check(&home, &[], &config), &[&origin, "/dev/null/x: not a directory"]);
     for (variable, value, part) in [
         ("ONNXD_STATE_DIR", "/dev/null/x", "--state-dir (set by ONNXD_STATE_DIR)"),
         ("ONNXD_LISTEN", "192.0.2.1:1", "--listen (set by ONNXD_LISTEN)"),
@@ -202,7 +206,5 @@ fn listen_addresses_resolve_or_are_refused_with_an_example() {
     }
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = held.local_addr().unwrap().to_string();
-    let output = check(&home, &[], &["--listen", &taken]);
-    valid(&output);
-    assert!(stderr(&output).contains("is in use"), "{output:?}");
+    invalid(&check(&home, &[], &["--listen", &taken]), &["--listen", "in use"]);
 }

@@ -32,7 +32,7 @@ use nix::{
     unistd::{Uid, geteuid},
 };
 use onnxd_admin::api::{Refusal, RefusalKind};
-use onnxd_proto::wire::message::NamedSocket;
+use onnxd_proto::{layout::create_folder, wire::message::NamedSocket};
 use onnxd_telemetry::log_limit::LogLimit;
 use tokio::{sync::Semaphore, time};
 use tower::ServiceExt;
@@ -151,7 +151,7 @@ impl AdminSocket {
         let bound = if is_successor { successor_path(path) } else { path.to_owned() };
         require_short(&bound)?;
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            create_folder(folder)?;
         }
         remove_successor_socket(path);
         if !is_successor

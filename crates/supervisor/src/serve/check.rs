@@ -5,7 +5,6 @@ use std::{fs, io, net::SocketAddr, path::Path, process::Stdio};
 
 use onnxd_engine::{models::store, pool::executable::WorkerExecutable};
 use onnxd_proto::{BUILD_ID, domain::Probe, exit::Failure, layout::Layout};
-use rustix::io::Errno;
 use tokio::net::TcpSocket;
 
 use super::{start, trials};
@@ -99,8 +98,7 @@ fn writable(folder: &Path) -> io::Result<()> {
     let existing = folder.ancestors().find(|parent| parent.symlink_metadata().is_ok());
     let existing = existing.unwrap_or(Path::new("/"));
     if !fs::metadata(existing)?.is_dir() {
-        // As the system says at a start.
-        return Err(if existing == folder { Errno::EXIST } else { Errno::NOTDIR }.into());
+        return Err(io::ErrorKind::NotADirectory.into());
     }
     let trial = existing.join(format!("{TRIAL}{}", std::process::id()));
     fs::create_dir(&trial)?;
@@ -182,7 +180,7 @@ mod tests {
         assert!(fs::read_dir(root.path()).unwrap().next().is_none());
         fs::write(root.path().join("file"), []).unwrap();
         let error = writable(&root.path().join("file/b")).unwrap_err().to_string();
-        assert!(error.contains("Not a directory"), "{error}");
+        assert!(error.contains("not a directory"), "{error}");
     }
 
     #[test]

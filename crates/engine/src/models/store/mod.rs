@@ -30,7 +30,7 @@ use std::{
 use onnxd_proto::{
     domain::{Record, Refusal, RefusalKind, SourceUri, model_name::ModelName},
     generation::Generation,
-    layout::{Layout, MANIFEST},
+    layout::{Layout, MANIFEST, create_folder},
 };
 
 use crate::models::{
@@ -114,7 +114,7 @@ impl Store {
             Failure::configuration(format!("--state-dir: {}: {error}", path.display()))
         };
         for folder in [layout.root().to_owned(), layout.versions(), layout.generations_root()] {
-            fs::create_dir_all(&folder).map_err(|error| invalid(&folder, &error))?;
+            create_folder(&folder).map_err(|error| invalid(&folder, &error))?;
         }
         // Must exist before workers start, because their sandbox grants access to it. Ignore errors:
         // compiled forms are optional.
