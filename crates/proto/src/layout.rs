@@ -17,7 +17,7 @@
 //! `<model>` is the [folder](ModelName::folder) of a name, in which `%2F` stands for a slash.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
