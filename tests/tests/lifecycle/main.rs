@@ -7,6 +7,7 @@ mod compiled;
 mod containment;
 mod crash;
 mod disk_full;
+mod first_use;
 mod fsync;
 mod limits;
 mod output;

@@ -222,7 +222,9 @@ impl Engine {
     /// No such model is served.
     pub fn find(&self, name: Option<&str>) -> Result<&Arc<Model>, EngineError> {
         self.parts.registry.find(name).ok_or_else(|| {
-            let served: Vec<&str> = self.models().iter().map(|model| model.name.as_str()).collect();
+            // A model that could not be loaded is not available.
+            let models = self.models().iter().filter(|model| model.failure().is_none());
+            let served: Vec<&str> = models.map(|model| model.name.as_str()).collect();
             let name = name.unwrap_or_default().chars().take(NAME_CHARACTERS_MAX).collect();
             EngineError::ModelNotFound { name, served: served.join(", ") }
         })
