@@ -7,9 +7,47 @@ use serde_json::json;
 
 use crate::tiny;
 
+async fn get(server: &Server, path: &str) -> Response {
+    server.client().await.get(path).await.expect("an answer")
+}
+
 async fn embed(server: &Server, model: &str) -> Response {
     let body = json!({"inputs": "a", "model": model});
     server.client().await.post("/embed", &body).await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_ready_once_a_version_of_it_was_checked() {
+    let home = Arc::new(Home::new());
+    let start = || {
+        let builder = Server::builder().home(&home).argument("--preload=good");
+        let builder = builder.model("good", &tiny("a")).model("late", &tiny("b"));
+        builder.model("broken", &tiny("no_tokenizer")).start()
+    };
+    let server = start().await;
+    assert_eq!(get(&server, "/v2/health/ready").await.status, 200);
+    assert_eq!(get(&server, "/v2/models/good/ready").await.status, 200);
+    // Nothing is known of these.
+    for model in ["late", "broken"] {
+        let path = format!("/v2/models/{model}/ready");
+        assert_eq!(get(&server, &path).await.status, 503, "{model}");
+    }
+    assert_eq!(embed(&server, "late").await.status, 200, "it loads on first use nevertheless");
+    assert_eq!(get(&server, "/v2/models/late/ready").await.status, 200);
+    assert_eq!(embed(&server, "broken").await.status, 503);
+    assert_eq!(get(&server, "/v2/models/broken/ready").await.status, 503);
+    server.stop().await;
+
+    let server = start().await;
+    assert_eq!(server.status().await.model("late").state, "not_loaded");
+    assert_eq!(
+        get(&server, "/v2/models/late/ready").await.status,
+        200,
+        "an earlier start checked it"
+    );
+    assert_eq!(get(&server, "/v2/models/broken/ready").await.status, 503);
+    assert_eq!(embed(&server, "late").await.status, 200);
+    server.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
