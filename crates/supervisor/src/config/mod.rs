@@ -52,6 +52,8 @@ const CLIENT_BATCH: usize = 32;
 const QUEUE_LIMIT: usize = 512;
 /// Default of `--idle-cpus`.
 const IDLE_CPUS: usize = 4;
+/// Maximum of `--workers`. Each takes a process, a thread and several descriptors.
+const WORKERS_MAX: usize = 1024;
 /// Default of `--retention`.
 const RETENTION: usize = 3;
 /// Default of `--request-timeout`, in seconds.
@@ -166,7 +168,7 @@ impl Config {
             )?,
             allowed_sources: AllowedSources::parse(&settings.allow_source)?,
             state_dir: state_dir(settings.state_dir.as_deref())?,
-            workers: settings.workers,
+            workers: workers(settings.workers)?,
             worker_memory_bytes: settings.worker_memory.map(bytes),
             idle_cpus: idle_cpus(settings.idle_cpus, settings.alone_cpus)?,
             onnxruntime: installed_file(
@@ -239,6 +241,16 @@ fn idle_cpus(given: Option<NonZeroUsize>, former: Option<NonZeroUsize>) -> Resul
 }
 
 /// Checks that the largest request fits an empty queue.
+/// Returns the number of workers, if it is given.
+fn workers(given: Option<NonZeroUsize>) -> Result<Option<NonZeroUsize>, Failure> {
+    match given {
+        Some(workers) if workers.get() > WORKERS_MAX => Err(Failure::configuration(format!(
+            "--workers: expected a number between 1 and {WORKERS_MAX}, got \"{workers}\""
+        ))),
+        workers => Ok(workers),
+    }
+}
+
 fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
     match given.map_or(QUEUE_LIMIT, Into::into) {
         limit if limit < GROUP_ITEMS_MAX => Err(Failure::configuration(format!(
@@ -251,6 +263,14 @@ fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_many_workers_are_refused() {
+        let workers = |number| super::workers(NonZeroUsize::new(number));
+        assert!(workers(WORKERS_MAX).is_ok_and(|workers| workers.is_some()));
+        let message = workers(100_000).unwrap_err().message;
+        assert_eq!(message, "--workers: expected a number between 1 and 1024, got \"100000\"");
+    }
 
     #[test]
     fn idle_cpus_accepts_its_former_name_but_not_both() {
