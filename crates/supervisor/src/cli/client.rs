@@ -1,7 +1,13 @@
 //! Calls a running supervisor for the commands, and maps errors of the call to exit codes.
 
-use onnxd_admin::client::{Client, Error, Reply, across_succession};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use onnxd_admin::client::{Client, Error, Reply, across_succession, within};
 use onnxd_proto::exit::{ExitStatus, Failure};
+use tokio::time::sleep;
 
 use super::AdminArguments;
 use crate::{config::admin_socket_candidates, process::signals::Signals};
@@ -9,35 +15,79 @@ use crate::{config::admin_socket_candidates, process::signals::Signals};
 /// Makes a call, and repeats it if a successor takes over meanwhile.
 ///
 /// # Errors
-/// No supervisor answers, or its answer is malformed.
+/// No supervisor answers within `--timeout`, or its answer is malformed.
 pub(super) fn call<T>(
     arguments: &AdminArguments,
-    call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
-    runtime()?.block_on(answer(arguments, call))
+    let (client, time) = (client(arguments), timeout(arguments));
+    runtime()?.block_on(answer(async || within(time, call(&client)).await))
 }
 
-/// Makes a call like [`call`], whose work goes on at the server if SIGINT or SIGTERM ends the command.
+/// Makes a call that may take long. Its work goes on at the server if SIGINT or SIGTERM ends the command. Says so if
+/// the supervisor stops answering.
 ///
 /// # Errors
-/// Those of [`call`], or `goes_on` if there was a signal.
+/// No supervisor accepts the call, its answer is malformed, or there was a signal; then the message is `goes_on`.
 pub(super) fn interruptible<T>(
     arguments: &AdminArguments,
     goes_on: &str,
-    call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
+    let (client, time) = (client(arguments), timeout(arguments));
     runtime()?.block_on(async {
         let mut signals = Signals::install().map_err(|error| internal(&error))?;
         tokio::select! {
-            answer = answer(arguments, call) => answer,
+            answer = answer(async || call(&client).await) => answer,
             () = signals.stop() => {
                 Err(Failure { status: ExitStatus::Interrupted, message: goes_on.to_owned() })
             }
+            () = report_silence(&client, time) => unreachable!("it never ends"),
         }
     })
 }
 
-fn internal(error: &std::io::Error) -> Failure {
+/// Asks for the status again and again, and says once when no answer arrives within `time`. A call may be silent for a
+/// long time while the supervisor works.
+async fn report_silence(client: &Client, time: Duration) {
+    let mut is_reported = false;
+    loop {
+        sleep(time).await;
+        match within(time, client.status()).await {
+            Err(error @ Error::Timeout(_)) if !is_reported => {
+                is_reported = true;
+                warn(&format!(
+                    "{error}; it may be stopped, frozen or overloaded, see its log; still waiting: interrupt to stop \
+                     waiting, then `onnxd status` shows whether the work was done"
+                ));
+            }
+            Ok(_) if is_reported => {
+                is_reported = false;
+                warn("the supervisor answers again; still waiting");
+            }
+            // The call itself reports a supervisor that has ended.
+            _ => {}
+        }
+    }
+}
+
+fn warn(message: &str) {
+    // A closed standard error must not end the call.
+    let _ = writeln!(io::stderr(), "onnxd: {message}");
+}
+
+fn client(arguments: &AdminArguments) -> Client {
+    match &arguments.admin_socket {
+        Some(path) => Client::at(path),
+        None => Client::at_first_of(admin_socket_candidates()),
+    }
+}
+
+fn timeout(arguments: &AdminArguments) -> Duration {
+    Duration::from_secs(arguments.timeout.into())
+}
+
+fn internal(error: &io::Error) -> Failure {
     Failure::internal(error.to_string())
 }
 
@@ -47,14 +97,9 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 async fn answer<T>(
-    arguments: &AdminArguments,
-    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+    call: impl AsyncFnMut() -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
-    let client = match &arguments.admin_socket {
-        Some(path) => Client::at(path),
-        None => Client::at_first_of(admin_socket_candidates()),
-    };
-    across_succession(async || call(&client).await).await.map_err(|error| failure(&error))
+    across_succession(call).await.map_err(|error| failure(&error))
 }
 
 fn failure(error: &Error) -> Failure {
