@@ -26,7 +26,7 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-use self::paths::{absolute, default_admin_socket};
+use self::paths::default_admin_socket;
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
@@ -35,7 +35,9 @@ pub(crate) use self::{
     flags::ServeArguments,
     origins::Origins,
     otlp::Otlp,
-    paths::{admin_socket_candidates, executable_file, installed_file, source_uri, state_dir},
+    paths::{
+        absolute, admin_socket_candidates, executable_file, installed_file, source_uri, state_dir,
+    },
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
 };
