@@ -144,17 +144,6 @@ async fn a_new_model_whose_source_is_away_keeps_no_other_from_serving() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_says_when_the_supervisor_does_not_answer() {
-    let server = Server::builder().model("m", &model("tiny/a")).start().await;
-    server.signal(e2e::processes::Signal::SIGSTOP);
-    let status = server.cli(&["status", "--timeout", "1"]).await;
-    server.signal(e2e::processes::Signal::SIGCONT);
-    let message = String::from_utf8_lossy(&status.stderr);
-    assert!(!status.status.success() && message.contains("did not answer within 1 s"), "{message}");
-    server.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_limits_its_arenas_and_not_those_of_others() {
     let arenas = |pid: i32| {
         let variables = fs::read(format!("/proc/{pid}/environ")).unwrap();

@@ -347,6 +347,8 @@ words! {
     ModelState {
         /// The first request will load it.
         NotLoaded = "not_loaded",
+        /// It could not be loaded, and nothing serves.
+        Failed = "failed",
         /// Nothing is committed yet; the first version is loading.
         Loading = "loading",
         /// A generation serves.

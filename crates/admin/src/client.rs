@@ -117,14 +117,6 @@ impl Client {
         answer(self.send(Method::GET, STATUS_PATH, Bytes::new()).await?).await
     }
 
-    /// Returns the supervisor's status, if it responds in time.
-    ///
-    /// # Errors
-    /// No supervisor responds in time, or the response is malformed.
-    pub async fn status_within(&self, time: Duration) -> Result<Reply<Status>, Error> {
-        timeout(time, self.status()).await.unwrap_or(Err(Error::Timeout(time)))
-    }
-
     /// Updates a model. Returns once the supervisor has started its response.
     ///
     /// # Errors
@@ -227,6 +219,17 @@ async fn converse(
     // Errors of this task reach the reader of the response.
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(Error::broken)
+}
+
+/// Returns the result of a call, or [`Error::Timeout`] after `time`.
+///
+/// # Errors
+/// Returns the errors of the call.
+pub async fn within<T>(
+    time: Duration,
+    call: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    timeout(time, call).await.unwrap_or(Err(Error::Timeout(time)))
 }
 
 /// Repeats a call while the supervisor refuses it because a successor is taking over.

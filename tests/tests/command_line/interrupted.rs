@@ -241,6 +241,9 @@ fn relative_paths_in_a_deleted_directory_are_refused() {
         assert!(text.contains(flag) && text.contains("\"rel\" is relative"), "{text}");
         assert!(text.contains("pass an absolute path"), "{text}");
     }
+    let output = run(&["fetch", a, "rel"]);
+    assert_eq!(output.status.code(), CONFIGURATION, "{output:?}");
+    assert!(stderr(&output).contains("DIR: \"rel\" is relative"), "{output:?}");
     let output = run(&["update", "m", "--from", "rel", "--admin-socket", socket]);
     assert_eq!(output.status.code(), REFUSED, "{output:?}");
     assert!(stderr(&output).contains("--from: \"rel\" is relative"), "{output:?}");

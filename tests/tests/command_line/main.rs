@@ -4,6 +4,7 @@
 
 mod interrupted;
 mod names;
+mod silent;
 
 use std::{
     fs,

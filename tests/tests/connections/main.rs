@@ -3,6 +3,7 @@
 mod admin;
 mod crowd;
 mod descriptors;
+mod idle;
 mod logs;
 
 use std::{net::SocketAddr, time::Duration};

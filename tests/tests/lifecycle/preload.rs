@@ -69,7 +69,7 @@ async fn a_broken_source_fails_requests_for_its_model_only() {
         assert_eq!(response.status, 503, "{}", response.text());
         assert!(response.text().contains("tokenizer.json"), "{}", response.text());
     }
-    assert_eq!(server.status().await.model("late").state, "not_loaded");
+    assert_eq!(server.status().await.model("late").state, "failed");
     replace_model(&tiny("b"), &source);
     let response =
         eventually("a retry of the repaired source", Duration::from_secs(20), async || {

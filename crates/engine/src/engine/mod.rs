@@ -181,8 +181,8 @@ impl Engine {
         self.parts.updater.startup().subscribe()
     }
 
-    /// Returns whether requests to a model are answered. The model must serve or load on first use,
-    /// and a worker must be available.
+    /// Returns whether requests to a model are answered. The model must serve, or load on first use from a generation
+    /// that was kept: only that has been checked. A worker must be available.
     pub fn is_model_ready(&self, model: &Model) -> bool {
         // Models that are ready answer also while others are still checked.
         let workers_serve = self.parts.health.borrow().is_ready();
@@ -191,7 +191,11 @@ impl Engine {
             && workers_serve
             && match model.gate.presence() {
                 Presence::Loaded => true,
-                Presence::NotLoaded => !model.preload && model.failure().is_none(),
+                Presence::NotLoaded => {
+                    !model.preload
+                        && model.failure().is_none()
+                        && self.parts.updater.was_kept(model)
+                }
                 _ => false,
             }
     }
@@ -222,7 +226,9 @@ impl Engine {
     /// No such model is served.
     pub fn find(&self, name: Option<&str>) -> Result<&Arc<Model>, EngineError> {
         self.parts.registry.find(name).ok_or_else(|| {
-            let served: Vec<&str> = self.models().iter().map(|model| model.name.as_str()).collect();
+            // A model that could not be loaded is not available.
+            let models = self.models().iter().filter(|model| model.failure().is_none());
+            let served: Vec<&str> = models.map(|model| model.name.as_str()).collect();
             let name = name.unwrap_or_default().chars().take(NAME_CHARACTERS_MAX).collect();
             EngineError::ModelNotFound { name, served: served.join(", ") }
         })

@@ -85,6 +85,7 @@ fn indexed(model: &Model) -> IndexEntry {
         Presence::Loading => ("LOADING", ""),
         Presence::Unloading => ("UNAVAILABLE", "unloading"),
         Presence::Unloaded => ("UNAVAILABLE", "unloaded"),
+        Presence::NotLoaded if model.failure().is_some() => ("UNAVAILABLE", "could not be loaded"),
         Presence::NotLoaded => ("UNAVAILABLE", "not used yet: the first request loads it"),
     };
     let generation = model.serving().map(|(generation, _)| generation.to_string());

@@ -46,7 +46,7 @@ fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
     let record = serving.as_ref().map(|(_, record)| record);
     ModelStatus {
         name: model.name.to_string(),
-        state: model_state(model.gate.presence()),
+        state: model_state(model),
         generation: serving.as_ref().map_or(0, |(generation, _)| *generation),
         version: record.map(|record| record.version.clone()).unwrap_or_default(),
         task: record.map(|record| record.facts.task),
@@ -96,8 +96,9 @@ fn details(facts: &Facts) -> ModelDetails {
     }
 }
 
-fn model_state(presence: Presence) -> ModelState {
-    match presence {
+fn model_state(model: &Model) -> ModelState {
+    match model.gate.presence() {
+        Presence::NotLoaded if model.failure().is_some() => ModelState::Failed,
         Presence::NotLoaded => ModelState::NotLoaded,
         Presence::Loading => ModelState::Loading,
         Presence::Loaded => ModelState::Loaded,

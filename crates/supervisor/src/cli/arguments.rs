@@ -285,13 +285,6 @@ pub(crate) struct RollbackArguments {
 /// Arguments of `onnxd status`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArguments {
-    /// Seconds to wait for the answer
-    ///
-    /// A server that does not answer in time is stopped, frozen or overloaded.
-    ///
-    /// Example: --timeout 60
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
-    pub timeout: u32,
     #[command(flatten)]
     pub admin: AdminArguments,
 }
@@ -327,6 +320,14 @@ pub(crate) struct AdminArguments {
     /// Example: --json
     #[arg(long)]
     pub json: bool,
+    /// Seconds to wait for the answer
+    ///
+    /// A server that does not answer in time is stopped, frozen or overloaded. An update, a rollback and an unload may
+    /// take longer: they then ask whether the server still answers, and say so if it does not.
+    ///
+    /// Example: --timeout 60
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub timeout: u32,
 }
 
 /// The values of `--load`.

@@ -1,7 +1,13 @@
 //! Calls a running supervisor for the commands, and maps errors of the call to exit codes.
 
-use onnxd_admin::client::{Client, Error, Reply, Stage, across_succession};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
+
+use onnxd_admin::client::{Client, Error, Reply, Stage, across_succession, within};
 use onnxd_proto::exit::{ExitStatus, Failure};
+use tokio::time::sleep;
 
 use super::AdminArguments;
 use crate::{config::admin_socket_candidates, process::signals::Signals};
@@ -9,12 +15,13 @@ use crate::{config::admin_socket_candidates, process::signals::Signals};
 /// Makes a call, and repeats it if a successor takes over meanwhile.
 ///
 /// # Errors
-/// No supervisor answers, or its answer is malformed.
+/// No supervisor answers within `--timeout`, or its answer is malformed.
 pub(super) fn call<T>(
     arguments: &AdminArguments,
-    call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
+    mut call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
-    runtime()?.block_on(answer(&client(arguments), call))
+    let (client, time) = (client(arguments), timeout(arguments));
+    runtime()?.block_on(answer(&client, async |client| within(time, call(client)).await))
 }
 
 /// Work of the server that does not end with the command.
@@ -41,18 +48,20 @@ impl Work {
     }
 }
 
-/// Makes a call like [`call`]. SIGINT or SIGTERM ends the command, but not `work` that has begun.
+/// Makes a call that may take long. SIGINT or SIGTERM ends the command, but not `work` that has begun. Says so if the
+/// supervisor stops answering.
 ///
 /// # Errors
-/// Those of [`call`]; after a signal, whether the work goes on.
+/// Those of [`call`], without the time limit; after a signal, whether the work goes on.
 pub(super) fn interruptible<T>(
     arguments: &AdminArguments,
     work: &Work,
     call: impl AsyncFnMut(&Client) -> Result<Reply<T>, Error>,
 ) -> Result<Reply<T>, Failure> {
+    // The second one does not change how far the call has come.
+    let (client, other) = (client(arguments), client(arguments));
     runtime()?.block_on(async {
         let mut signals = Signals::install().map_err(|error| internal(&error))?;
-        let client = client(arguments);
         tokio::select! {
             // First, so that a signal after the end changes nothing.
             biased;
@@ -61,17 +70,38 @@ pub(super) fn interruptible<T>(
                 let message = work.interrupted(client.stage());
                 Err(Failure { status: ExitStatus::Interrupted, message })
             }
+            () = report_silence(&other, timeout(arguments)) => unreachable!("it never ends"),
         }
     })
 }
 
-fn internal(error: &std::io::Error) -> Failure {
-    Failure::internal(error.to_string())
+/// Asks for the status again and again, and says once when no answer arrives within `time`. A call may be silent for a
+/// long time while the supervisor works.
+async fn report_silence(client: &Client, time: Duration) {
+    let mut is_reported = false;
+    loop {
+        sleep(time).await;
+        match within(time, client.status()).await {
+            Err(error @ Error::Timeout(_)) if !is_reported => {
+                is_reported = true;
+                warn(&format!(
+                    "{error}; it may be stopped, frozen or overloaded, see its log; still waiting: interrupt to stop \
+                     waiting, then `onnxd status` shows whether the work was done"
+                ));
+            }
+            Ok(_) if is_reported => {
+                is_reported = false;
+                warn("the supervisor answers again; still waiting");
+            }
+            // The call itself reports a supervisor that has ended.
+            _ => {}
+        }
+    }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().build().map_err(|error| internal(&error))
+fn warn(message: &str) {
+    // A closed standard error must not end the call.
+    let _ = writeln!(io::stderr(), "onnxd: {message}");
 }
 
 fn client(arguments: &AdminArguments) -> Client {
@@ -79,6 +109,19 @@ fn client(arguments: &AdminArguments) -> Client {
         Some(path) => Client::at(path),
         None => Client::at_first_of(admin_socket_candidates()),
     }
+}
+
+fn timeout(arguments: &AdminArguments) -> Duration {
+    Duration::from_secs(arguments.timeout.into())
+}
+
+fn internal(error: &io::Error) -> Failure {
+    Failure::internal(error.to_string())
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().map_err(|error| internal(&error))
 }
 
 async fn answer<T>(

@@ -1,6 +1,6 @@
 //! Runs `onnxd status`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use onnxd_admin::api::{
     Guess, LoadStatus, ModelDetails, ModelStatus, Shortened, Status, SwitchFacts, Task,
@@ -15,8 +15,7 @@ use super::{StatusArguments, client::call, print_line, update::refused};
 /// # Errors
 /// No supervisor answers.
 pub(crate) fn main(arguments: &StatusArguments) -> Result<ExitStatus, Failure> {
-    let timeout = Duration::from_secs(arguments.timeout.into());
-    let answer = call(&arguments.admin, async |client| client.status_within(timeout).await)?;
+    let answer = call(&arguments.admin, async |client| client.status().await)?;
     if arguments.admin.json {
         print_line(&answer.json);
     }
@@ -214,6 +213,8 @@ fn short(version: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use onnxd_admin::api::{ModelState, SourceStatus};
 
     use super::*;

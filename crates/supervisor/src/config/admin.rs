@@ -133,11 +133,13 @@ fn read_token(path: &Path) -> Result<Token, String> {
     let group = Gid::from_raw(metadata.gid());
     let is_trusted = is_own_group(group) || group.as_raw() == 0;
     let is_mounted = owner.is_root() && !geteuid().is_root() && is_trusted;
-    let forbidden = if is_mounted { 0o037 } else { 0o077 };
+    // Container platforms also mount secrets of this user. Nobody writes to a file of mode 0440 by accident.
+    let is_own = owner == geteuid() && group == getegid() && mode == 0o440;
+    let forbidden = if is_mounted || is_own { 0o037 } else { 0o077 };
     if mode & forbidden != 0 {
         return Err(format!(
-            "mode {mode:04o} lets other users access the file; run chmod 0600 on it, or make it readable by this \
-             user's group with owner root and mode 0440"
+            "mode {mode:04o} lets other users access the file; run chmod 0600 on it; for a mounted secret, set \
+             `defaultMode: 0440` and a `fsGroup` in Kubernetes, or `mode: 0440` with this user's uid and gid in Compose"
         ));
     }
     let mut text = String::new();
@@ -176,6 +178,16 @@ mod tests {
         let path = file.as_ref().map(|file| file.path().to_owned());
         let address = address.map(|address| address.parse().unwrap());
         AdminListen::load(address, path, None).map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn token_of_own_user_and_group_may_have_mode_0440() {
+        let load = |mode| load(Some("127.0.0.1:1"), Some((GOOD, mode)));
+        assert!(load(0o440).unwrap().is_some() && load(0o400).unwrap().is_some());
+        for mode in [0o444, 0o644, 0o640, 0o460] {
+            let message = load(mode).unwrap_err();
+            assert!(message.contains("defaultMode: 0440"), "{mode:o} {message}");
+        }
     }
 
     const GOOD: &str = "0123456789abcdef\nand a comment\n";

@@ -27,7 +27,7 @@ use std::{
 
 use onnxd_proto::limits::GROUP_ITEMS_MAX;
 
-use self::paths::{absolute, default_admin_socket};
+use self::paths::default_admin_socket;
 pub(crate) use self::{
     address::ListenAddress,
     admin::{AdminListen, Token},
@@ -36,7 +36,9 @@ pub(crate) use self::{
     flags::ServeArguments,
     origins::Origins,
     otlp::Otlp,
-    paths::{admin_socket_candidates, executable_file, installed_file, source_uri, state_dir},
+    paths::{
+        absolute, admin_socket_candidates, executable_file, installed_file, source_uri, state_dir,
+    },
     problems::Problems,
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
@@ -54,6 +56,8 @@ const CLIENT_BATCH: usize = 32;
 const QUEUE_LIMIT: usize = 512;
 /// Default of `--idle-cpus`.
 const IDLE_CPUS: usize = 4;
+/// Maximum of `--workers`. Each takes a process, a thread and several descriptors.
+const WORKERS_MAX: usize = 1024;
 /// Default of `--retention`.
 const RETENTION: usize = 3;
 /// Default of `--request-timeout`, in seconds.
@@ -165,6 +169,7 @@ impl Config {
         let state_dir = problems.keep(state_dir(settings.state.state_dir.as_deref()));
         let idle_cpus =
             problems.keep(idle_cpus(settings.workers.idle_cpus, settings.workers.alone_cpus));
+        let workers = problems.keep(workers(settings.workers.workers));
         let queue_limit = problems.keep(queue_limit(settings.limits.queue_limit));
         let Served { models, poll, fetch_binary } = served?;
         let (onnxruntime, worker_binary) = executables?;
@@ -178,7 +183,7 @@ impl Config {
             admin_listen: admin_listen?,
             allowed_sources: allowed_sources?,
             state_dir: state_dir?,
-            workers: settings.workers.workers,
+            workers: workers?,
             worker_memory_bytes: settings.workers.worker_memory.map(bytes),
             idle_cpus: idle_cpus?,
             onnxruntime,
@@ -319,6 +324,16 @@ fn idle_cpus(given: Option<NonZeroUsize>, former: Option<NonZeroUsize>) -> Resul
     Ok(given.or(former).map_or(IDLE_CPUS, Into::into))
 }
 
+/// Returns the number of workers, if it is given.
+fn workers(given: Option<NonZeroUsize>) -> Result<Option<NonZeroUsize>, Failure> {
+    match given {
+        Some(workers) if workers.get() > WORKERS_MAX => Err(Failure::configuration(format!(
+            "--workers: expected a number between 1 and {WORKERS_MAX}, got \"{workers}\""
+        ))),
+        workers => Ok(workers),
+    }
+}
+
 /// Checks that the largest request fits an empty queue.
 fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
     match given.map_or(QUEUE_LIMIT, Into::into) {
@@ -332,6 +347,14 @@ fn queue_limit(given: Option<NonZeroUsize>) -> Result<usize, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_many_workers_are_refused() {
+        let workers = |number| super::workers(NonZeroUsize::new(number));
+        assert!(workers(WORKERS_MAX).is_ok_and(|workers| workers.is_some()));
+        let message = workers(100_000).unwrap_err().message;
+        assert_eq!(message, "--workers: expected a number between 1 and 1024, got \"100000\"");
+    }
 
     #[test]
     fn idle_cpus_accepts_its_former_name_but_not_both() {

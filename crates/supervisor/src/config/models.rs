@@ -98,6 +98,15 @@ fn model(spec: &str) -> Result<ModelSource, Failure> {
         Failure::configuration(format!("--model {spec}: {reason}"))
     };
     let (name, source) = match spec.split_once('=') {
+        // Meant as a name, because no path or URI begins so and goes on with a source. It may be invalid.
+        Some((name, source))
+            if (source.starts_with('/') || source.contains("://"))
+                && name.starts_with(|first: char| first.is_ascii_alphanumeric())
+                && !name.contains([':', '?'])
+                && name.contains('/') =>
+        {
+            (Some(name), source)
+        }
         // What is not a name but has a slash or question mark is part of a path or URI.
         Some((name, source)) if !name.contains(['/', '?']) || name.parse::<ModelName>().is_ok() => {
             (Some(name), source)
@@ -183,6 +192,7 @@ mod tests {
             (&[][..], "no model to serve"),
             (&["a=/x", "a=/y"][..], "already named \"a\""),
             (&["a b=/x"][..], "is not a model name"),
+            (&["a//b=/x"][..], "\"a//b\" is not a model name"),
             (&["/"][..], "is not a model name"),
             (&["a=/dev/null"][..], "/dev/null is not a directory"),
             (&["a="][..], "empty"),

@@ -16,7 +16,7 @@ use onnxd_proto::{
 ///
 /// # Errors
 /// The path is empty, or it is relative and the current directory does not exist.
-pub(super) fn absolute(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
+pub(crate) fn absolute(flag: &str, path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| {
         let reason = match path.as_os_str().is_empty() {
             true => "the path is empty".to_owned(),

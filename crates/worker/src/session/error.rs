@@ -1,6 +1,6 @@
 //! Errors of loading and running a model, classified by their remedy.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use onnxd_proto::domain::{Refusal, RefusalKind};
 use ort::ErrorCode;
@@ -75,8 +75,20 @@ impl fmt::Display for Cause {
     }
 }
 
-pub(super) fn load_failed(error: ort::Error) -> SessionError {
-    SessionError::Load { cause: Cause::from(&error), message: brief(&error) }
+/// Converts an error of loading the file `model`. Its folder is left out of the message, because clients of a model that
+/// loads on first use see it.
+pub(super) fn load_failed(error: &ort::Error, model: &Path) -> SessionError {
+    let message = without_folder(error.message(), model).chars().take(MESSAGE_CHARS_MAX).collect();
+    SessionError::Load { cause: Cause::from(error), message }
+}
+
+/// Returns the message with paths relative to the model's folder.
+fn without_folder(message: &str, model: &Path) -> String {
+    let Some(folder) = model.parent() else { return message.to_owned() };
+    // ONNX Runtime resolves links before it looks for weights.
+    let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    let prefixes = [folder, &resolved].map(|folder| format!("{}/", folder.display()));
+    prefixes.iter().fold(message.to_owned(), |message, prefix| message.replace(prefix, ""))
 }
 
 pub(super) fn run_failed(error: ort::Error) -> SessionError {
@@ -98,5 +110,23 @@ impl SessionError {
             Self::Contract(_) | Self::Input(_) | Self::Run { .. } => RefusalKind::Contract,
         };
         kind.because(format!("{file}: {self}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_failed_loads_hide_the_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let (folder, link) = (home.path().join("versions"), home.path().join("link"));
+        std::fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        for place in [&folder, &link] {
+            let model = link.join("model.onnx");
+            let message = format!("Load model from {}/model.onnx failed", place.display());
+            assert_eq!(without_folder(&message, &model), "Load model from model.onnx failed");
+        }
     }
 }

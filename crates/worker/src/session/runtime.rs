@@ -93,7 +93,7 @@ impl Runtime {
             }
             builder.commit_from_file(model)
         };
-        saved().map(drop).map_err(load_failed)
+        saved().map(drop).map_err(|error| load_failed(&error, model))
     }
 
     /// Returns a builder of sessions that compute on the calling thread and one thread per helper

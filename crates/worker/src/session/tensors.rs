@@ -56,7 +56,7 @@ impl TensorSession {
     pub(crate) fn open(runtime: &Runtime, model: &Path, form: Form) -> Result<Self, SessionError> {
         let opened =
             runtime.builder(form, &[]).and_then(|mut builder| builder.commit_from_file(model));
-        let inner = opened.map_err(load_failed)?;
+        let inner = opened.map_err(|error| load_failed(&error, model))?;
         let specs = |outlets: &[Outlet]| outlets.iter().map(spec).collect::<Result<Vec<_>, _>>();
         let signature =
             Signature { inputs: specs(inner.inputs())?, outputs: specs(inner.outputs())? };

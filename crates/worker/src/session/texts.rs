@@ -114,7 +114,7 @@ impl Session {
     ) -> Result<Self, SessionError> {
         let opened =
             runtime.builder(form, helpers).and_then(|mut builder| builder.commit_from_file(model));
-        let inner = opened.map_err(load_failed)?;
+        let inner = opened.map_err(|error| load_failed(&error, model))?;
         let inputs: Vec<GraphInput> =
             inner.inputs().iter().map(GraphInput::new).collect::<Result<_, SessionError>>()?;
         if !inputs.iter().any(|input| input.kind == Kind::Ids) {

@@ -165,7 +165,7 @@ impl Updater {
     }
 
     /// Returns whether a generation of the model was kept when the server started.
-    fn was_kept(&self, model: &Model) -> bool {
+    pub fn was_kept(&self, model: &Model) -> bool {
         self.kept.get(usize::from(model.slot)).copied().unwrap_or_default()
     }
 

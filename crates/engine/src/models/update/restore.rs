@@ -183,7 +183,7 @@ impl<'a, L: Loader> Restore<'a, L> {
                     tracing::warn!(model = %model.name, %source, ?kind, reason, "waiting for the source: no generation can serve yet")
                 }
                 false => {
-                    tracing::error!(model = %model.name, %source, ?kind, reason, "model not served until its source changes")
+                    tracing::error!(model = %model.name, %source, ?kind, reason, "model not served; its source is tried again at the next check, then when it changes")
                 }
             }
         }

@@ -1,0 +1,76 @@
+//! What clients and operators see of models that load on first use, before and after they fail.
+
+use std::{fs, sync::Arc};
+
+use e2e::{client::Response, fixtures::replace_model, home::Home, server::Server};
+use serde_json::json;
+
+use crate::tiny;
+
+async fn get(server: &Server, path: &str) -> Response {
+    server.client().await.get(path).await.expect("an answer")
+}
+
+async fn embed(server: &Server, model: &str) -> Response {
+    let body = json!({"inputs": "a", "model": model});
+    server.client().await.post("/embed", &body).await.expect("an answer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_ready_once_a_version_of_it_was_checked() {
+    let home = Arc::new(Home::new());
+    let start = || {
+        let builder = Server::builder().home(&home).argument("--preload=good");
+        let builder = builder.model("good", &tiny("a")).model("late", &tiny("b"));
+        builder.model("broken", &tiny("no_tokenizer")).start()
+    };
+    let server = start().await;
+    assert_eq!(get(&server, "/v2/health/ready").await.status, 200);
+    assert_eq!(get(&server, "/v2/models/good/ready").await.status, 200);
+    // Nothing is known of these.
+    for model in ["late", "broken"] {
+        let path = format!("/v2/models/{model}/ready");
+        assert_eq!(get(&server, &path).await.status, 503, "{model}");
+    }
+    assert_eq!(embed(&server, "late").await.status, 200, "it loads on first use nevertheless");
+    assert_eq!(get(&server, "/v2/models/late/ready").await.status, 200);
+    assert_eq!(embed(&server, "broken").await.status, 503);
+    assert_eq!(get(&server, "/v2/models/broken/ready").await.status, 503);
+    server.stop().await;
+
+    let server = start().await;
+    assert_eq!(server.status().await.model("late").state, "not_loaded");
+    assert_eq!(
+        get(&server, "/v2/models/late/ready").await.status,
+        200,
+        "an earlier start checked it"
+    );
+    assert_eq!(get(&server, "/v2/models/broken/ready").await.status, 503);
+    assert_eq!(embed(&server, "late").await.status, 200);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_of_a_broken_model_see_no_path_and_operators_its_failure() {
+    let home = Arc::new(Home::new());
+    let broken = home.models().join("broken");
+    replace_model(&tiny("tensor_a"), &broken);
+    fs::write(broken.join("model.onnx"), b"not a model").expect("a file");
+    let builder = Server::builder().home(&home).argument("--preload=good");
+    let builder = builder.model("good", &tiny("a")).model("broken", &broken);
+    let server = builder.model("truncated", &tiny("truncated")).start().await;
+    for model in ["broken", "truncated"] {
+        let response = embed(&server, model).await;
+        assert_eq!(response.status, 503, "{}", response.text());
+        let text = response.text();
+        assert!(!text.contains("/tmp/") && !text.contains("staging"), "{text}");
+        assert!(text.contains("model.onnx"), "{text}");
+        assert_eq!(server.status().await.model(model).state, "failed");
+    }
+    let missing = embed(&server, "missing").await;
+    assert_eq!(missing.status, 404, "{}", missing.text());
+    let text = missing.text();
+    assert!(text.contains("available models: good"), "{text}");
+    assert!(!text.contains("broken") && !text.contains("truncated"), "{text}");
+    server.stop().await;
+}
