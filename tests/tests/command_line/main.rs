@@ -144,7 +144,7 @@ fn check_finds_what_a_start_would() {
         (&["--onnxruntime", path], &["--onnxruntime", "file"]),
         (&["--worker-binary", "/bin/true"], &["--worker-binary", "not a worker of this build"]),
         (&["--model", "r=hf://org/r", "--fetch-binary", "/none"], &["--fetch-binary", "/none"]),
-        (&["--model", "g=/nowhere"], &["--model g: /nowhere is not a directory"]),
+        (&["--model", "g=/nowhere"], &["--model g: /nowhere: no such directory"]),
         (&["--log-format", "xml"], &["--log-format"]),
     ] {
         invalid(&check(&home, &[], arguments), parts);

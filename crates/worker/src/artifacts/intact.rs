@@ -10,7 +10,7 @@ use std::{
 
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
-    layout::{LARGE_BYTES, MANIFEST, MANIFEST_BYTES_MAX},
+    layout::{LARGE_BYTES, MANIFEST, MANIFEST_BYTES_MAX, is_hidden},
     regular,
 };
 
@@ -67,7 +67,7 @@ fn require(dir: &Path, bytes_max: u64) -> Result<(), Refusal> {
         match expected.remove(inside) {
             Some((sha256, bytes)) if is_equal(&file, sha256, bytes, bytes_max) => {}
             Some(_) => return damaged(inside, "was changed"),
-            None if inside == MANIFEST => {}
+            None if inside == MANIFEST || is_hidden(Path::new(inside)) => {}
             None => return damaged(inside, "does not belong to it"),
         }
     }
@@ -120,6 +120,8 @@ mod tests {
     #[test]
     fn every_file_of_a_kept_version_is_compared() {
         let (_root, dir) = kept();
+        assert_eq!(require_intact(&dir), Ok(()));
+        fs::write(dir.join("onnx/.nfs0001"), "left by a file system").unwrap();
         assert_eq!(require_intact(&dir), Ok(()));
         let config = "{\"hidden_size\": 7}";
         for (path, content, what) in [

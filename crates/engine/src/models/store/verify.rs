@@ -10,7 +10,7 @@ use std::{
 
 use onnxd_proto::{
     domain::FileStamp,
-    layout::{LARGE_BYTES, Layout, MANIFEST, MANIFEST_BYTES_MAX},
+    layout::{LARGE_BYTES, Layout, MANIFEST, MANIFEST_BYTES_MAX, is_hidden},
     regular,
 };
 use sha2::{Digest, Sha256};
@@ -94,7 +94,8 @@ pub(super) fn compare(layout: &Layout, version: &str, known: &Stamps) -> Result<
     let mut files = files(folder).map_err(|error| Damage::of("the list of its files", &error))?;
     files.sort();
     let mut stamps = BTreeMap::new();
-    for path in files.into_iter().filter(|path| path.as_path() != Path::new(MANIFEST)) {
+    let is_content = |path: &PathBuf| path.as_path() != Path::new(MANIFEST) && !is_hidden(path);
+    for path in files.into_iter().filter(is_content) {
         let shown = path.display();
         let Some((sha256, bytes)) = expected.remove(&path) else {
             return Err(Damage::certain(format!("{shown} does not belong to it")));

@@ -137,6 +137,7 @@ fn damaged_versions_are_set_aside_with_the_records_that_would_serve_them() {
         let root = state(&[("m", &["a", "b"]), ("n", &["a"])]);
         let folder = version_of(root.path(), "m", 2);
         damage(&folder);
+        fs::write(folder.join(".nfs0001"), "left by a file system").unwrap();
         let survey = Survey::read(root.path()).unwrap();
         let found: Vec<_> = survey.versions.iter().filter_map(|one| one.damage.clone()).collect();
         assert_eq!(found, [what]);
