@@ -262,6 +262,8 @@ async fn a_stop_can_be_delayed_until_load_balancers_know_of_it() {
         assert!(ready.status == 503 && ready.text().contains("stopping"), "{}", ready.text());
         assert_eq!(client.get("/v2/health/live").await.unwrap().status, 200);
     }
+    let status = server.cli(&["status"]).await;
+    assert!(String::from_utf8_lossy(&status.stdout).starts_with("STOPPING"), "{status:?}");
     // The second signal ends the delay.
     let exit = server.terminate().await;
     assert_eq!(exit.code(), Some(0), "{exit}");

@@ -164,6 +164,9 @@ pub struct Status {
     /// started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starting: Option<String>,
+    /// Whether the server stops soon. It still answers requests, but is not ready.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
     /// Models in configuration order.
     pub models: Vec<ModelStatus>,
     /// Workers by id.

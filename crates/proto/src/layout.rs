@@ -46,10 +46,12 @@ pub fn is_hidden(path: &Path) -> bool {
 /// Creates a directory and its parents.
 ///
 /// # Errors
-/// `NotADirectory` if a file is in its place; otherwise the system's error.
+/// `NotADirectory` if a file is in its way; otherwise the system's error.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder).map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => io::ErrorKind::NotADirectory.into(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            io::ErrorKind::NotADirectory.into()
+        }
         _ => error,
     })
 }

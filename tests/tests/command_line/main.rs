@@ -146,6 +146,7 @@ fn check_finds_what_a_start_would() {
         (&["--model", "r=hf://org/r", "--fetch-binary", "/none"], &["--fetch-binary", "/none"]),
         (&["--model", "g=/nowhere"], &["--model g: /nowhere: no such directory"]),
         (&["--log-format", "xml"], &["--log-format"]),
+        (&["--idle-timeout", "0"], &["--idle-timeout: expected at least 1 second"]),
     ] {
         invalid(&check(&home, &[], arguments), parts);
     }

@@ -122,6 +122,9 @@ async fn clients_without_tls_are_closed_and_do_not_block_others() {
         assert!(raw.closed && raw.status().is_none(), "{raw:?}");
         assert!(answers(address, &config).await);
     }
+    let mut connection = Connection::tls(address, &config).await.expect("a connection");
+    let metrics = connection.send(("GET", "/metrics"), &[], "").await.expect("an answer").text();
+    assert!(metrics.contains("onnxd_requests_malformed_total{reason=\"invalid\"} 20"), "{metrics}");
     for silent in silent {
         while !silent.is_finished() {
             assert!(answers(address, &config).await);

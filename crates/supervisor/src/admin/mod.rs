@@ -32,7 +32,7 @@ use axum::{
 use onnxd_admin::api::{
     Cancelled, LOG_PATH, Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use self::{
     calls::{ModelPath, model_of, read},
@@ -74,6 +74,8 @@ pub(crate) struct Admin {
     pub watches: Arc<Watches>,
     /// Sources on other servers that callers may name.
     pub allowed_sources: AllowedSources,
+    /// Whether the server stops soon.
+    pub closing: watch::Receiver<bool>,
     /// Who calls: somebody on this machine, or over TCP.
     pub requester: Requester,
 }

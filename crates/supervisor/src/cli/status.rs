@@ -35,6 +35,9 @@ fn print(status: &Status) {
     if let Some(phase) = &status.starting {
         print_line(&format!("STARTING: {phase}\n"));
     }
+    if status.stopping {
+        print_line("STOPPING: not ready, but requests are still answered\n");
+    }
     table(&MODEL_COLUMNS, status.models.iter().map(model).collect());
     print_line("");
     let worker = |worker| self::worker(worker, &status.models);

@@ -274,14 +274,23 @@ fn edge(settings: &ServeArguments, problems: &mut Problems) -> Option<Edge> {
     let tls =
         edge::tls_files(settings.security.tls_cert.clone(), settings.security.tls_key.clone());
     let tls = problems.keep(tls);
+    let idle_timeout = problems.keep(idle_timeout(settings.limits.idle_timeout));
     let config = EdgeConfig {
         access_log: access_log.unwrap_or_default(),
-        idle_timeout: duration(settings.limits.idle_timeout, IDLE_TIMEOUT.as_secs()),
+        idle_timeout: idle_timeout.unwrap_or_default(),
         api_key_file: settings.security.api_key_file.clone(),
         origins: origins.unwrap_or_default(),
         tls: tls.flatten(),
     };
     problems.keep(Edge::load(&config))
+}
+
+/// Returns how long a connection may be idle. With 0, a client that sends its next request on it would lose it.
+fn idle_timeout(given: Option<u64>) -> Result<Duration, Failure> {
+    match given {
+        Some(0) => Err(Failure::configuration("--idle-timeout: expected at least 1 second, got 0")),
+        given => Ok(duration(given, IDLE_TIMEOUT.as_secs())),
+    }
 }
 
 /// Converts seconds to a duration of at most [`SECONDS_MAX`].

@@ -115,6 +115,7 @@ impl Server {
         let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
         let observed = Observed { layout: updates.store.layout().clone(), tls: edge.tls.clone() };
         let (client_batch, observed) = (config.max_client_batch_size, Arc::new(observed));
+        let closing = engine.closing();
         let app = App { engine, client_batch, tracer: updates.tracer.clone(), observed };
         let admin = Admin {
             watches: watches(config, &updates, &updater),
@@ -125,6 +126,7 @@ impl Server {
             metrics: updates.metrics,
             calls: Admin::calls(),
             allowed_sources: config.allowed_sources.clone(),
+            closing,
             requester: Requester::Operator,
         };
         let server =

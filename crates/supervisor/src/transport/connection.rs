@@ -133,7 +133,7 @@ impl Connection {
                     _ => self.process_http1(stream, last).await,
                 }
             }
-            Err(error) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(error) => malformed::report_tls(&error, self.peer, &self.metrics),
         }
     }
 

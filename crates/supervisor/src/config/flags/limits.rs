@@ -86,7 +86,7 @@ pub(crate) struct LimitFlags {
 
     /// Seconds until an idle connection is closed [default: 75]
     ///
-    /// Between two requests. It must be longer than the idle time of a proxy in front, such as 600 for
+    /// Between two requests; at least 1. It must be longer than the idle time of a proxy in front, such as 600 for
     /// Google's load balancers, or the proxy sends a request into a connection that is being closed.
     ///
     /// Example: --idle-timeout 620
