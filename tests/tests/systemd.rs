@@ -234,7 +234,7 @@ async fn a_start_that_waits_asks_for_more_time_and_says_why() {
     let micros = |datagram: &Datagram| datagram.value("EXTEND_TIMEOUT_USEC")?.parse::<u64>().ok();
     assert!(all.iter().filter_map(micros).all(|micros| micros >= 10_000_000), "{all:?}");
     assert!(!all.iter().any(|datagram| datagram.has_line("READY=1")), "{all:?}");
-    upload(&model("tiny/a"), &folder);
+    upload(&model("tiny/a"), &folder.join("m"));
     web.take_away(false);
     let (index, ready) = notify.next("READY=1", 0).await;
     assert!(ready.has_line("STATUS=serving"), "{ready:?}");

@@ -1,4 +1,4 @@
-//! Reads the TOML file of `--config`. Errors name the file, the line and the key.
+//! Completes settings with the TOML file of `--config`. Errors name the file, the line and the key.
 
 use std::{collections::BTreeMap, error::Error as _, fs, ops::Range, path::Path};
 
@@ -9,16 +9,41 @@ use clap::{
 use onnxd_proto::exit::Failure;
 use toml::de::DeTable;
 
-use super::{Origins, ServeArguments};
+use super::{Origins, ServeArguments, flags::FLAGS_ONLY, variables};
 
-/// Flags that cannot be set in the file.
-pub(super) const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
+impl ServeArguments {
+    /// Fills in settings from the file of `--config`. Flags and variables win.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has an unknown key or a wrong value.
+    pub(crate) fn with_file(mut self, origins: &mut Origins) -> Result<Self, Failure> {
+        // Flags may hold commas, since they can be repeated.
+        for (flag, list) in [
+            ("model", &mut self.models.model),
+            ("source-key", &mut self.security.source_key),
+            ("allow-source", &mut self.security.allow_source),
+        ] {
+            if origins.is_variable(flag) {
+                *list = list.iter().flat_map(|text| variables::split(text)).collect();
+            }
+        }
+        let settings = match &self.other.config {
+            Some(path) => {
+                let file = read(path, origins)?;
+                self.over(file)
+            }
+            None => self,
+        };
+        origins.add_defaults();
+        Ok(settings)
+    }
+}
 
 /// Reads the settings of a file, and records their lines in `origins`.
 ///
 /// # Errors
 /// The file cannot be read, or has an unknown key or a wrong value.
-pub(super) fn read(path: &Path, origins: &mut Origins) -> Result<ServeArguments, Failure> {
+fn read(path: &Path, origins: &mut Origins) -> Result<ServeArguments, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
         Failure::configuration(format!("--config: cannot read {}: {error}", path.display()))
     })?;

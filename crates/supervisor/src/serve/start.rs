@@ -307,9 +307,13 @@ fn updates(
 ) -> Result<(update::Deps, Option<Exporter>), Failure> {
     let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
     let sources = Sources::new(executable.clone(), fetcher.clone());
+    let is_successor = lock.is_some();
     let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
     store.remove_unconfigured(&config.models);
     store.adopt_renamed(&config.models)?;
+    if is_successor {
+        config.models.iter().try_for_each(|model| store.require_newest(&model.name))?;
+    }
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));

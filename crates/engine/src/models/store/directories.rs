@@ -11,7 +11,10 @@ use std::{
 pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        // What a dangling link leads to may only be away for now.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_symlink() => {
+            return Ok(Vec::new());
+        }
         Err(error) => return Err(error),
     };
     let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().into_string().ok());

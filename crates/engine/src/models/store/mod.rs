@@ -66,6 +66,8 @@ pub struct Store {
     sources: Sources,
     staged: StagedCache,
     /// Released by the kernel when this process exits.
+    /// Whether a predecessor uses the directory as well, and goes on if this process fails.
+    is_successor: bool,
     lock: File,
 }
 
@@ -119,6 +121,7 @@ impl Store {
         // Must exist before workers start, because their sandbox grants access to it. Ignore errors:
         // compiled forms are optional.
         let _ = fs::create_dir_all(layout.compiled_root());
+        let is_successor = inherited.is_some();
         let lock = lock::take(&layout.lock(), inherited)?;
         let staging = layout.staging();
         // Keep the directory itself: the predecessor needs it if the succession fails.
@@ -134,10 +137,13 @@ impl Store {
             sources,
             staged,
             lock,
+            is_successor,
         };
         store.find_damaged();
-        // No version is in use yet, so this also removes what a crash left unfinished.
-        store.retire(&HashSet::new());
+        // The predecessor's versions are in use. Without one, this also removes what a crash left unfinished.
+        if !is_successor {
+            store.retire(&HashSet::new());
+        }
         Ok(store)
     }
 
@@ -351,7 +357,9 @@ impl Store {
             crash::point(9);
             synced
         })();
-        written.map_err(|error: io::Error| io_refusal(&path, &error))
+        written.map_err(|error: io::Error| io_refusal(&path, &error))?;
+        self.forget_mended(model);
+        Ok(())
     }
 }
 

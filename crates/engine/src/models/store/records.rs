@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, io, sync::PoisonError};
 
 use onnxd_proto::{
     domain::{Record, model_name::ModelName},
+    exit::Failure,
     generation::{GENERATION_MAX, Generation},
     layout::{Layout, RECORD_BYTES_MAX},
     regular,
@@ -175,6 +176,44 @@ impl Store {
                 if let Found::Damaged(error) = find(&self.layout, &model, generation) {
                     self.found_damaged(&model, generation, &error);
                 }
+            }
+        }
+    }
+
+    /// Checks that the newest generation of a model can serve, so that a successor does not go back to an
+    /// earlier one. Discards nothing: the predecessor serves on if this fails. Blocking.
+    ///
+    /// # Errors
+    /// The newest generation is damaged; the message says what to do.
+    pub fn require_newest(&self, model: &ModelName) -> Result<(), Failure> {
+        let damaged = |reason: &dyn std::fmt::Display| {
+            Failure::configuration(format!(
+                "--state-dir: {model}: {reason}; run `onnxd update {model} --force` before you replace the server"
+            ))
+        };
+        let mut first = None;
+        let listed = newest(&self.layout, model, &mut |generation, skipped| {
+            first.get_or_insert_with(|| match skipped {
+                Skipped::Record(error) => {
+                    format!("the record of generation {generation} is damaged ({error})")
+                }
+                Skipped::Missing(_) => format!("the version of generation {generation} is missing"),
+                Skipped::Version(_, Damage { reason, .. }) => {
+                    format!("the version of generation {generation} is damaged ({reason})")
+                }
+            });
+        });
+        listed.map_err(|error| damaged(&error))?;
+        first.map_or(Ok(()), |reason| Err(damaged(&reason)))
+    }
+
+    /// Forgets damage of generations whose version was staged again.
+    pub(super) fn forget_mended(&self, model: &ModelName) {
+        for generation in self.damaged_records(model) {
+            if let Found::Whole(record) = find(&self.layout, model, generation)
+                && self.has(&record.version)
+            {
+                self.removed_record(model, generation);
             }
         }
     }

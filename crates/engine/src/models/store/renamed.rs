@@ -35,7 +35,8 @@ impl Store {
             };
             let is_renamed =
                 |before: &&ModelName| before.as_str().eq_ignore_ascii_case(name.as_str());
-            for before in recorded.iter().filter(is_renamed).filter(|before| !is_other(before)) {
+            let renamed = recorded.iter().filter(is_renamed).filter(|before| !is_other(before));
+            for before in renamed.filter(|before| self.had_source(before, model)) {
                 let Err(error) = self.adopt(before, name) else { continue };
                 let reason = format!(
                     "cannot take over the generations of {before} as {name}: {error}; mend or move away what the message names, and restart onnxd"
@@ -46,6 +47,16 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Returns whether records are of this model and not of another whose name differs only in case: it
+    /// has that name as an alias, or the newest of them has its source. Damaged ones may be.
+    fn had_source(&self, before: &ModelName, model: &ModelSource) -> bool {
+        let numbers = records::numbers(self.layout(), before).unwrap_or_default();
+        let mut read =
+            numbers.iter().rev().map(|number| self.layout().read_record(before, *number));
+        let source = read.find_map(Result::ok).map(|record| record.configured_source);
+        model.is_named(before.as_str()) || source.is_none_or(|source| source == model.uri)
     }
 
     /// # Errors
@@ -68,11 +79,17 @@ impl Store {
         };
         let (numbers, own) = (numbers_of(before, &old)?, numbers_of(now, &new)?);
         fs::create_dir_all(&new)?;
-        for number in numbers.iter().filter(|number| !own.contains(number)) {
-            fs::rename(layout.generation(before, *number), layout.generation(now, *number))?;
+        let taken_over = numbers.iter().filter(|number| !own.contains(number));
+        for number in taken_over {
+            let (from, to) = (layout.generation(before, *number), layout.generation(now, *number));
+            // The predecessor still needs its own; the next start removes them.
+            if self.is_successor { fs::hard_link(from, to)? } else { fs::rename(from, to)? }
         }
         // The new names are durable before the old ones go.
         sync_directory(&new)?;
+        if self.is_successor {
+            return Ok(());
+        }
         sync_directory(&old)?;
         for number in numbers.iter().filter(|number| own.contains(number)) {
             remove_all(&layout.generation(before, *number))?;

@@ -12,7 +12,7 @@ use crate::models::{
     disk::io_refusal,
     store::{
         Store, names, records,
-        whole::{remove_all, rename_aside},
+        whole::{DISCARDED, remove_all, rename_aside},
     },
 };
 
@@ -94,11 +94,19 @@ impl Store {
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
+        // Versions that are kept only in case somebody can repair them.
+        let mut damaged = HashSet::new();
+        // If the records of a model cannot be listed, a version without a record may be one of its own.
+        let (mut unlisted, mut named) = (false, HashSet::new());
         // Models that are not configured now keep their versions as well.
         for model in records::models(self.layout())? {
             let numbers = match records::numbers(self.layout(), &model) {
-                // A stray file is no model, and must not keep the others from being retired.
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                    let path = self.layout().generations(&model);
+                    tracing::warn!(path = %path.display(), "not a directory of records, keeping versions that no record names");
+                    unlisted = true;
+                    continue;
+                }
                 numbers => numbers?,
             };
             let mut last = HashSet::new();
@@ -106,13 +114,19 @@ impl Store {
                 if index >= RECORDS_MAX {
                     remove_all(&self.layout().generation(&model, number))?;
                     self.removed_record(&model, number);
-                } else if last.len() < self.retention() {
-                    match self.layout().read_record(&model, number) {
+                    continue;
+                }
+                let record = self.layout().read_record(&model, number);
+                named.extend(record.as_ref().ok().map(|record| record.version.clone()));
+                if last.len() < self.retention() {
+                    match record {
                         Ok(record) if self.has(&record.version) => {
                             last.insert(record.version);
                         }
                         // A damaged version was discarded. The ones before it stay.
-                        Ok(_) => {}
+                        Ok(record) => {
+                            damaged.insert(record.version);
+                        }
                         // It can never serve, so it keeps no version.
                         Err(error) if is_damage(&error) => {}
                         // It may be readable again later, so its version must stay.
@@ -122,7 +136,14 @@ impl Store {
             }
             kept.extend(last);
         }
+        let is_only_copy = |name: &str| {
+            let version = name.strip_suffix(DISCARDED);
+            version.is_some_and(|version| damaged.contains(version) && !self.has(version))
+        };
         for version in names(&self.layout().versions())? {
+            if is_only_copy(&version) || unlisted && !named.contains(&version) {
+                continue;
+            }
             // Check the pins again: the version may have been pinned since.
             if !kept.contains(&version) && !self.pinned().contains(&version) {
                 tracing::info!(version, "removing old version");
@@ -245,7 +266,29 @@ mod tests {
         store.try_retire(&HashSet::new()).unwrap();
         let mut found = names(&store.layout().versions()).unwrap();
         found.sort();
-        assert_eq!(found, ["v2", "v3"]);
+        assert_eq!(found, ["v2", "v3", "v4.damaged"], "the only copy may be repaired");
+        fs::create_dir(store.layout().version("v4")).unwrap();
+        store.try_retire(&HashSet::new()).unwrap();
+        assert!(!store.layout().version("v4.damaged").exists(), "it was staged again");
+    }
+
+    #[test]
+    fn versions_of_records_that_cannot_be_listed_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store_of(root.path(), 5);
+        for folder in [store.layout().version("unnamed"), store.layout().compiled("unnamed")] {
+            fs::create_dir(folder).unwrap();
+        }
+        let other = store.layout().generations_root().join("other");
+        fs::write(&other, "in place of a directory").unwrap();
+        store.try_retire(&HashSet::new()).unwrap();
+        assert_eq!(versions(&store), ["unnamed", "v3", "v4", "v5"]);
+        fs::remove_file(&other).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &other).unwrap();
+        assert!(store.try_retire(&HashSet::new()).is_err());
+        fs::remove_file(&other).unwrap();
+        store.try_retire(&HashSet::new()).unwrap();
+        assert_eq!(versions(&store), ["v3", "v4", "v5"]);
     }
 
     #[test]

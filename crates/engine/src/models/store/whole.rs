@@ -12,6 +12,9 @@ use crate::models::store::{
     verify::{self, Damage, Stamps},
 };
 
+/// Ends the name of a damaged version.
+pub(super) const DISCARDED: &str = ".damaged";
+
 impl Store {
     /// Returns whether a version is kept. It may be damaged.
     pub fn has(&self, version: &str) -> bool {
@@ -29,6 +32,8 @@ impl Store {
                 self.remember_whole(version, &stamps);
                 true
             }
+            // It was retired meanwhile.
+            Err(_) if records::is_missing(&self.layout, version) => false,
             Err(damage) => {
                 self.found_damaged_version(version, &damage);
                 false
@@ -47,14 +52,16 @@ impl Store {
         }
     }
 
-    /// Stops keeping a damaged version: it gets another name, under which the next retirement removes
-    /// it.
+    /// Stops keeping a damaged version: it gets another name, under which it stays until it is staged
+    /// again or no record names it any more.
     ///
     /// # Errors
     /// A disk error.
     pub fn discard(&self, version: &str) -> io::Result<()> {
         let path = self.layout.version(version);
-        rename_aside(&path, &path.with_extension("damaged"))
+        let mut discarded = path.clone().into_os_string();
+        discarded.push(DISCARDED);
+        rename_aside(&path, Path::new(&discarded))
     }
 
     /// Stores the metadata of a whole version's large files, so that the next start need not read them.

@@ -195,9 +195,12 @@ impl Driver {
             let keep = move || {
                 let files = store.files(&staged);
                 let found = staged.folder().and_then(|folder| unfinished::find(folder, &files));
-                if !force {
-                    unfinished::require_plausible(name.as_str(), found.as_ref(), drift.as_ref())?;
-                }
+                unfinished::require_plausible(
+                    name.as_str(),
+                    found.as_ref(),
+                    drift.as_ref(),
+                    force,
+                )?;
                 store.keep(staged)
             };
             background.run(keep).await?;

@@ -38,7 +38,7 @@ pub(super) fn find(folder: &Path, files: &[String]) -> Option<Unfinished> {
 }
 
 /// Refuses an unfinished candidate whose embeddings are far from those of the serving version.
-/// Otherwise logs what is suspicious, because zeros or a distance alone prove nothing.
+/// Otherwise, or with `force`, logs what is suspicious, because zeros or a distance alone prove nothing.
 ///
 /// # Errors
 /// The candidate is probably not whole.
@@ -46,11 +46,12 @@ pub(super) fn require_plausible(
     model: &str,
     unfinished: Option<&Unfinished>,
     drift: Option<&Drift>,
+    force: bool,
 ) -> Result<(), Refusal> {
     let mean_cosine = drift.map(|drift| drift.mean_cosine);
     let is_far = mean_cosine.is_some_and(|cosine| cosine < FAR);
     match unfinished {
-        Some(Unfinished { file, zeros }) if is_far => {
+        Some(Unfinished { file, zeros }) if is_far && !force => {
             let mean_cosine = mean_cosine.unwrap_or_default();
             let message = format!(
                 "{file} ends with {zeros} or more zero bytes, as a file does that is still being copied, and the embeddings are far from those of the serving version (mean cosine {mean_cosine:.4}); wait for the copy to end, add SHA256SUMS to the source, or pass --force"
@@ -111,10 +112,11 @@ mod tests {
     fn only_zeros_and_distance_together_refuse() {
         let drift = |mean_cosine| Drift { min_cosine: mean_cosine, mean_cosine, probes: 16 };
         let zeros = Unfinished { file: "model.onnx_data".to_owned(), zeros: 9000 };
-        assert!(require_plausible("m", Some(&zeros), Some(&drift(0.95))).is_ok());
-        assert!(require_plausible("m", Some(&zeros), None).is_ok());
-        assert!(require_plausible("m", None, Some(&drift(0.1))).is_ok());
-        let refusal = require_plausible("m", Some(&zeros), Some(&drift(0.5))).unwrap_err();
+        assert!(require_plausible("m", Some(&zeros), Some(&drift(0.95)), false).is_ok());
+        assert!(require_plausible("m", Some(&zeros), None, false).is_ok());
+        assert!(require_plausible("m", None, Some(&drift(0.1)), false).is_ok());
+        assert!(require_plausible("m", Some(&zeros), Some(&drift(0.5)), true).is_ok());
+        let refusal = require_plausible("m", Some(&zeros), Some(&drift(0.5)), false).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::Incomplete);
         assert!(refusal.message.contains("model.onnx_data ends with 9000"), "{refusal}");
     }

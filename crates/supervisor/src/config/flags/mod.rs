@@ -31,8 +31,9 @@ use self::{
     other::OtherFlags, security::SecurityFlags, state::StateFlags, tracing::TracingFlags,
     updates::UpdateFlags, workers::WorkerFlags,
 };
-use super::{Origins, file, variables};
-use onnxd_proto::exit::Failure;
+
+/// Flags that cannot be set in the file.
+pub(super) const FLAGS_ONLY: [&str; 2] = ["config", "check-config"];
 
 /// The settings of `onnxd serve`, before defaults.
 #[derive(Clone, Debug, Default, PartialEq, clap::Args)]
@@ -80,33 +81,7 @@ impl<T> Setting for Vec<T> {
 impl ServeArguments {
     /// Returns whether a flag is also a key of the file.
     pub(crate) fn is_key(flag: &str) -> bool {
-        !file::FLAGS_ONLY.contains(&flag)
-    }
-
-    /// Fills in settings from the file of `--config`. Flags and variables win.
-    ///
-    /// # Errors
-    /// The file cannot be read, or has an unknown key or a wrong value.
-    pub(crate) fn with_file(mut self, origins: &mut Origins) -> Result<Self, Failure> {
-        // Flags may hold commas, since they can be repeated.
-        for (flag, list) in [
-            ("model", &mut self.models.model),
-            ("source-key", &mut self.security.source_key),
-            ("allow-source", &mut self.security.allow_source),
-        ] {
-            if origins.is_variable(flag) {
-                *list = list.iter().flat_map(|text| variables::split(text)).collect();
-            }
-        }
-        let settings = match &self.other.config {
-            Some(path) => {
-                let file = file::read(path, origins)?;
-                self.over(file)
-            }
-            None => self,
-        };
-        origins.add_defaults();
-        Ok(settings)
+        !FLAGS_ONLY.contains(&flag)
     }
 
     /// Reads the settings of a file, whose keys are known.

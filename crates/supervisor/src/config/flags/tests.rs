@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Command, FromArgMatches};
 
-use super::{file::FLAGS_ONLY, *};
+use super::*;
 
 /// Every setting: its key, a value for the file, and another value for the flag.
 const SETTINGS: [(&str, &str, &str); 50] = [
