@@ -10,8 +10,8 @@ use serde::Deserialize;
 pub(crate) struct OtherFlags {
     /// TOML file with any of these settings as keys
     ///
-    /// A key is the flag's name without the leading dashes, for example `workers = 4`. Flags win over variables, variables win
-    /// over the file.
+    /// A key is the flag's name without the leading dashes, for example `workers = 4`. Flags win
+    /// over variables, variables win over the file.
     ///
     /// Example: --config /etc/onnxd.toml
     #[arg(long, value_name = "FILE", env = "ONNXD_CONFIG", help_heading = "Other")]
@@ -20,10 +20,11 @@ pub(crate) struct OtherFlags {
 
     /// Check the configuration and exit
     ///
-    /// Exits with 0 if a server could start. Otherwise prints all errors and exits with 78, or with 64 if the command
-    /// line is invalid. Tries addresses, directories, ONNX Runtime, and models in directories that a start would check.
-    /// Contacts no other server, and leaves nothing behind. What a server with the same state directory uses is only
-    /// reported.
+    /// Exits with 0 if a server could start. Otherwise exits with 78, or with 64 if the command
+    /// line is invalid. Prints the problems of a stage together: first those of values, then those
+    /// of what a start uses. Tries addresses, directories, ONNX Runtime, and models in directories
+    /// that a start would check. Contacts no other server, and leaves nothing behind. What a server
+    /// with the same state directory uses is only reported.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
