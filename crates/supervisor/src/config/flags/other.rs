@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use serde::Deserialize;
-
 /// The settings under "Other".
-#[derive(Clone, Debug, Default, PartialEq, clap::Args, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[derive(Clone, Debug, Default, PartialEq, clap::Args)]
 pub(crate) struct OtherFlags {
     /// TOML file with any of these settings as keys
     ///
@@ -15,7 +12,6 @@ pub(crate) struct OtherFlags {
     ///
     /// Example: --config /etc/onnxd.toml
     #[arg(long, value_name = "FILE", env = "ONNXD_CONFIG", help_heading = "Other")]
-    #[serde(skip)]
     pub config: Option<PathBuf>,
 
     /// Check the configuration and exit
@@ -28,6 +24,5 @@ pub(crate) struct OtherFlags {
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
-    #[serde(skip)]
     pub check_config: bool,
 }
