@@ -83,7 +83,7 @@ async fn an_edited_file_of_a_kept_version_is_not_served() {
         assert_eq!(damaged_records(&server, "n").await, "0", "{file}");
         let log = server.stderr();
         assert!(log.contains(&format!("{file} was changed")), "{file}: {log}");
-        // The same content is staged anew.
+        // The same content is staged again.
         let again = server.update("m", Some(&model("tiny/b"))).await.unwrap();
         assert_eq!((again.version, again.generation), (version.clone(), newest + 1), "{file}");
         newest += 1;

@@ -73,7 +73,7 @@ async fn interrupted_update_goes_on_until_it_is_cancelled() {
         assert_eq!(output.status.code(), INTERRUPTED, "{output:?}");
         let text = stderr(&output);
         assert!(text.contains("the update of m goes on"), "{text}");
-        assert!(text.contains("`onnxd update --cancel m` ends it"), "{text}");
+        assert!(text.contains("cancel it with `onnxd update --cancel m`"), "{text}");
         assert!(checker.runs());
         let output = server.cli(cancel).await;
         assert_eq!(output.status.code(), Some(0), "{output:?}");

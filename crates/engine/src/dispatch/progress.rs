@@ -1,6 +1,7 @@
 //! Records how far a request came, for the spans of requests that fail. A middleware that records a
-//! request runs the handler in the [scope](RequestProgress::scope) of a [`RequestProgress`], and the dispatcher notes
-//! each phase there. The contracts in between need not pass it on: it is local to the task.
+//! request runs the handler in the [scope](RequestProgress::scope) of a [`RequestProgress`], and
+//! the dispatcher notes each phase there. The contracts in between need not pass it on: it is local
+//! to the task.
 
 use std::{
     future::Future,
@@ -41,6 +42,7 @@ pub struct Reached {
 pub struct Failure {
     /// A word for the kind of failure.
     pub kind: &'static str,
+    /// What went wrong, for people.
     pub message: String,
     /// Whether the worker rejected an item before inference.
     pub is_tokenizing: bool,
@@ -59,8 +61,8 @@ impl RequestProgress {
         self.lock().clone()
     }
 
-    /// Notes that this task submits items of a request. Returns the request's progress for them, if it
-    /// is recorded.
+    /// Notes that this task submits items of a request. Returns the request's progress for them, if
+    /// it is recorded.
     pub(super) fn submitted(at: Instant) -> Option<Self> {
         let progress = CURRENT.try_with(Self::clone).ok()?;
         let mut reached = progress.lock();

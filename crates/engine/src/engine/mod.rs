@@ -181,8 +181,8 @@ impl Engine {
         self.parts.updater.startup().subscribe()
     }
 
-    /// Returns whether requests to a model are answered. The model must serve, or load on first use from a generation
-    /// that was kept: only that has been checked. A worker must be available.
+    /// Returns whether requests to a model are answered. The model must serve, or load on first use
+    /// from a generation that was kept: only that has been checked. A worker must be available.
     pub fn is_model_ready(&self, model: &Model) -> bool {
         // Models that are ready answer also while others are still checked.
         let workers_serve = self.parts.health.borrow().is_ready();

@@ -36,8 +36,9 @@ impl Work {
     /// Returns what a command says that a signal ended when its call had come to this stage.
     fn interrupted(&self, stage: Stage) -> String {
         let Self { name, cancel } = self;
-        let ends =
-            || cancel.as_ref().map_or(String::new(), |cancel| format!("; `{cancel}` ends it"));
+        let ends = || {
+            cancel.as_ref().map_or(String::new(), |cancel| format!("; cancel it with `{cancel}`"))
+        };
         match stage {
             Stage::Idle => format!("interrupted: the {name} did not begin"),
             Stage::Sent => {
@@ -163,9 +164,9 @@ mod tests {
             (Stage::Idle, "interrupted: the update of m did not begin"),
             (
                 Stage::Sent,
-                "interrupted before the server answered: the update of m may go on; `end m` ends it",
+                "interrupted before the server answered: the update of m may go on; cancel it with `end m`",
             ),
-            (Stage::Begun, "interrupted: the update of m goes on; `end m` ends it"),
+            (Stage::Begun, "interrupted: the update of m goes on; cancel it with `end m`"),
         ] {
             assert_eq!(work.interrupted(stage), message);
         }

@@ -64,7 +64,7 @@ pub(crate) fn fetch(arguments: &FetchArguments) -> Result<ExitStatus, Failure> {
     let started = Instant::now();
     let uri = check::source(&arguments.source)?;
     let directory = &arguments.directory;
-    // Only to say so if the current directory was deleted.
+    // Reports a deleted current directory.
     config::absolute("DIR", directory)?;
     let was_missing = prepare(directory)?;
     // On the directory's file system, so that the files can be moved.

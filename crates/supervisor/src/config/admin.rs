@@ -133,7 +133,7 @@ fn read_token(path: &Path) -> Result<Token, String> {
     let group = Gid::from_raw(metadata.gid());
     let is_trusted = is_own_group(group) || group.as_raw() == 0;
     let is_mounted = owner.is_root() && !geteuid().is_root() && is_trusted;
-    // Container platforms also mount secrets of this user. Nobody writes to a file of mode 0440 by accident.
+    // Container platforms also mount secrets with this user's uid and gid, and mode 0440.
     let is_own = owner == geteuid() && group == getegid() && mode == 0o440;
     let forbidden = if is_mounted || is_own { 0o037 } else { 0o077 };
     if mode & forbidden != 0 {

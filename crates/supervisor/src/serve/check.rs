@@ -1,5 +1,6 @@
-//! Checks for `--check-config` what a start would find: directories, addresses, the admin socket, the worker, ONNX
-//! Runtime, and models in directories. Leaves nothing behind, and does not disturb a server that runs with the same configuration.
+//! Checks for `--check-config` what a start would find: directories, addresses, the admin socket,
+//! the worker, ONNX Runtime, and models in directories. Leaves nothing behind, and does not disturb
+//! a server that runs with the same configuration.
 
 use std::{fs, io, net::SocketAddr, path::Path, process::Stdio};
 

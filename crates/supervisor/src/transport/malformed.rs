@@ -24,7 +24,8 @@ pub(super) fn report(error: &hyper::Error, peer: IpAddr, metrics: &Metrics) -> b
     true
 }
 
-/// Same, for HTTP/2: counts and logs an error of the whole connection if the client broke the protocol.
+/// Counts and logs an HTTP/2 connection error if the client broke the protocol. Returns whether it
+/// did.
 pub(super) fn report_http2(error: &hyper::Error, peer: IpAddr, metrics: &Metrics) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<h2::Error>());
     let Some(cause) = cause.filter(|cause| cause.is_library() && cause.is_go_away()) else {
@@ -34,7 +35,7 @@ pub(super) fn report_http2(error: &hyper::Error, peer: IpAddr, metrics: &Metrics
     true
 }
 
-/// Same, for a handshake that failed. One that the client broke off is not malformed.
+/// Counts and logs a TLS handshake that failed. One that the client broke off is not malformed.
 pub(super) fn report_tls(error: &io::Error, peer: IpAddr, metrics: &Metrics) {
     if error.kind() == io::ErrorKind::InvalidData {
         let error = format_args!("TLS handshake: {error}");

@@ -36,13 +36,13 @@ async fn check(
     shape_of(&shapes, &request).render(error)
 }
 
-/// Checks that a request names one host (RFC 9112, section 3.2, and RFC 9113, section 8.3.1). An empty one
-/// is refused: each `http` and `https` URI has a host. HTTP/1.0 needs none.
+/// Checks that a request names one host (RFC 9112, section 3.2, and RFC 9113, section 8.3.1). An
+/// empty one is refused: each `http` and `https` URI has a host. HTTP/1.0 needs none.
 fn check_host(request: &Request<Body>) -> Result<(), &'static str> {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());
     if second.is_some() {
-        return Err("the header Host is given twice");
+        return Err("more than one Host header");
     }
     let Some(host) = host else {
         let is_missing = request.version() == Version::HTTP_11;
@@ -55,7 +55,7 @@ fn check_host(request: &Request<Body>) -> Result<(), &'static str> {
         // Over HTTP/1.1 the target wins, and over HTTP/2 both must agree.
         Some(authority) if request.version() == Version::HTTP_2 => {
             let is_same = authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes());
-            if is_same { Ok(()) } else { Err("the headers Host and :authority differ") }
+            if is_same { Ok(()) } else { Err("the Host header and :authority differ") }
         }
         _ => Ok(()),
     }

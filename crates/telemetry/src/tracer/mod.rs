@@ -105,6 +105,7 @@ struct Part {
 pub struct Failure {
     /// A word for the kind of failure, for `error.type`.
     pub kind: Cow<'static, str>,
+    /// What went wrong, for people.
     pub message: String,
 }
 

@@ -1,7 +1,7 @@
 //! The files of a version apart from its settings: the model, its weights files ([`graph`],
-//! [`external`]), their comparison with the manifest ([`intact`]), and data derived by a check, namely compiled forms, outputs for fixed inputs
-//! ([`probes`]) and costs of runs ([`costs`]). Checking writes the derived files and serving reads
-//! them. Runs no model.
+//! [`external`]), their comparison with the manifest ([`intact`]), and data derived by a check,
+//! namely compiled forms, outputs for fixed inputs ([`probes`]) and costs of runs ([`costs`]).
+//! Checking writes the derived files and serving reads them. Runs no model.
 
 pub(crate) mod compiled;
 pub(crate) mod costs;

@@ -75,8 +75,8 @@ impl fmt::Display for Cause {
     }
 }
 
-/// Converts an error of loading the file `model`. Its folder is left out of the message, because clients of a model that
-/// loads on first use see it.
+/// Converts an error of loading the file `model`. Its folder is left out of the message, because
+/// clients of a model that loads on first use see it.
 pub(super) fn load_failed(error: &ort::Error, model: &Path) -> SessionError {
     let message = without_folder(error.message(), model).chars().take(MESSAGE_CHARS_MAX).collect();
     SessionError::Load { cause: Cause::from(error), message }

@@ -1,5 +1,5 @@
-//! Ends updates on request, as `onnxd update --cancel` does, or says why it does not. Pure; part of a model's
-//! [`machine`](crate::models::machine).
+//! Ends updates on request, as `onnxd update --cancel` does, or says why it does not. Pure; part of
+//! a model's [`machine`](crate::models::machine).
 
 use std::time::Instant;
 

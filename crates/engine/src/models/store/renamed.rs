@@ -39,9 +39,9 @@ impl Store {
             for before in renamed.filter(|before| self.had_source(before, model)) {
                 let Err(error) = self.adopt(before, name) else { continue };
                 let reason = format!(
-                    "cannot take over the generations of {before} as {name}: {error}; mend or move away what the message names, and restart onnxd"
+                    "cannot take over the generations of {before} as {name}: {error}; repair that path or move it away, then restart onnxd"
                 );
-                tracing::error!(model = %name, reason, "a model is not served");
+                tracing::error!(model = %name, reason, "model not served");
                 let mut failed = self.not_adopted.lock().unwrap_or_else(PoisonError::into_inner);
                 failed.insert(name.clone(), reason);
             }

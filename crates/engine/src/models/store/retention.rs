@@ -34,8 +34,8 @@ impl Store {
         self.records(model).find(|(_, record)| record.version == version).map(|(_, r)| r.facts)
     }
 
-    /// Returns the version of generation `to`, or the newest version that is not `serving`. Skips damaged
-    /// versions. Blocking.
+    /// Returns the version of generation `to`, or the newest version that is not `serving`. Skips
+    /// damaged versions. Blocking.
     ///
     /// # Errors
     /// [`RefusalKind::NotFound`] if no such version is kept.

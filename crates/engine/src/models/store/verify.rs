@@ -28,6 +28,7 @@ const STAMPS_BYTES_MAX: u64 = 1 << 20;
 /// What is wrong with a version.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Damage {
+    /// What is wrong, with the file's name.
     pub reason: String,
     /// Whether its content is wrong, rather than unreadable for now.
     pub is_certain: bool,

@@ -21,8 +21,8 @@ impl Store {
         self.layout.version(version).symlink_metadata().is_ok_and(|found| found.is_dir())
     }
 
-    /// Returns whether a version is kept and every file is as it was staged. Discards it otherwise, so
-    /// that it can be staged anew. Blocking.
+    /// Returns whether a version is kept and every file is as it was staged. Discards it otherwise,
+    /// so that it can be staged again. Blocking.
     pub fn is_whole(&self, version: &str) -> bool {
         if records::is_missing(&self.layout, version) {
             return false;

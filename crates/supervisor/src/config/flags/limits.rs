@@ -27,8 +27,9 @@ pub(crate) struct LimitFlags {
 
     /// Memory for large bodies, in MiB [default: 512]
     ///
-    /// For requests and answers. When it is used up, further large requests are answered 429. The default is at most an eighth of the memory of
-    /// the machine or container.
+    /// For requests and answers. When it is used up, further large requests are answered 429. A
+    /// request that needs more than all of it is answered 413. The default is at most an eighth of
+    /// the memory of the machine or container.
     ///
     /// Example: --body-memory 128
     #[arg(
@@ -101,8 +102,9 @@ pub(crate) struct LimitFlags {
 
     /// Seconds to go on accepting after SIGTERM [default: 0]
     ///
-    /// Meanwhile readiness checks answer 503, so that load balancers send requests elsewhere. Use it where they learn of
-    /// a stop late, as in Kubernetes. It adds to --drain-timeout. A second signal ends it.
+    /// Meanwhile readiness checks answer 503, so that load balancers send requests elsewhere. Use
+    /// it where they learn of a stop late, as in Kubernetes. It adds to --drain-timeout. A second
+    /// signal ends it.
     ///
     /// Example: --shutdown-delay 10
     #[arg(

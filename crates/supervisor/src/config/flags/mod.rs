@@ -1,5 +1,6 @@
-//! Defines the settings of `onnxd serve`: each is a flag, a variable and a key of the configuration file. A file for each
-//! heading of the help. [`Config`](super::Config) applies defaults and checks values.
+//! Defines the settings of `onnxd serve`: each is a flag, a variable and a key of the configuration
+//! file. A file for each heading of the help. [`Config`](super::Config) applies defaults and checks
+//! values.
 
 /// Lets a group of settings take those that are absent from another. Does not compile if the list lacks a setting.
 macro_rules! overlay {

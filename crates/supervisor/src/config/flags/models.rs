@@ -52,9 +52,10 @@ pub(crate) struct ModelFlags {
 
     /// Models without which the server does not start
     ///
-    /// Pass all, or names separated by commas. By default one model that can be served is enough: the others are
-    /// reported, and tried again when their sources change. A required model that cannot be served ends the start with
-    /// exit code 78. A source on another server that is away is waited for. Required models are loaded at start.
+    /// Pass all, or names separated by commas. By default one model that can be served is enough:
+    /// the others are reported. Their sources are tried again at the next check, then when they
+    /// change. A required model that cannot be served ends the start with exit code 78. A source on
+    /// another server that is away is waited for. Required models are loaded at start.
     ///
     /// Example: --require minilm
     #[arg(

@@ -53,8 +53,8 @@ pub(crate) struct SecurityFlags {
 
     /// File with the token that --admin-listen requires
     ///
-    /// The first line is the token, at least 16 printable ASCII characters. The file must be accessible to its owner
-    /// only (mode 0600).
+    /// The first line is the token, at least 16 printable ASCII characters. The file must be
+    /// accessible to its owner only (mode 0600), or have mode 0440 for a mounted secret.
     ///
     /// Example: --admin-token-file /etc/onnxd/admin-token
     #[arg(long, value_name = "FILE", env = "ONNXD_ADMIN_TOKEN_FILE", help_heading = "Security")]
@@ -62,9 +62,10 @@ pub(crate) struct SecurityFlags {
 
     /// Public key that must have signed a model [default: none]
     ///
-    /// FILE is a public key of minisign, which signs SHA256SUMS, or a P-256 key as PEM, which signs model.sig of OpenSSF
-    /// Model Signing. Each file of a version must be signed. Repeat the flag for several models, or for several keys of
-    /// a model, of which one is enough. The variable takes a list, as for --model.
+    /// FILE is a public key of minisign, which signs SHA256SUMS, or a P-256 key as PEM, which signs
+    /// model.sig of OpenSSF Model Signing. Each file of a version must be signed. Repeat the flag
+    /// for several models, or for several keys of a model, of which one is enough. The variable
+    /// takes a list, as for --model.
     ///
     /// Example: --source-key minilm=/etc/onnxd/minilm.pub
     #[arg(long, value_name = "NAME=FILE", env = "ONNXD_SOURCE_KEY", help_heading = "Security")]

@@ -15,8 +15,9 @@ use crate::config::values::{count, seconds};
 pub(crate) struct WorkerFlags {
     /// Number of worker processes [default: one per usable CPU]
     ///
-    /// Each worker runs inference on one CPU. Use fewer to leave CPUs to other programs. A CPU quota of a control group
-    /// (`cpu.max`) lowers the default: a container with 1.5 CPUs gets 2 workers.
+    /// Each worker runs inference on one CPU. At most 1024. Use fewer to leave CPUs to other
+    /// programs. A CPU quota of a control group (`cpu.max`) lowers the default: a container with
+    /// 1.5 CPUs gets 2 workers.
     ///
     /// Example: --workers 4
     #[arg(

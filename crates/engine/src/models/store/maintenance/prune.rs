@@ -30,8 +30,8 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Returns whether a model stays: it is configured, or the next start takes it over because its name
-    /// has changed only in case.
+    /// Returns whether a model stays: it is configured, or the next start takes it over because its
+    /// name has changed only in case.
     fn includes(&self, model: &ModelName) -> bool {
         let is_renamed = |kept: &ModelName| kept.as_str().eq_ignore_ascii_case(model.as_str());
         self.models.iter().any(is_renamed)
