@@ -151,7 +151,8 @@ impl Store {
             }
         }
         for version in names(&self.layout().compiled_root())? {
-            if !kept.contains(&version) && !self.pinned().contains(&version) {
+            let may_be_used = kept.contains(&version) || self.has(&version);
+            if !may_be_used && !self.pinned().contains(&version) {
                 remove(&self.layout().compiled(&version))?;
             }
         }
