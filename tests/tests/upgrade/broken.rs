@@ -3,7 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use e2e::{
-    corpus::Corpus, fixtures, fixtures::model, load::Load, processes::Signal, server::Server,
+    corpus::Corpus, disk::Disk, fixtures, fixtures::model, load::Load, processes::Signal,
+    server::Server,
 };
 
 use crate::Succession;
@@ -47,6 +48,33 @@ async fn a_broken_successor_leaves_the_predecessor_serving() {
         load.update(&line.server, &from, name).await.expect("updates are accepted again");
     }
     install(&onnxd, &good, 0o755);
+    line.succeed().await;
+    load.more(20).await;
+    load.finish().await;
+    line.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_never_goes_back_to_an_earlier_generation() {
+    let mut line = Succession::start(Server::builder().model("m", &model("tiny/a"))).await;
+    let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
+    load.update(&line.server, &model("tiny/b"), "b").await.expect("an update");
+    let version = line.server.status().await.model("m").version.clone();
+    let tokenizer = Disk::new(&line.home).version(&version).join("tokenizer.json");
+    let damaged = [fs::read(&tokenizer).expect("a file"), b" ".to_vec()].concat();
+    fs::set_permissions(&tokenizer, fs::Permissions::from_mode(0o644))
+        .expect("the mode can be set");
+    fs::write(&tokenizer, damaged).expect("the file can be written");
+    let (pid, from) = (line.pid(), line.server.stderr().len());
+    line.signal(Signal::SIGUSR2);
+    line.wait_for_log("succession failed", from).await;
+    let log = line.server.stderr();
+    let reason = "the version of generation 2 is damaged (tokenizer.json was changed)";
+    assert!(log[from..].contains(reason), "{}", &log[from..]);
+    assert!(line.server.runs() && line.pid() == pid);
+    load.more(20).await;
+    // An update stages the version again.
+    load.update(&line.server, &model("tiny/b"), "b").await.expect("an update");
     line.succeed().await;
     load.more(20).await;
     load.finish().await;

@@ -188,7 +188,7 @@ impl Store {
     pub fn require_newest(&self, model: &ModelName) -> Result<(), Failure> {
         let damaged = |reason: &dyn std::fmt::Display| {
             Failure::configuration(format!(
-                "--state-dir: {model}: {reason}; run `onnxd update {model} --force` before you replace the server"
+                "--state-dir: {model}: {reason}; run `onnxd update {model}` before you replace the server"
             ))
         };
         let mut first = None;
