@@ -20,7 +20,7 @@ pub(crate) struct OtherFlags {
 
     /// Check the configuration and exit
     ///
-    /// Exits with 0 if a server could start. Otherwise prints all errors and exits with 78, or with 64 if the command
+    /// Exits with 0 if a server could start. Otherwise prints the errors and exits with 78, or with 64 if the command
     /// line is invalid. Tries addresses, directories, ONNX Runtime, and models in directories that a start would check.
     /// Contacts no other server, and leaves nothing behind. What a server with the same state directory uses is only
     /// reported.
