@@ -181,6 +181,38 @@ async fn what_a_start_refuses_is_found_with_the_same_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_in_the_place_of_directories_are_found_with_the_same_words() {
+    let home = Home::new();
+    let root = home.root().display().to_string();
+    fs::create_dir_all(home.root().join("run")).unwrap();
+    let a = model("tiny/a").display().to_string();
+    let [no_staging, no_versions, no_records] =
+        ["staging", "versions", "generations/m"].map(|blocked| {
+            let state = format!("{root}/without-{}", blocked.replace('/', "-"));
+            let path = PathBuf::from(&state).join(blocked);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+            format!("--state-dir={state}")
+        });
+    for (case, part) in [
+        (flags(&[&no_staging]), "/staging: not a directory"),
+        (flags(&[&no_versions]), "/versions: not a directory"),
+        (flags(&[&no_records]), "--model m: the state directory is damaged: "),
+        (
+            flags(&[
+                &no_records,
+                &format!("--model=n={a}"),
+                &format!("--model=m={a}"),
+                "--require=m",
+            ]),
+            "--model m: the state directory is damaged: ",
+        ),
+    ] {
+        agree(&home, case, CONFIGURATION, part).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_value_is_reported_with_where_it_came_from() {
     let home = Home::new();
     fs::create_dir_all(home.root().join("run")).unwrap();
@@ -242,11 +274,46 @@ async fn all_problems_are_reported_at_once() {
         let of_part = checked.causes().into_iter().filter(|cause| cause.starts_with(part));
         assert_eq!(of_part.count(), 1, "{part}: {}", checked.stderr);
     }
-    let case = flags(&["--listen=192.0.2.1:80", "--state-dir=/dev/null/x", "--model=m=/none"]);
-    let checked = run(&home, &case, true).await;
-    for part in ["--listen: ", "--state-dir: ", "--model m: "] {
-        let of_part = checked.causes().into_iter().filter(|cause| cause.starts_with(part));
-        assert_eq!(of_part.count(), 1, "{part}: {}", checked.stderr);
+    let [short, library] = ["short", "library"].map(|name| home.root().join(name));
+    fs::write(&short, "x").unwrap();
+    fs::write(&library, "x").unwrap();
+    let machine = ["--listen=192.0.2.1:80", "--state-dir=/dev/null/x", "--model=m=/none"];
+    let names = ["--preload=x", "--preload=y", "--require=z", "--poll=x=1", "--poll=y=1"];
+    let edge =
+        ["--tls-cert=/none", "--tls-key=/none", &format!("--api-key-file={}", short.display())];
+    for (arguments, parts) in [
+        (&machine[..], &["--listen: ", "--state-dir: ", "--model m: "][..]),
+        (
+            &[&machine[..], &edge].concat(),
+            &["--api-key-file: ", "--tls-cert: ", "--listen: ", "--state-dir: ", "--model m: "],
+        ),
+        (
+            &[&machine[..], &["--onnxruntime=/none"]].concat(),
+            &["--onnxruntime: ", "--listen: ", "--state-dir: ", "--model m: "],
+        ),
+        (
+            &[&machine[..], &[&format!("--onnxruntime={}", library.display())]].concat(),
+            &["--onnxruntime: ", "--listen: ", "--state-dir: ", "--model m: "],
+        ),
+        (
+            &[&names[..], &["--source-key=m=/none"]].concat(),
+            &[
+                "--preload: no model is named \"x\"",
+                "--preload: no model is named \"y\"",
+                "--require: ",
+                "--poll x=1: ",
+                "--poll y=1: ",
+                "--source-key ",
+            ],
+        ),
+    ] {
+        let checked = run(&home, &flags(arguments), true).await;
+        assert_eq!(checked.code, Some(CONFIGURATION), "{}", checked.stderr);
+        for part in parts {
+            let of_part = checked.causes().into_iter().filter(|cause| cause.starts_with(part));
+            assert_eq!(of_part.count(), 1, "{part}: {}", checked.stderr);
+        }
+        assert_eq!(checked.causes().len(), parts.len(), "{}", checked.stderr);
     }
 }
 

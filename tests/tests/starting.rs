@@ -3,14 +3,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a harness that meets the unexpected must fail the test")]
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use e2e::{
     client::{Client, Response},
     eventually,
-    fixtures::{model, replace_model},
+    fixtures::{self, model, replace_model},
     grpc,
     home::Home,
+    processes::Signal,
     server::Server,
     web::{Web, upload},
 };
@@ -143,22 +150,73 @@ async fn a_new_model_whose_source_is_away_keeps_no_other_from_serving() {
     server.stop().await;
 }
 
+/// Returns `MALLOC_ARENA_MAX` of a process.
+fn arenas(pid: i32) -> Option<String> {
+    let variables = fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let variables = String::from_utf8_lossy(&variables).into_owned();
+    let mut pairs = variables.split('\0');
+    pairs.find_map(|pair| pair.strip_prefix("MALLOC_ARENA_MAX=").map(str::to_owned))
+}
+
+/// Returns whether a process ignores SIGPIPE.
+fn ignores_sigpipe(pid: i32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    u64::from_str_radix(ignored.trim(), 16).unwrap() & (1 << (Signal::SIGPIPE as i32 - 1)) != 0
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_supervisor_limits_its_arenas_and_not_those_of_others() {
-    let arenas = |pid: i32| {
-        let variables = fs::read(format!("/proc/{pid}/environ")).unwrap();
-        let variables = String::from_utf8_lossy(&variables).into_owned();
-        let found = variables.split('\0').find_map(|pair| pair.strip_prefix("MALLOC_ARENA_MAX="));
-        found.map(|number| number.parse::<usize>().unwrap())
-    };
     let name = |pid: i32| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
     let builder = Server::builder().model("m", &model("tiny/a"));
-    let server = builder.clone().start().await;
-    assert!(arenas(server.pid()).is_some_and(|number| number >= 2));
-    assert_eq!(name(server.pid()), "onnxd\n");
-    assert_eq!(arenas(server.worker_pids().await[0]), None, "workers have their own settings");
-    server.stop().await;
+    for builder in [builder.clone(), builder.clone().variable("MALLOC_ARENA_MAX", "")] {
+        let server = builder.start().await;
+        let number: usize = arenas(server.pid()).unwrap().parse().unwrap();
+        assert!(number >= 2, "{number}");
+        assert_eq!(name(server.pid()), "onnxd\n");
+        let line = fs::read(format!("/proc/{}/cmdline", server.pid())).unwrap();
+        assert!(line.starts_with(fixtures::onnxd().as_os_str().as_encoded_bytes()));
+        assert!(ignores_sigpipe(server.pid()));
+        let of_worker = arenas(server.worker_pids().await[0]);
+        assert_ne!(of_worker, Some(number.to_string()), "workers have their own settings");
+        server.stop().await;
+    }
     let server = builder.variable("MALLOC_ARENA_MAX", "7").start().await;
-    assert_eq!(arenas(server.pid()), Some(7), "the operator decides");
+    assert_eq!(arenas(server.pid()).as_deref(), Some("7"), "the operator decides");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_that_cannot_be_executed_again_serves_as_before() {
+    let builder = Server::builder().model("m", &model("tiny/a"));
+    let path = builder.directories().root().join("onnxd");
+    fs::copy(fixtures::onnxd(), &path).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let open = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
+    let server = builder.executable(Path::new(&open)).start().await;
+    assert_eq!(arenas(server.pid()), None);
+    assert!(ignores_sigpipe(server.pid()), "a closed stderr must not end it");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_supervisor_started_through_the_loader_serves() {
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    let is_loader = |path: &&str| path.contains("/ld") && path.contains(".so");
+    let loader = maps.lines().filter_map(|line| line.split_whitespace().last()).find(is_loader);
+    let home = Home::new();
+    let script = home.root().join("onnxd.sh");
+    let lines = format!(
+        "#!/bin/sh\nexec {} {} \"$@\"\n",
+        loader.expect("a loader"),
+        fixtures::onnxd().display()
+    );
+    fs::write(&script, lines).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let builder = Server::builder().model("m", &model("tiny/a")).executable(&script);
+    let server = builder.start().await;
+    assert_eq!(embed(&server, "m").await.status, 200);
+    assert_eq!(arenas(server.pid()), None);
     server.stop().await;
 }

@@ -30,10 +30,11 @@ async fn a_broken_successor_leaves_the_predecessor_serving() {
     let mut load = Load::start(&line.server, "m", Corpus::tiny(), "a", 4).await;
     let pid = line.pid();
     let mut contents = ["b", "a"].into_iter().cycle();
+    let not_started = format!("cannot start the successor: {}: ", onnxd.display());
     for (content, mode, reason) in [
         (&b"#!/bin/sh\nexit 78\n"[..], 0o755, "exit status: 78"),
         (b"#!/bin/sh\nexec sleep 1000\n", 0o755, "the successor was not ready within 2 s"),
-        (b"not a program", 0o644, "cannot start the successor"),
+        (b"not a program", 0o644, &not_started),
     ] {
         install(&onnxd, content, mode);
         let from = line.server.stderr().len();

@@ -136,14 +136,23 @@ impl Config {
     /// Settings are invalid. The message has a line for each, which names its flag.
     pub(crate) fn load(settings: ServeArguments) -> Result<(Self, Edge), Failure> {
         let mut problems = Problems::default();
-        let loaded = Self::collect(settings, &mut problems);
+        let edge = edge(&settings, &mut problems);
+        let config = Self::collect(settings, &mut problems);
         problems.finish()?;
         // Without a problem, nothing is missing.
+        let loaded = config.and_then(|config| Some((config, edge?)));
         loaded.ok_or_else(|| Failure::internal("internal error: the configuration is incomplete"))
     }
 
-    /// Returns `None` after a problem.
-    fn collect(settings: ServeArguments, problems: &mut Problems) -> Option<(Self, Edge)> {
+    /// Does what [`load`](Self::load) does, for `--check-config`: a problem of the edge or of an executable
+    /// does not hide what else a start would find. The path of such an executable is empty.
+    pub(crate) fn load_to_check(settings: ServeArguments, problems: &mut Problems) -> Option<Self> {
+        edge(&settings, problems);
+        Self::collect(settings, problems)
+    }
+
+    /// Returns `None` after a problem, except that of an executable.
+    fn collect(settings: ServeArguments, problems: &mut Problems) -> Option<Self> {
         let (check, supervision) = (check_limits(&settings), supervision(&settings));
         let otlp = problems.keep(otlp(&settings));
         let exports_traces = otlp.as_ref().is_some_and(Option::is_some);
@@ -154,8 +163,7 @@ impl Config {
             None => Ok(([127, 0, 0, 1], 8080).into()),
         });
         let grpc_listen = problems.keep(grpc_listen(listening.grpc_listen.as_ref()));
-        let edge = edge(&settings, problems);
-        let executables = executables(&settings, problems);
+        let (onnxruntime, worker_binary) = executables(&settings, problems);
         let admin_socket = problems.keep(match settings.listening.admin_socket {
             Some(path) => absolute("--admin-socket", &path),
             None => default_admin_socket().map(|(_, path)| path),
@@ -172,8 +180,7 @@ impl Config {
         let workers = problems.keep(workers(settings.workers.workers));
         let queue_limit = problems.keep(queue_limit(settings.limits.queue_limit));
         let Served { models, poll, fetch_binary } = served?;
-        let (onnxruntime, worker_binary) = executables?;
-        let config = Self {
+        Some(Self {
             poll,
             fetch_binary,
             models,
@@ -206,8 +213,7 @@ impl Config {
             retention: settings.state.retention.map_or(RETENTION, Into::into),
             sandbox: !settings.security.no_sandbox.unwrap_or(false),
             otlp: otlp?,
-        };
-        Some((config, edge?))
+        })
     }
 }
 
@@ -221,13 +227,13 @@ fn grpc_listen(given: Option<&ListenAddress>) -> Result<Option<SocketAddr>, Fail
     given.map(|address| address.resolve("--grpc-listen")).transpose()
 }
 
-/// Returns ONNX Runtime and the worker's executable, or `None` after a problem.
-fn executables(settings: &ServeArguments, problems: &mut Problems) -> Option<(PathBuf, PathBuf)> {
+/// Returns ONNX Runtime and the worker's executable. After a problem, the path is empty.
+fn executables(settings: &ServeArguments, problems: &mut Problems) -> (PathBuf, PathBuf) {
     let (library, binary) =
         (settings.workers.onnxruntime.clone(), settings.workers.worker_binary.clone());
     let library = problems.keep(installed_file("--onnxruntime", library, "libonnxruntime.so"));
     let binary = problems.keep(executable_file("--worker-binary", binary, "onnxd-worker"));
-    Some((library?, binary?))
+    (library.unwrap_or_default(), binary.unwrap_or_default())
 }
 
 /// The models, and what reads their sources.
@@ -245,9 +251,6 @@ impl Served {
         problems: &mut Problems,
     ) -> Option<Self> {
         let models = models::parse(&settings.models.model, &settings.models.model_alias);
-        let models = models.and_then(|models| {
-            sources::with_rules(models, &settings.security.source_key, settings.models.settle)
-        });
         let models = problems.keep(models);
         let needed_by = models.as_deref().unwrap_or_default();
         let fetcher =
@@ -255,13 +258,16 @@ impl Served {
         let fetch_binary = problems.keep(fetcher);
         // Without models, every name would be unknown.
         let models = models?;
+        let keys = &settings.security.source_key;
+        let rules = problems.keep(sources::rules(&models, keys, settings.models.settle));
         let poll = problems.keep(sources::intervals(&models, &settings.models.poll));
         let models = problems.keep(preload::mark(
             models,
             &settings.models.preload,
             &settings.models.require,
         ));
-        Some(Self { models: models?, poll: poll?, fetch_binary: fetch_binary? })
+        let models = sources::with_rules(models?, rules?);
+        Some(Self { models, poll: poll?, fetch_binary: fetch_binary? })
     }
 }
 
@@ -282,7 +288,9 @@ fn edge(settings: &ServeArguments, problems: &mut Problems) -> Option<Edge> {
         origins: origins.unwrap_or_default(),
         tls: tls.flatten(),
     };
-    problems.keep(Edge::load(&config))
+    let keys = problems.keep(edge::load_keys(&config));
+    let tls = problems.keep(edge::load_tls(&config));
+    Some(Edge::new(config, keys?, tls?))
 }
 
 /// Returns how long a connection may be idle. With 0, a client that sends its next request on it would lose it.

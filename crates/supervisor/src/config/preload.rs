@@ -3,6 +3,8 @@
 use onnxd_engine::models::registry::ModelSource;
 use onnxd_proto::exit::Failure;
 
+use super::Problems;
+
 /// Marks the models to load at start, and those without which the server does not start.
 ///
 /// # Errors
@@ -12,12 +14,15 @@ pub(super) fn mark(
     preload: &[String],
     require: &[String],
 ) -> Result<Vec<ModelSource>, Failure> {
-    let required = named(&models, "--require", &["all"], require)?;
+    let mut problems = Problems::default();
+    let required = problems.keep(named(&models, "--require", &["all"], require));
     let preloaded = match preload {
-        [] => vec![true; models.len()],
-        names => named(&models, "--preload", &["all", "none"], names)?,
+        [] => Some(vec![true; models.len()]),
+        names => problems.keep(named(&models, "--preload", &["all", "none"], names)),
     };
-    let marks = preloaded.into_iter().zip(required);
+    problems.finish()?;
+    // Without a problem, nothing is missing.
+    let marks = preloaded.unwrap_or_default().into_iter().zip(required.unwrap_or_default());
     let mark = |(model, (preload, required)): (ModelSource, (bool, bool))| ModelSource {
         preload: preload || required,
         required,
@@ -39,15 +44,18 @@ fn named(
     {
         return Ok(vec![word == "all"; models.len()]);
     }
+    let mut problems = Problems::default();
     for name in given {
         if words.contains(&name.as_str()) {
             return Err(invalid(format!("`{name}` cannot be combined with other values")));
         }
         if !models.iter().any(|model| model.is_named(name)) {
             let names = super::models::names(models);
-            return Err(invalid(format!("no model is named {name:?}; the models are: {names}")));
+            let reason = format!("no model is named {name:?}; the models are: {names}");
+            problems.keep::<()>(Err(invalid(reason)));
         }
     }
+    problems.finish()?;
     let is_named = |model: &ModelSource| given.iter().any(|name| model.is_named(name));
     Ok(models.iter().map(is_named).collect())
 }
@@ -93,6 +101,16 @@ mod tests {
     fn unknown_name_is_refused_with_the_known_ones() {
         assert!(preloaded(&["a", "c"]).unwrap_err().contains("\"c\"; the models are: a, b"));
         assert!(preloaded(&["a", "none"]).unwrap_err().contains("cannot be combined"));
+    }
+
+    #[test]
+    fn every_unknown_name_is_reported() {
+        let message = marked(&["x", "a", "y"], &["z"], |_| ()).unwrap_err();
+        let flags = ["--require: no model is named \"z\"", "--preload", "--preload"];
+        for (line, flag) in message.lines().zip(flags) {
+            assert!(line.starts_with(flag), "{message}");
+        }
+        assert_eq!(message.lines().count(), flags.len(), "{message}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use onnxd_proto::{
     exit::Failure,
 };
 
-use super::{SECONDS_MAX, duration, paths::executable_file, values::seconds};
+use super::{Problems, SECONDS_MAX, duration, paths::executable_file, values::seconds};
 use crate::transport::secret_file;
 
 /// Default of `--poll` for sources on other servers, in seconds.
@@ -37,12 +37,14 @@ pub(super) fn intervals(
     let invalid =
         |value: &str, reason: &str| Failure::configuration(format!("--poll {value}: {reason}"));
     let (mut all, mut named) = (None, HashMap::new());
+    let mut problems = Problems::default();
     for value in given {
         let (name, number) = match value.split_once('=') {
             Some((name, number)) => (Some(name), number),
             None => (None, value.as_str()),
         };
-        let number = seconds(number).map_err(|reason| invalid(value, reason))?;
+        let number = seconds(number).map_err(|reason| invalid(value, reason));
+        let Some(number) = problems.keep(number) else { continue };
         match name {
             None => all = Some(number),
             Some(name) => match models.iter().find(|model| model.is_named(name)) {
@@ -50,11 +52,12 @@ pub(super) fn intervals(
                 None => {
                     let names = super::models::names(models);
                     let reason = format!("no model is named {name:?}; the models are: {names}");
-                    return Err(invalid(value, &reason));
+                    problems.keep::<()>(Err(invalid(value, &reason)));
                 }
             },
         }
     }
+    problems.finish()?;
     let interval = |model: &ModelSource| {
         let by_kind = match model.uri {
             SourceUri::Directory { .. } => 0,
@@ -69,15 +72,15 @@ pub(super) fn intervals(
         .collect())
 }
 
-/// Adds to each model what its sources must satisfy. `keys` are the values of `--source-key`.
+/// Returns what the sources of each model must satisfy. `keys` are the values of `--source-key`.
 ///
 /// # Errors
 /// A key names an unknown model or a file without a key.
-pub(super) fn with_rules(
-    mut models: Vec<ModelSource>,
+pub(super) fn rules(
+    models: &[ModelSource],
     keys: &[String],
     settle: Option<u64>,
-) -> Result<Vec<ModelSource>, Failure> {
+) -> Result<Vec<SourceRules>, Failure> {
     let mut of_model: HashMap<ModelName, Vec<SourceKey>> = HashMap::new();
     for value in keys {
         let invalid =
@@ -86,7 +89,7 @@ pub(super) fn with_rules(
             .split_once('=')
             .ok_or_else(|| invalid("expected NAME=FILE, for example minilm=/etc/onnxd/key.pub"))?;
         let Some(model) = models.iter().find(|model| model.is_named(name)) else {
-            let names = super::models::names(&models);
+            let names = super::models::names(models);
             return Err(invalid(&format!("no model is named {name:?}; the models are: {names}")));
         };
         let bytes = secret_file::read(Path::new(file), KEY_FILE_BYTES_MAX)
@@ -95,11 +98,17 @@ pub(super) fn with_rules(
         of_model.entry(model.name.clone()).or_default().push(key);
     }
     let settle = settle.map(|seconds| Duration::from_secs(seconds.min(SECONDS_MAX)));
-    for model in &mut models {
+    let rules = models.iter().map(|model| {
         let keys = of_model.remove(&model.name).unwrap_or_default().into();
-        model.rules = SourceRules { keys, settle };
-    }
-    Ok(models)
+        SourceRules { keys, settle }
+    });
+    Ok(rules.collect())
+}
+
+/// Adds to each model its rules, which are in the same order.
+pub(super) fn with_rules(models: Vec<ModelSource>, rules: Vec<SourceRules>) -> Vec<ModelSource> {
+    let with = |(model, rules)| ModelSource { rules, ..model };
+    models.into_iter().zip(rules).map(with).collect()
 }
 
 /// Returns the program that reads sources on other servers and exports traces, if it is installed.
@@ -144,7 +153,8 @@ mod tests {
         let file = folder.path().join("key.pub");
         std::fs::write(&file, KEY).unwrap();
         let with = |value: String| {
-            with_rules(models().into(), &[value], Some(3)).map_err(|failure| failure.message)
+            let rules = rules(&models(), &[value], Some(3)).map_err(|failure| failure.message)?;
+            Ok::<_, String>(with_rules(models().into(), rules))
         };
         let found = with(format!("remote={}", file.display())).unwrap();
         assert_eq!(found[0].rules.keys, Default::default());
@@ -196,5 +206,6 @@ mod tests {
             let message = of(&[value]).unwrap_err();
             assert!(message.contains(reason) && message.contains(value), "{message}");
         }
+        assert_eq!(of(&["x", "1", "other=5"]).unwrap_err().lines().count(), 2);
     }
 }

@@ -8,11 +8,11 @@ use onnxd_engine::{models::store, pool::executable::WorkerExecutable};
 use onnxd_proto::{BUILD_ID, domain::Probe, exit::Failure, layout::Layout};
 use tokio::net::TcpSocket;
 
-use super::{start, trials};
+use super::{sockets, start, trials};
 use crate::{
     admin::AdminSocket,
-    config::{Config, Problems},
-    process::machine,
+    config::{Config, Problems, ServeArguments},
+    process::{inherited::Inherited, machine},
 };
 
 /// Prefix of the directory that shows whether one can be created. It is removed at once.
@@ -22,21 +22,31 @@ const TRIAL: &str = ".onnxd-check-";
 ///
 /// # Errors
 /// What would keep a server from starting, with a line for each problem that names the flag.
-pub(super) fn check(config: &Config) -> Result<(), Failure> {
+pub(super) fn check(settings: ServeArguments, inherited: &Inherited) -> Result<(), Failure> {
     let mut problems = Problems::default();
-    let worker = problems.keep(worker(config));
+    if let Some(mut config) = Config::load_to_check(settings, &mut problems) {
+        problems.keep(sockets::adopt(&mut config, inherited));
+        on_this_machine(&config, &mut problems);
+    }
+    problems.finish()
+}
+
+/// Tries what the configuration names.
+fn on_this_machine(config: &Config, problems: &mut Problems) {
+    let executables = [&config.worker_binary, &config.onnxruntime];
+    // Otherwise the problem is known.
+    let are_found = executables.iter().all(|path| !path.as_os_str().is_empty());
+    let worker = are_found.then(|| problems.keep(worker(config))).flatten();
     problems.keep(machine::usable_cpus());
     let body_memory_bytes = machine::body_memory_bytes(config.body_memory_bytes);
     if let Some(workers) = problems.keep(start::worker_count(config)) {
         start::log_limits(workers, body_memory_bytes);
     }
-    let holder = problems.keep(state(&config.state_dir)).flatten();
+    let state = problems.keep(state(&config.state_dir));
+    let (is_usable, holder) = (state.is_some(), state.flatten());
     let is_served = problems.keep(admin_socket(&config.admin_socket)).unwrap_or_default();
-    addresses(config, holder.is_some() || is_served, &mut problems);
-    if let Some(executable) = worker {
-        problems.keep(trials::run(config, &executable));
-    }
-    problems.finish()
+    addresses(config, holder.is_some() || is_served, problems);
+    problems.keep(trials::run(config, is_usable, worker.as_ref()));
 }
 
 /// Checks that the admin socket can be created. Returns whether a server listens on it.
@@ -80,7 +90,8 @@ fn worker(config: &Config) -> Result<WorkerExecutable, Failure> {
 /// Checks that the state directory can be created or written to. Returns the pid of the server that uses it.
 fn state(path: &Path) -> Result<Option<String>, Failure> {
     let layout = Layout::new(path);
-    for folder in [path.to_owned(), layout.versions(), layout.generations_root()] {
+    let folders = [path.to_owned(), layout.versions(), layout.generations_root(), layout.staging()];
+    for folder in folders {
         writable(&folder).map_err(|error| {
             Failure::configuration(format!("--state-dir: {}: {error}", folder.display()))
         })?;

@@ -81,14 +81,13 @@ pub(crate) fn main(
     for warning in unknown_variables(&cli::command()) {
         tracing::warn!("{warning}");
     }
-    let check_only = settings.other.check_config;
-    let (mut config, edge) = Config::load(settings)?;
-    sockets::adopt(&mut config, &inherited)?;
-    if check_only {
-        check::check(&config)?;
+    if settings.other.check_config {
+        check::check(settings, &inherited)?;
         cli::print_line("the configuration is valid");
         return Ok(ExitStatus::Success);
     }
+    let (mut config, edge) = Config::load(settings)?;
+    sockets::adopt(&mut config, &inherited)?;
     // Privileges are per thread, so drop them while there is only one.
     confinement::begin(config.sandbox);
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -263,7 +263,7 @@ impl Server {
         let mut arguments = env::args_os();
         // The path this process was started from. An upgrade has replaced the file there.
         let executable = arguments.next().unwrap_or_else(|| OsString::from("onnxd"));
-        let mut command = Command::new(executable);
+        let mut command = Command::new(&executable);
         command.args(arguments);
         for name in PRIVATE_VARIABLES {
             command.env_remove(name);
@@ -275,7 +275,11 @@ impl Server {
         let mut command = tokio::process::Command::from(command);
         // Before the spawn: a successor without a channel would consider this process dead, and serve.
         let channel = UnixStream::from_std(ours)?;
-        let child = Box::new(command.spawn()?);
+        let child = command.spawn().map_err(|error| {
+            let path = executable.display();
+            io::Error::new(error.kind(), format!("{path}: {error}"))
+        })?;
+        let child = Box::new(child);
         // Closes our copy of the successor's end. Otherwise its exit would not close the channel.
         drop(command);
         // A child that was not waited for has an id.

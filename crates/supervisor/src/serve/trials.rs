@@ -1,13 +1,14 @@
 //! Tries for `--check-config` the models that a start would check: those in directories that have no generation yet.
+//! Also finds models whose generations cannot be read.
 //! Called by [`check`](super::check).
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use onnxd_engine::{
     models::{
         registry::ModelSource,
-        sources::Sources,
-        store::Store,
+        sources::{self, Sources},
+        store::{self, Store},
         update::{RestoreError, background::Background, checker::Checker, trial::Trials},
     },
     pool::executable::WorkerExecutable,
@@ -21,22 +22,38 @@ use crate::{
     process::confinement,
 };
 
-/// Stages and checks each model in a temporary directory. Logs those that a start would report and not serve.
+/// Stages and checks each model in a temporary directory, or without a worker, only looks for its directory. Logs the
+/// models that a start would report and not serve.
 ///
 /// # Errors
 /// A model that is required cannot be served, or none can.
-pub(super) fn run(config: &Config, executable: &WorkerExecutable) -> Result<(), Failure> {
+pub(super) fn run(
+    config: &Config,
+    has_state: bool,
+    executable: Option<&WorkerExecutable>,
+) -> Result<(), Failure> {
     let layout = Layout::new(&config.state_dir);
-    let is_new = |model: &&ModelSource| {
-        let kept = fs::read_dir(layout.generations(&model.name));
-        let is_kept = kept.is_ok_and(|mut records| records.next().is_some());
-        model.preload && model.uri.directory().is_some() && !is_kept
-    };
-    let new: Vec<&ModelSource> = config.models.iter().filter(is_new).collect();
-    if new.is_empty() {
-        return Ok(());
+    let (mut new, mut refused) = (Vec::new(), Vec::new());
+    for model in config.models.iter().filter(|model| model.preload) {
+        // What is wrong with the state directory itself says nothing about a model.
+        let has_records =
+            if has_state { store::has_records(&layout, &model.name) } else { Ok(false) };
+        match has_records {
+            Ok(false) if model.uri.directory().is_some() => new.push(model),
+            Ok(_) => {}
+            Err(refusal) => refused.push((model, refusal)),
+        }
     }
-    let refused = tried(config, executable, &new)?;
+    match executable {
+        _ if new.is_empty() => {}
+        Some(executable) => refused.extend(tried(config, executable, &new)?),
+        None => refused.extend(new.iter().filter_map(|model| {
+            sources::require_directory(&model.uri).err().map(|refusal| (*model, refusal))
+        })),
+    }
+    let place =
+        |model: &ModelSource| config.models.iter().position(|other| other.name == model.name);
+    refused.sort_by_key(|(model, _)| place(model));
     let none_serves = refused.len() == config.models.len();
     let mut problems = Problems::default();
     for (index, (model, refusal)) in refused.into_iter().enumerate() {

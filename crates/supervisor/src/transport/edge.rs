@@ -74,6 +74,27 @@ pub(crate) fn tls_files(
     }
 }
 
+/// Loads the API keys, if there is a file of them.
+///
+/// # Errors
+/// The file is unreadable or invalid.
+pub(crate) fn load_keys(config: &EdgeConfig) -> Result<Option<Keys>, Failure> {
+    let Some(file) = &config.api_key_file else { return Ok(None) };
+    let keys = Keys::load(file.clone()).map_err(|error| {
+        Failure::configuration(format!("--api-key-file: {}: {error}", file.display()))
+    })?;
+    Ok(Some(keys))
+}
+
+/// Loads the certificate and its key, if there is one.
+///
+/// # Errors
+/// A file is unreadable or invalid.
+pub(crate) fn load_tls(config: &EdgeConfig) -> Result<Option<Tls>, Failure> {
+    let loaded = config.tls.clone().map(Tls::load).transpose();
+    loaded.map_err(|error| Failure::configuration(error.to_string()))
+}
+
 /// API keys, origins and TLS in effect.
 #[derive(Clone, Debug)]
 pub(crate) struct Edge {
@@ -102,33 +123,16 @@ impl Edge {
         }
     }
 
-    /// Loads keys and certificate.
-    ///
-    /// # Errors
-    /// A file is unreadable or invalid.
-    pub(crate) fn load(config: &EdgeConfig) -> Result<Self, Failure> {
-        let api_key_file = config.api_key_file.clone().unwrap_or_default();
-        let keys = match &config.api_key_file {
-            Some(file) => Some(Keys::load(file.clone()).map_err(|error| {
-                Failure::configuration(format!("--api-key-file: {}: {error}", file.display()))
-            })?),
-            None => None,
-        };
-        let tls = match &config.tls {
-            Some(files) => Some(
-                Tls::load(files.clone())
-                    .map_err(|error| Failure::configuration(error.to_string()))?,
-            ),
-            None => None,
-        };
-        Ok(Self {
-            access_log: config.access_log.clone(),
+    /// Returns an edge with these settings and what [`load_keys`] and [`load_tls`] return.
+    pub(crate) fn new(config: EdgeConfig, keys: Option<Keys>, tls: Option<Tls>) -> Self {
+        Self {
+            access_log: config.access_log,
             idle_timeout: config.idle_timeout,
-            origins: config.origins.clone(),
-            api_key_file,
+            origins: config.origins,
+            api_key_file: config.api_key_file.unwrap_or_default(),
             keys: keys.map(Arc::new),
             tls: tls.map(Arc::new),
-        })
+        }
     }
 
     /// Reloads all files. Returns an error for each invalid one, whose previous content stays in effect.

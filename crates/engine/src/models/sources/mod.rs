@@ -32,7 +32,7 @@ mod tree;
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use onnxd_proto::{
-    domain::{ModelChoice, SourceUri},
+    domain::{ModelChoice, Refusal, SourceUri},
     layout::Layout,
 };
 
@@ -46,6 +46,7 @@ use crate::{
             lister::{Lister, Process},
             remote::Remote,
             signature::SourceKeys,
+            tree::Tree,
         },
     },
     pool::executable::WorkerExecutable,
@@ -59,6 +60,14 @@ pub use self::source::{
 /// How long a directory without `SHA256SUMS` that is polled must be unchanged by default. A copy that
 /// takes longer between two writes is rare.
 const POLL_SETTLE: Duration = Duration::from_secs(5);
+
+/// Checks that a source in a directory is there, without reading it.
+///
+/// # Errors
+/// It is missing or no directory.
+pub fn require_directory(uri: &SourceUri) -> Result<(), Refusal> {
+    uri.directory().map_or(Ok(()), |path| Tree::open(path).map(drop))
+}
 
 /// What a model requires of its sources.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,6 +7,8 @@ use std::{
     path::Path,
 };
 
+use onnxd_proto::layout::create_folder;
+
 /// Lists the names in a directory; empty if it is missing.
 pub(super) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let entries = match fs::read_dir(folder) {
@@ -43,7 +45,7 @@ pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
 
 /// Empties a directory, or creates it.
 pub(super) fn empty(folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+    create_folder(folder)?;
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.is_dir() { fs::remove_dir_all(&path)? } else { fs::remove_file(&path)? }

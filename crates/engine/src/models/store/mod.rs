@@ -49,7 +49,10 @@ use crate::models::{
 };
 use onnxd_proto::exit::Failure;
 
-pub use self::lock::holder;
+pub use self::{
+    lock::holder,
+    records::{has_records, unreadable},
+};
 
 /// The state directory, locked.
 #[derive(Debug)]

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, io, sync::PoisonError};
 
 use onnxd_proto::{
-    domain::{Record, model_name::ModelName},
+    domain::{Record, Refusal, RefusalKind, model_name::ModelName},
     exit::Failure,
     generation::{GENERATION_MAX, Generation},
     layout::{Layout, RECORD_BYTES_MAX},
@@ -111,6 +111,23 @@ pub(super) fn numbers(layout: &Layout, model: &ModelName) -> io::Result<Vec<Gene
     let mut numbers: Vec<_> = names.into_iter().filter_map(number).collect();
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// Returns whether a model has records.
+///
+/// # Errors
+/// The directory cannot be read, so that a start would refuse the model.
+pub fn has_records(layout: &Layout, model: &ModelName) -> Result<bool, Refusal> {
+    let numbers = numbers(layout, model).map_err(|error| unreadable(layout, model, &error))?;
+    Ok(!numbers.is_empty())
+}
+
+/// Says that the records of a model cannot be read.
+pub fn unreadable(layout: &Layout, model: &ModelName, error: &io::Error) -> Refusal {
+    RefusalKind::Internal.because(format!(
+        "the state directory is damaged: {}: {error}; `onnxd state check` says what to do",
+        layout.generations(model).display()
+    ))
 }
 
 /// Returns the models of which there are records, also of those that are not configured.

@@ -12,7 +12,7 @@ use crate::models::{
     machine::events::{Candidate, Content, Job, Target},
     registry::Model,
     sources::{Progress, selection},
-    store::{Staged, Store},
+    store::{Staged, Store, unreadable},
     update::{
         checker::Requirements,
         payload::{CheckedFacts, Versions},
@@ -179,13 +179,8 @@ pub(super) fn resolve(
 /// Returns the generation that served last before the start, if the configuration still names the
 /// same source.
 fn last(store: &Store, model: &Model) -> Result<Option<(Generation, Record)>, Refusal> {
-    let newest = store.newest(&model.name).map_err(|error| {
-        let path = store.layout().generations(&model.name);
-        RefusalKind::Internal.because(format!(
-            "the state directory is damaged: {}: {error}; `onnxd state check` says what to do",
-            path.display()
-        ))
-    })?;
+    let newest = store.newest(&model.name);
+    let newest = newest.map_err(|error| unreadable(store.layout(), &model.name, &error))?;
     Ok(newest.filter(|(_, record)| record.configured_source == model.source))
 }
 

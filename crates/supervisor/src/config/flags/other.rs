@@ -16,11 +16,10 @@ pub(crate) struct OtherFlags {
 
     /// Check the configuration and exit
     ///
-    /// Exits with 0 if a server could start. Otherwise exits with 78, or with 64 if the command
-    /// line is invalid. Prints the problems of a stage together: first those of values, then those
-    /// of what a start uses. Tries addresses, directories, ONNX Runtime, and models in directories
-    /// that a start would check. Contacts no other server, and leaves nothing behind. What a server
-    /// with the same state directory uses is only reported.
+    /// Exits with 0 if a server could start. Otherwise prints the errors and exits with 78, or with 64 if the command
+    /// line is invalid. Tries addresses, directories, ONNX Runtime, and models in directories that a start would check.
+    /// Contacts no other server, and leaves nothing behind. What a server with the same state directory uses is only
+    /// reported.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
