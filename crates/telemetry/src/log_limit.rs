@@ -9,7 +9,8 @@ use std::{
 const LINES_MAX: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Limits the lines of one kind to ten a minute. Keep one in a `static` for each kind.
+/// Limits the lines of one kind to ten a minute. Keep one in a `static` for each kind, or
+/// one in each object that the lines are about.
 #[derive(Debug, Default)]
 pub struct LogLimit(Mutex<Option<Lines>>);
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use e2e::server::Server;
+use e2e::{exposition::Exposition, server::Server};
 use http_body_util::Full;
 use hyper::{HeaderMap, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -15,7 +15,7 @@ use tonic_prost::ProstCodec;
 use crate::{
     builder, bytes, channel, client, grpc_address,
     pb::{
-        InferTensorContents, ModelInferRequest, ModelReadyRequest,
+        InferTensorContents, ModelInferRequest, ModelReadyRequest, ServerLiveRequest,
         model_infer_request::InferInputTensor,
     },
     raw, refused, requested_output,
@@ -169,5 +169,25 @@ async fn a_full_queue_states_when_to_retry() {
         }
     }
     assert!(answered >= 256 && busy > 0, "{answered} {busy}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_that_are_answered_are_not_malformed() {
+    let server = builder(&[("m", "tiny/tensor_a")]).start().await;
+    let mut client = client(&server).await;
+    for _ in 0..5 {
+        assert!(client.server_live(ServerLiveRequest {}).await.unwrap().get_ref().live);
+        client.model_infer(good()).await.unwrap();
+        let unknown = ModelInferRequest { model_name: "nobody".into(), ..good() };
+        assert_eq!(refused(client.model_infer(unknown).await).0, Code::NotFound);
+    }
+    let text = server.client().await.get("/metrics").await.unwrap().text();
+    let metrics = Exposition::parse(&text).unwrap();
+    for reason in ["too_large", "invalid"] {
+        let count = metrics.value("onnxd_requests_malformed_total", &[("reason", reason)]);
+        assert!(count < 0.5, "{reason}: {count}");
+    }
+    assert!(!server.stderr().contains("malformed request"), "{}", server.stderr());
     server.stop().await;
 }

@@ -18,7 +18,7 @@ use crate::models::{
     gate::{Gate, Presence},
     sources::SourceRules,
 };
-use onnxd_telemetry::metrics::Metrics;
+use onnxd_telemetry::{log_limit::LogLimit, metrics::Metrics};
 
 /// How long a replaced version may stay in use. No request takes this long, so every worker has
 /// refreshed or exited by then.
@@ -83,6 +83,8 @@ pub struct Model {
     pub gate: Arc<Gate>,
     /// Why it does not serve, if it could not be loaded.
     failure: RwLock<Option<Refusal>>,
+    /// Limits the lines about loads on first use that fail, which each request repeats.
+    pub(super) first_use_failed: LogLimit,
     issued: RwLock<VecDeque<CommittedGeneration>>,
     /// Read-locked by responses that block commits.
     commit_blocks: Arc<tokio::sync::RwLock<()>>,
@@ -118,6 +120,7 @@ impl Model {
             rules,
             gate: Arc::default(),
             failure: RwLock::default(),
+            first_use_failed: LogLimit::new(),
             issued: RwLock::default(),
             commit_blocks: Arc::default(),
         }

@@ -80,6 +80,14 @@ impl Protocol {
             Self::Http2 { .. } => &[HTTP2],
         }
     }
+
+    /// Returns how many bytes an HTTP/2 client may send before they are read.
+    fn unread_bytes_max(self) -> u32 {
+        match self {
+            Self::Http1 | Self::Any => http2::UNREAD_BYTES_MAX,
+            Self::Http2 { .. } => http2::UNREAD_MESSAGE_BYTES_MAX,
+        }
+    }
 }
 
 /// An accepted connection.
@@ -167,8 +175,18 @@ impl Connection {
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
         may_idle: MayIdle,
     ) {
+        let unread_bytes_max = self.protocol.unread_bytes_max();
         let Self { router, rewrite, peer, metrics, slot, watcher, drain, idle_timeout, .. } = self;
-        let calls = http2::Calls { router, rewrite, peer, metrics, slot, may_idle, idle_timeout };
+        let calls = http2::Calls {
+            router,
+            rewrite,
+            peer,
+            metrics,
+            slot,
+            may_idle,
+            unread_bytes_max,
+            idle_timeout,
+        };
         http2::process(stream, calls, watcher, drain).await;
     }
 

@@ -44,7 +44,9 @@ const RESETS_MAX: usize = 64;
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 /// Bytes of requests that a client may send before they are read, in one call or in all calls. They are
 /// not charged, see [`Allowance`].
-const UNREAD_BYTES_MAX: u32 = 256 * 1024;
+pub(super) const UNREAD_BYTES_MAX: u32 = 256 * 1024;
+/// The same for gRPC. A larger window lets a client on a slow network send the largest message in time.
+pub(super) const UNREAD_MESSAGE_BYTES_MAX: u32 = 1 << 20;
 /// Maximum unread bytes of one call's response.
 const UNSENT_BYTES_MAX: usize = 1 << 20;
 /// How long a connection for gRPC may be without a call. Clients reconnect for the next one.
@@ -67,6 +69,8 @@ pub(super) struct Calls {
     pub metrics: Arc<Metrics>,
     pub slot: Arc<ConnectionSlot>,
     pub may_idle: MayIdle,
+    /// Bytes that a client may send before they are read.
+    pub unread_bytes_max: u32,
     /// How long the connection may be without a call.
     pub idle_timeout: Duration,
 }
@@ -146,7 +150,7 @@ impl Drop for Call {
 /// all calls.
 pub(super) async fn process(
     stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
-    Calls { router, rewrite, peer, metrics, slot, may_idle, idle_timeout }: Calls,
+    Calls { router, rewrite, peer, metrics, slot, may_idle, unread_bytes_max, idle_timeout }: Calls,
     watcher: Watcher,
     drain: watch::Receiver<bool>,
 ) {
@@ -174,8 +178,8 @@ pub(super) async fn process(
             .max_local_error_reset_streams(RESETS_MAX)
             .max_header_list_size(HEADERS_BYTES_MAX)
             .max_send_buf_size(UNSENT_BYTES_MAX)
-            .initial_stream_window_size(UNREAD_BYTES_MAX)
-            .initial_connection_window_size(UNREAD_BYTES_MAX)
+            .initial_stream_window_size(unread_bytes_max)
+            .initial_connection_window_size(unread_bytes_max)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(TokioIo::new(Sent::new(stream, refused)), service)

@@ -83,6 +83,7 @@ impl Client {
             metrics: Arc::clone(&metrics),
             slot,
             may_idle,
+            unread_bytes_max: UNREAD_BYTES_MAX,
             idle_timeout,
         };
         let watcher = GracefulShutdown::new().watcher();

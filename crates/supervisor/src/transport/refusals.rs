@@ -2,7 +2,7 @@
 //! the frames that are sent. Used by [`crate::transport::http2`].
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fmt, io,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const HEAD_BYTES: usize = 9;
 const BEGIN_BYTES: usize = HEAD_BYTES + 4;
 /// Frame types and a flag.
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RESET: u8 = 3;
 const END_STREAM: u8 = 1;
@@ -23,6 +24,9 @@ const END_STREAM: u8 = 1;
 const BROKEN: [u32; 4] = [1, 3, 6, 9];
 /// Maximum calls with 431 whose reset may follow. Beyond it, a reset counts as well.
 const ANSWERED_MAX: usize = 128;
+/// Maximum calls whose response has begun. A client that cancels a call leaves it here until newer calls
+/// displace it.
+const BEGUN_MAX: usize = 1024;
 
 /// Why a call was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +77,8 @@ struct Frames {
     skipped: usize,
     /// Calls that were answered 431. h2 may reset them afterwards.
     answered: HashSet<u32>,
+    /// Calls whose response has begun. Later headers of theirs are trailers; gRPC's may be a single field.
+    begun: BTreeSet<u32>,
 }
 
 impl Frames {
@@ -86,7 +92,7 @@ impl Frames {
             self.begin.extend_from_slice(part);
             bytes = rest;
             if self.begin.len() == self.begin_bytes() && self.begin.len() >= HEAD_BYTES {
-                refused_by(&self.begin, &mut self.answered).into_iter().for_each(&mut refused);
+                self.refused().into_iter().for_each(&mut refused);
                 self.skipped = payload_bytes(&self.begin) + HEAD_BYTES - self.begin.len();
                 self.begin.clear();
             }
@@ -102,36 +108,53 @@ impl Frames {
             _ => HEAD_BYTES,
         }
     }
+
+    /// Returns what the current frame refuses, if anything.
+    fn refused(&mut self) -> Option<Refusal> {
+        let (head, payload) = self.begin.split_first_chunk::<HEAD_BYTES>()?;
+        let [.., kind, flags, a, b, c, d] = *head;
+        let stream = u32::from_be_bytes([a, b, c, d]);
+        let ends = flags & END_STREAM != 0;
+        match kind {
+            DATA if ends => {
+                self.begun.remove(&stream);
+                None
+            }
+            HEADERS if !ends => {
+                self.begun.insert(stream);
+                if self.begun.len() > BEGUN_MAX {
+                    self.begun.pop_first();
+                }
+                None
+            }
+            HEADERS => {
+                let is_trailers = self.begun.remove(&stream);
+                if is_trailers || !is_one_field(payload, payload_bytes(&self.begin)) {
+                    return None;
+                }
+                if self.answered.len() == ANSWERED_MAX {
+                    self.answered.clear();
+                }
+                self.answered.insert(stream);
+                Some(Refusal::Headers)
+            }
+            RESET => {
+                self.begun.remove(&stream);
+                let code = u32::from_be_bytes(payload.try_into().ok()?);
+                let is_new = !self.answered.remove(&stream);
+                (is_new && BROKEN.contains(&code)).then_some(Refusal::Reset(code))
+            }
+            _ => None,
+        }
+    }
 }
 
 fn payload_bytes(begin: &[u8]) -> usize {
     begin[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
 }
 
-/// Returns what a frame that begins like this refuses, if anything.
-fn refused_by(begin: &[u8], answered: &mut HashSet<u32>) -> Option<Refusal> {
-    let (head, payload) = begin.split_first_chunk::<HEAD_BYTES>()?;
-    let [.., kind, flags, a, b, c, d] = *head;
-    let stream = u32::from_be_bytes([a, b, c, d]);
-    match kind {
-        HEADERS if flags & END_STREAM != 0 && is_one_field(payload, payload_bytes(begin)) => {
-            if answered.len() == ANSWERED_MAX {
-                answered.clear();
-            }
-            answered.insert(stream);
-            Some(Refusal::Headers)
-        }
-        RESET => {
-            let code = u32::from_be_bytes(payload.try_into().ok()?);
-            let is_new = !answered.remove(&stream);
-            (is_new && BROKEN.contains(&code)).then_some(Refusal::Reset(code))
-        }
-        _ => None,
-    }
-}
-
 /// Returns whether a block of headers (RFC 7541) has a single field: the status of h2's own 431. All other
-/// responses have more.
+/// responses without a body have more.
 fn is_one_field(begin: &[u8], length: usize) -> bool {
     match *begin {
         // The index of a field: it needs another byte if all bits are set.
@@ -235,5 +258,34 @@ mod tests {
             let pieces: Vec<&[u8]> = all.chunks(size).collect();
             assert_eq!(refusals(&pieces), expected, "pieces of {size}");
         }
+    }
+    #[test]
+    fn trailers_of_one_field_are_no_refusal() {
+        let call = |stream| {
+            [
+                frame(HEADERS, 4, stream, &[0x88, 0xc0]),
+                frame(DATA, 0, stream, &[0; 5]),
+                frame(HEADERS, 4 | END_STREAM, stream, &[0xbe]),
+            ]
+            .concat()
+        };
+        let calls: Vec<u8> = (0..50).flat_map(|number| call(2 * number + 1)).collect();
+        assert_eq!(refusals(&[&calls]), []);
+        // An error that has only trailers, and the newest call after many that the client cancelled.
+        let error = frame(HEADERS, 4 | END_STREAM, 101, &[0x88, 0xc0, 0xbf]);
+        let cancelled = |call: u32| frame(HEADERS, 4, 103 + 2 * call, &[0x88, 0xc0]);
+        let many: Vec<u8> = (0..5000).flat_map(cancelled).collect();
+        let newest = frame(HEADERS, 4 | END_STREAM, 103 + 2 * 4999, &[0xbe]);
+        assert_eq!(refusals(&[&error, &many, &newest]), []);
+        // What ends a response also ends what is remembered of it.
+        let mut frames = Frames::default();
+        frames.read(&calls, |_| {});
+        frames.read(&frame(HEADERS, 4, 1, &[0x88]), |_| {});
+        frames.read(&frame(DATA, END_STREAM, 1, &[]), |_| {});
+        frames.read(&frame(HEADERS, 4, 3, &[0x88]), |_| {});
+        frames.read(&frame(RESET, 0, 3, &[0, 0, 0, 8]), |_| {});
+        assert!(frames.begun.is_empty());
+        frames.read(&many, |_| {});
+        assert_eq!(frames.begun.len(), BEGUN_MAX);
     }
 }

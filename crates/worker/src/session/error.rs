@@ -84,7 +84,9 @@ pub(super) fn load_failed(error: &ort::Error, model: &Path) -> SessionError {
 
 /// Returns the message with paths relative to the model's folder.
 fn without_folder(message: &str, model: &Path) -> String {
-    let Some(folder) = model.parent() else { return message.to_owned() };
+    // A relative path such as `model.onnx` has an empty parent.
+    let folder = model.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let Some(folder) = folder else { return message.to_owned() };
     // ONNX Runtime resolves links before it looks for weights.
     let resolved = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let prefixes = [folder, &resolved].map(|folder| format!("{}/", folder.display()));
@@ -128,5 +130,7 @@ mod tests {
             let message = format!("Load model from {}/model.onnx failed", place.display());
             assert_eq!(without_folder(&message, &model), "Load model from model.onnx failed");
         }
+        let message = "Load model from model.onnx failed: node /encoder/MatMul";
+        assert_eq!(without_folder(message, Path::new("model.onnx")), message);
     }
 }

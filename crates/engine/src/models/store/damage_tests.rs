@@ -204,3 +204,21 @@ fn a_lock_file_that_was_replaced_is_refused_at_once() {
         assert!(Survey::read(root.path()).is_err(), "{what}");
     }
 }
+
+#[test]
+fn only_a_whole_record_of_the_configured_source_can_be_restored() {
+    let root = tempfile::tempdir().unwrap();
+    let store = open(root.path());
+    let (source, other) = ("/x".parse().unwrap(), "/y".parse().unwrap());
+    let keeps = |source| store.keeps_source(&model(), source).unwrap();
+    assert!(!keeps(&source), "nothing was served");
+    let first = serve(&store, 1, "first");
+    assert!(keeps(&source) && !keeps(&other));
+    serve(&store, 2, "second");
+    let record = store.layout().generation(&model(), 2);
+    fs::remove_file(&record).unwrap();
+    fs::write(&record, "{").unwrap();
+    assert!(keeps(&source), "the first is whole");
+    whole::remove_all(&store.layout().version(&first)).unwrap();
+    assert!(!keeps(&source), "a record is damaged, and the version of the other is missing");
+}

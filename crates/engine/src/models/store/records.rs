@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, io, sync::PoisonError};
 
 use onnxd_proto::{
-    domain::{Record, Refusal, RefusalKind, model_name::ModelName},
+    domain::{Record, Refusal, RefusalKind, SourceUri, model_name::ModelName},
     exit::Failure,
     generation::{GENERATION_MAX, Generation},
     layout::{Layout, RECORD_BYTES_MAX},
@@ -152,6 +152,22 @@ impl Store {
         let mut numbers = numbers(&self.layout, model)?;
         numbers.retain(|number| (1..=GENERATION_MAX).contains(number));
         Ok(numbers)
+    }
+
+    /// Returns whether the newest whole record of a model is of this source. Its version is present, but
+    /// may be damaged: nothing is read of it.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn keeps_source(&self, model: &ModelName, source: &SourceUri) -> io::Result<bool> {
+        let numbers = self.generations(model)?;
+        let newest = numbers.into_iter().rev().find_map(|generation| {
+            match find(&self.layout, model, generation) {
+                Found::Whole(record) if !is_missing(&self.layout, &record.version) => Some(record),
+                _ => None,
+            }
+        });
+        Ok(newest.is_some_and(|record| record.configured_source == *source))
     }
 
     /// Returns the generation to serve after a restart: the newest one whose record and version are

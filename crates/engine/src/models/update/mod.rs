@@ -50,12 +50,9 @@ use crate::models::{
 };
 use crate::tasks::EssentialTasks;
 use onnxd_proto::domain::{Load, Outcome, Step, Unloaded};
-use onnxd_telemetry::{log_limit::LogLimit, metrics::Metrics, tracer::Tracer};
+use onnxd_telemetry::{metrics::Metrics, tracer::Tracer};
 
 pub use self::error::{NotServed, RestoreError};
-
-/// Limits the lines about loads that fail, which each request repeats.
-static FIRST_USE_FAILED: LogLimit = LogLimit::new();
 
 /// Receives the steps of an update. A step is dropped if the channel is full.
 pub type Progress = mpsc::Sender<Step>;
@@ -66,7 +63,7 @@ pub struct Updater {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
     handles: Vec<UpdateHandle>,
-    /// By slot: whether a generation was kept when the server started.
+    /// By slot: whether a generation of the configured source was kept when the server started.
     kept: Vec<bool>,
     startup: Startup,
     /// Pauses that are not resumed yet.
@@ -131,7 +128,8 @@ impl Updater {
             let numbers = deps.store.generations(&model.name).unwrap_or_default();
             let last = numbers.last().copied();
             let machine = UpdateMachine::new(last.unwrap_or(0), None, deps.times);
-            (Driver::start(machine, Arc::clone(model), deps.clone()), last.is_some())
+            let kept = deps.store.keeps_source(&model.name, &model.source).unwrap_or_default();
+            (Driver::start(machine, Arc::clone(model), deps.clone()), kept)
         };
         let (handles, kept) = deps.registry.models().iter().map(start).unzip();
         let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
@@ -164,7 +162,8 @@ impl Updater {
         Restore::new(&loader, &self.startup).run(preloaded).await
     }
 
-    /// Returns whether a generation of the model was kept when the server started.
+    /// Returns whether a generation of the model was kept when the server started, of the source that
+    /// is still configured.
     pub fn was_kept(&self, model: &Model) -> bool {
         self.kept.get(usize::from(model.slot)).copied().unwrap_or_default()
     }
@@ -197,7 +196,7 @@ impl Updater {
                     Err(_) if is_unloaded(model.gate.presence()) => return unloaded(),
                     Err(error) => {
                         let refusal = error.into_refusal();
-                        if let Some(suppressed) = FIRST_USE_FAILED.admit() {
+                        if let Some(suppressed) = model.first_use_failed.admit() {
                             let (kind, reason) = (refusal.kind, refusal.message.as_str());
                             tracing::warn!(model = %model.name, ?kind, reason, suppressed, "loading on first use failed");
                         }

@@ -34,7 +34,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a start needs of the updater.
 pub(super) trait Loader {
-    /// Returns whether a generation of the model was kept when the server started.
+    /// Returns whether a generation of the model was kept when the server started, of the source that
+    /// is still configured.
     fn was_kept(&self, model: &Model) -> bool;
 
     /// Loads a model: its last generation, or its source if it has none.

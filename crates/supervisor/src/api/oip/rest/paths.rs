@@ -4,6 +4,8 @@ use onnxd_proto::domain::model_name::ModelName;
 
 /// What may follow a model and its version.
 const CALLS: [&str; 4] = ["/infer", "/ready", "/config", "/stats"];
+/// Calls of Triton that onnxd does not have. They are no part of a name either.
+const UNSUPPORTED: [&str; 3] = ["/generate", "/generate_stream", "/trace/setting"];
 
 /// Returns a path with the slashes of the model's name escaped, if there are any: the name ends where
 /// `versions/VERSION` or the name of a call begins. A name with such an end must be sent escaped.
@@ -13,6 +15,10 @@ pub(crate) fn escaped(path: &str) -> Option<String> {
         // Nothing follows the name, and a name of two parts has a route.
         None => path.strip_prefix("/v1/models/").map(|rest| (rest, rest, 2))?,
     };
+    // The router answers that there is no such route.
+    if routed == 1 && UNSUPPORTED.iter().any(|call| rest.ends_with(call)) {
+        return None;
+    }
     let prefix = &path[..path.len() - rest.len()];
     let is_routed = name.split('/').count() <= routed;
     // A path such as `a/../b` names no model.
@@ -39,7 +45,10 @@ mod tests {
             ("/v2/models/a/b/versions/1", "/v2/models/a%2Fb/versions/1"),
             ("/v2/models/a/b/versions/1/stats", "/v2/models/a%2Fb/versions/1/stats"),
             ("/v2/models/a/versions/1/versions/2", "/v2/models/a%2Fversions%2F1/versions/2"),
+            ("/v2/models/a/generate/infer", "/v2/models/a%2Fgenerate/infer"),
+            ("/v2/models/a/b-generate", "/v2/models/a%2Fb-generate"),
             ("/v1/models/a/b/c", "/v1/models/a%2Fb%2Fc"),
+            ("/v1/models/a/b/generate", "/v1/models/a%2Fb%2Fgenerate"),
         ] {
             assert_eq!(escaped(path).as_deref(), Some(expected), "{path}");
         }
@@ -51,6 +60,10 @@ mod tests {
             "/v2/models/a/versions/1",
             "/v2/models/a/versions/1/infer",
             "/v2/models/stats",
+            "/v2/models/a/generate",
+            "/v2/models/a/b/generate_stream",
+            "/v2/models/a/versions/1/generate",
+            "/v2/models/a/trace/setting",
             "/v2/models/a/../b",
             "/v2/models/a//b",
             "/v2/repository/models/a/load",
