@@ -22,6 +22,7 @@ mod statuses;
 mod storms;
 mod two_models;
 mod unload;
+mod unloadable;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -107,7 +107,7 @@ fn rejection(rejection: &Rejection) -> String {
         | Rejection::Inference(reason)
         | Rejection::Tensors(reason)
         | Rejection::Unfit(reason) => reason.clone(),
-        Rejection::NotLoaded(reason) => format!("the model is not loaded: {reason}"),
+        Rejection::NotLoaded(reason) => format!("no worker could load the model: {reason}"),
         Rejection::TokenId { id, highest } => {
             format!("the model has no token {id}; the highest token id is {highest}")
         }

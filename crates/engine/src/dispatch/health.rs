@@ -1,7 +1,9 @@
 //! Whether workers are available to answer. Read by readiness checks, systemd, gRPC's health
 //! service and the shutdown logic. Published by the [actor](crate::dispatch::actor).
 
-use onnxd_proto::exit::ExitStatus;
+use std::collections::BTreeMap;
+
+use onnxd_proto::{control_page::Slot, exit::ExitStatus};
 
 /// The combined state of the workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +13,8 @@ pub struct Health {
     /// Whether every worker has been ready once. From then on, one serving worker is enough for
     /// readiness.
     pub warmed_up: bool,
+    /// The models that no serving worker can answer for, and why one of them could not load it.
+    pub unloadable: BTreeMap<Slot, String>,
     /// Set when no worker is left.
     pub fatal: Option<(ExitStatus, String)>,
     /// All workers have stopped as requested.
@@ -18,7 +22,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Returns whether the server answers requests.
+    /// Returns whether workers answer requests. [`Health::unloadable`] has the models for which they do not.
     pub fn is_ready(&self) -> bool {
         self.warmed_up && self.serving > 0
     }

@@ -17,6 +17,8 @@ use crate::{dispatch::gather::GatherError, models::update::NotServed};
 const START_RETRY_AFTER: Duration = Duration::from_secs(2);
 /// When to retry while a model's source is away.
 const SOURCE_RETRY_AFTER: Duration = Duration::from_secs(30);
+/// When to retry while no worker can load a model. Workers try again, at most 30 s apart.
+const LOAD_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// The class of an error. Contracts map it to their own codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +216,11 @@ impl EngineError {
             {
                 "the model could not be loaded; see the server log for the reason".to_owned()
             }
+            // The reason names files of this machine.
+            Self::Gather(GatherError::Rejected(Rejection::NotLoaded(_))) => {
+                "no worker could load the model; `onnxd status` and the log name the reason"
+                    .to_owned()
+            }
             Self::Gather(GatherError::Rejected(
                 Rejection::TooLong { .. } | Rejection::TokenId { .. },
             )) => format!("Input validation error: {self}"),
@@ -257,6 +264,7 @@ impl EngineError {
             Self::Gather(GatherError::Overloaded { retry_after, .. }) => Some(*retry_after),
             Self::OutOfMemory(error) => error.retry_after(),
             Self::NotServed(NotServed::Starting(_)) => Some(START_RETRY_AFTER),
+            Self::Gather(GatherError::Rejected(Rejection::NotLoaded(_))) => Some(LOAD_RETRY_AFTER),
             Self::NotServed(NotServed::Failed(refusal)) if refusal.kind.is_transient() => {
                 Some(refusal.retry_after.unwrap_or(SOURCE_RETRY_AFTER))
             }
@@ -330,6 +338,15 @@ mod tests {
         assert_eq!((full.kind(), full.retry_after()), (ErrorKind::Overloaded, Some(retry_after)));
         let memory = EngineError::from(OutOfMemory::UsedUp);
         assert_eq!(memory.retry_after(), Some(Duration::from_secs(1)));
+        let not_loaded = GatherError::Rejected(Rejection::NotLoaded("damaged".into()));
+        let not_loaded = EngineError::from(not_loaded);
+        assert_eq!(
+            (not_loaded.kind(), not_loaded.retry_after()),
+            (ErrorKind::Unavailable, Some(LOAD_RETRY_AFTER))
+        );
+        let message = not_loaded.message();
+        assert!(message.contains("no worker") && message.contains("`onnxd status`"), "{message}");
+        assert!(!message.contains("damaged") && not_loaded.to_string().contains("damaged"));
         let cause = std::io::Error::other("not a list");
         assert!(EngineError::Tokens(Arc::new(cause)).source().is_some());
     }

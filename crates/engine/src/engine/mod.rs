@@ -12,6 +12,7 @@
 //! - [`signature`]: a model's inputs and outputs as tensors.
 //! - [`answer`]: answers and their origin.
 //! - [`scores`]: turns raw outputs into numbers for clients; pure.
+//! - [`readiness`]: whether the server and its models are ready.
 //! - [`memory`]: the memory budget of large bodies. [`error`]: why a request failed.
 
 pub mod answer;
@@ -22,6 +23,7 @@ mod items;
 pub mod labels;
 pub mod memory;
 mod options;
+mod readiness;
 pub mod scores;
 pub mod signature;
 mod tensor_texts;
@@ -57,7 +59,7 @@ use crate::{
         worker,
     },
     models::{
-        gate::{Pass, Presence},
+        gate::Pass,
         registry::{Model, Registry},
         startup::Phase,
         update::Updater,
@@ -149,22 +151,6 @@ impl Engine {
         self.parts.health.clone()
     }
 
-    /// Returns whether requests are answered: the start is done, every worker has been ready once,
-    /// and one serves now.
-    pub fn is_ready(&self) -> bool {
-        self.not_ready_reason().is_none()
-    }
-
-    /// Returns why requests are not answered, or `None` if they are.
-    pub fn not_ready_reason(&self) -> Option<String> {
-        match self.parts.updater.startup().phase() {
-            _ if *self.closing.borrow() => Some("the server is stopping".to_owned()),
-            Some(phase) => Some(phase.to_string()),
-            None if self.parts.health.borrow().is_ready() => None,
-            None => Some("no worker is ready".to_owned()),
-        }
-    }
-
     /// Makes the server not ready, so that load balancers stop sending requests. It still answers those
     /// that arrive.
     pub fn close(&self) {
@@ -179,25 +165,6 @@ impl Engine {
     /// Subscribes to the progress of the start.
     pub fn startup(&self) -> watch::Receiver<Phase> {
         self.parts.updater.startup().subscribe()
-    }
-
-    /// Returns whether requests to a model are answered. The model must serve, or load on first use
-    /// from a generation that was kept: only that has been checked. A worker must be available.
-    pub fn is_model_ready(&self, model: &Model) -> bool {
-        // Models that are ready answer also while others are still checked.
-        let workers_serve = self.parts.health.borrow().is_ready();
-        let is_open = !*self.closing.borrow();
-        is_open
-            && workers_serve
-            && match model.gate.presence() {
-                Presence::Loaded => true,
-                Presence::NotLoaded => {
-                    !model.preload
-                        && model.failure().is_none()
-                        && self.parts.updater.was_kept(model)
-                }
-                _ => false,
-            }
     }
 
     /// Returns the status of each worker; empty if the dispatcher has stopped.

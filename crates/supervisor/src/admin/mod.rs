@@ -44,6 +44,7 @@ pub(crate) use crate::admin::{
 };
 use crate::config::AllowedSources;
 use onnxd_engine::{
+    Engine,
     dispatch::Event,
     models::{
         machine::events::{Job, Target},
@@ -63,6 +64,8 @@ const CALLS_MAX: usize = 768;
 /// State shared by the admin handlers.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
+    /// Says which models no worker can load.
+    pub engine: Arc<Engine>,
     pub registry: Arc<Registry>,
     pub updater: Arc<Updater>,
     pub store: Arc<Store>,

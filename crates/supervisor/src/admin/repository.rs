@@ -73,14 +73,18 @@ async fn index(State(admin): State<Admin>, body: Bytes) -> Response<Body> {
         Ok(call) => call,
         Err(refusal) => return refused(&refusal),
     };
-    let models = admin.registry.models().iter().map(|model| indexed(model));
+    let models = admin.registry.models().iter().map(|model| {
+        let is_unloadable = admin.engine.load_failure(model).is_some();
+        indexed(model, is_unloadable)
+    });
     let models: Vec<IndexEntry> =
         models.filter(|model| !call.ready || model.state == "READY").collect();
     axum_json(&json!(models)).into_response()
 }
 
-fn indexed(model: &Model) -> IndexEntry {
+fn indexed(model: &Model, is_unloadable: bool) -> IndexEntry {
     let (state, reason) = match model.gate.presence() {
+        Presence::Loaded if is_unloadable => ("UNAVAILABLE", "no worker can load it"),
         Presence::Loaded => ("READY", ""),
         Presence::Loading => ("LOADING", ""),
         Presence::Unloading => ("UNAVAILABLE", "unloading"),

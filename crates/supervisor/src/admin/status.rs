@@ -45,10 +45,12 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
 fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
     let serving = model.serving();
     let record = serving.as_ref().map(|(_, record)| record);
+    let generation = serving.as_ref().map_or(0, |(generation, _)| *generation);
+    let load_failure = admin.engine.load_failure(model);
     ModelStatus {
         name: model.name.to_string(),
-        state: model_state(model),
-        generation: serving.as_ref().map_or(0, |(generation, _)| *generation),
+        state: model_state(model, load_failure.is_some()),
+        generation,
         version: record.map(|record| record.version.clone()).unwrap_or_default(),
         task: record.map(|record| record.facts.task),
         dimension: record.map(|record| record.facts.dimension),
@@ -56,7 +58,10 @@ fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
         quarantined: admin.store.quarantined(&model.name),
         source: model.source.to_string(),
         damaged_records: admin.store.damaged_records(&model.name),
-        failure: model.failure().map(|refusal| refusal.message),
+        failure: model.failure().map(|refusal| refusal.message).or_else(|| {
+            load_failure
+                .map(|reason| format!("no worker can load generation {generation}: {reason}"))
+        }),
         source_state: source_status(model, admin),
         details: record.map(|record| details(&record.facts)),
     }
@@ -97,11 +102,12 @@ fn details(facts: &Facts) -> ModelDetails {
     }
 }
 
-fn model_state(model: &Model) -> ModelState {
+fn model_state(model: &Model, is_unloadable: bool) -> ModelState {
     match model.gate.presence() {
         Presence::NotLoaded if model.failure().is_some() => ModelState::Failed,
         Presence::NotLoaded => ModelState::NotLoaded,
         Presence::Loading => ModelState::Loading,
+        Presence::Loaded if is_unloadable => ModelState::Failed,
         Presence::Loaded => ModelState::Loaded,
         Presence::Unloading => ModelState::Unloading,
         Presence::Unloaded => ModelState::Unloaded,

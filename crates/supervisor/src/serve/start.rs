@@ -118,6 +118,7 @@ impl Server {
         let closing = engine.closing();
         let app = App { engine, client_batch, tracer: updates.tracer.clone(), observed };
         let admin = Admin {
+            engine: Arc::clone(&app.engine),
             watches: watches(config, &updates, &updater),
             registry: updates.registry,
             updater,

@@ -1,11 +1,13 @@
 //! Publishes [`Health`] when it changes.
 
-use onnxd_proto::exit::ExitStatus;
+use std::collections::BTreeMap;
+
+use onnxd_proto::{control_page::Slot, exit::ExitStatus};
 
 use crate::dispatch::{
     actor::{state::Dispatcher, worker::Worker},
     health::Health,
-    policy::restarts::FAILED_STARTS_MAX,
+    policy::{placement, restarts::FAILED_STARTS_MAX},
     worker::State,
 };
 
@@ -29,6 +31,7 @@ impl Dispatcher {
         let health = Health {
             serving: self.workers.iter().filter(|worker| worker.session.serves()).count(),
             warmed_up: self.workers.iter().all(settled),
+            unloadable: self.unloadable(),
             stopped: fatal.is_none() && self.none_left(),
             fatal,
         };
@@ -37,6 +40,21 @@ impl Dispatcher {
             *present = health;
             modified
         });
+    }
+
+    /// Returns the models that no serving worker can answer for, each with a reason.
+    fn unloadable(&self) -> BTreeMap<Slot, String> {
+        // Runs after every event, so the usual case must be cheap.
+        if !self.workers.iter().any(|worker| worker.session.wants_retry()) {
+            return BTreeMap::new();
+        }
+        let slots = self.registry.models().iter().map(|model| model.slot);
+        let unloadable = slots.filter_map(|slot| {
+            let committed = self.registry.page().committed(slot);
+            placement::unloadable(&self.workers, slot, committed)
+                .map(|reason| (slot, reason.to_owned()))
+        });
+        unloadable.collect()
     }
 
     /// Explains why no worker is left.

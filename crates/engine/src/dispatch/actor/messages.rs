@@ -53,7 +53,7 @@ impl Dispatcher {
             }
             FromWorker::LoadFailed { slot, generation, reason } => {
                 tracing::error!(worker = id, slot, generation, reason, "worker could not load");
-                worker.load_failed(slot, generation);
+                worker.load_failed(slot, generation, reason);
                 self.metrics.model(slot).load_failed();
                 self.notify(slot, WorkerEvent::Failed(generation));
                 Ok(())

@@ -57,13 +57,32 @@ pub(crate) fn any_current<W: AsRef<Session>>(
         .any(|worker| worker.serves() || was_seen && comes_back(worker))
 }
 
+/// Returns why no worker can answer for a model: every serving worker tried to load the committed
+/// generation, failed, and has no older one. Workers that start or wait to be restarted say nothing
+/// yet. A worker that has not tried yet loads it before the next request.
+pub(crate) fn unloadable<W: AsRef<Session>>(
+    workers: &[W],
+    slot: Slot,
+    committed: Generation,
+) -> Option<&str> {
+    let serving = || workers.iter().map(AsRef::as_ref).filter(|worker| worker.serves());
+    let is_stuck =
+        |worker: &Session| worker.generation(slot) == 0 && worker.failed_to_load(slot, committed);
+    let reason = serving().find_map(|worker| worker.load_failure(slot, committed));
+    reason.filter(|_| serving().all(is_stuck))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
     use super::*;
     use crate::dispatch::{
-        policy::{groups::SentGroup, scheduler::Group, session::script::serving},
+        policy::{
+            groups::SentGroup,
+            scheduler::Group,
+            session::script::{serving, session, start},
+        },
         worker::Load,
     };
 
@@ -126,11 +145,40 @@ mod tests {
     }
 
     #[test]
+    fn a_model_is_unloadable_if_all_serving_workers_failed() {
+        let now = Instant::now();
+        let fail = |worker: &mut Session| worker.load_failed(0, 1, "damaged".into());
+        let mut workers = vec![serving(now, 9), serving(now, 9), session(now, 9)];
+        assert_eq!(unloadable(&workers, 0, 1), None, "no worker has tried yet");
+        fail(&mut workers[0]);
+        assert_eq!(unloadable(&workers, 0, 1), None, "the other one has not tried yet");
+        fail(&mut workers[1]);
+        assert_eq!(unloadable(&workers, 0, 1), Some("damaged"), "the third one does not serve");
+        assert_eq!(unloadable(&workers, 0, 2), None, "a new generation has not been tried");
+        assert_eq!(unloadable(&workers, 0, 0), None, "unloaded");
+        assert!(start(&mut workers[2], now));
+        assert_eq!(unloadable(&workers, 0, 1), Some("damaged"), "a start changes nothing");
+        fail(&mut workers[2]);
+        workers[2].ready(now);
+        assert_eq!(unloadable(&workers, 0, 1), Some("damaged"));
+        let load = Load { generation: 1, ..Load::default() };
+        workers[1].loaded(0, load).unwrap();
+        assert_eq!(unloadable(&workers, 0, 1), None, "one has loaded it");
+    }
+
+    #[test]
+    fn a_model_with_an_older_generation_is_not_unloadable() {
+        let mut workers = workers();
+        workers.iter_mut().for_each(|worker| worker.load_failed(0, 2, "damaged".into()));
+        assert_eq!(unloadable(&workers, 0, 2), None);
+    }
+
+    #[test]
     fn a_worker_that_failed_to_load_is_the_last_choice() {
         let mut workers = workers();
-        workers[0].load_failed(0, 2);
+        workers[0].load_failed(0, 2, String::new());
         assert_eq!(free_workers(&workers, 2, INTERACTIVE), [1, 2]);
-        workers[1..].iter_mut().for_each(|worker| worker.load_failed(0, 2));
+        workers[1..].iter_mut().for_each(|worker| worker.load_failed(0, 2, String::new()));
         assert!(!any_current(&workers, 0, 2));
         assert_eq!(
             free_workers(&workers, 2, INTERACTIVE),

@@ -21,7 +21,10 @@ impl Scrape {
         page.gauge(
             "onnxd_model_failed",
             "1 if nothing serves because the model could not be loaded, else 0; the log has the reason",
-            self.of_models(|model, _| u64::from(model.failure().is_some())),
+            self.of_models(|model, _| {
+                let load_failure = self.app.engine.load_failure(model);
+                u64::from(model.failure().is_some() || load_failure.is_some())
+            }),
         )?;
         page.gauge(
             "onnxd_model_last_commit_timestamp_seconds",

@@ -9,13 +9,20 @@ use crate::dispatch::worker::Load;
 pub(super) struct Loads {
     /// By slot.
     serves: Vec<Load>,
-    /// The generation that it failed to load, by slot; 0 means none.
-    not_loaded: Vec<Generation>,
+    /// The generation that it failed to load and has not loaded since, by slot.
+    not_loaded: Vec<Option<FailedLoad>>,
+}
+
+/// A generation that could not be loaded.
+#[derive(Clone, Debug)]
+struct FailedLoad {
+    generation: Generation,
+    reason: String,
 }
 
 impl Loads {
     pub(super) fn new(models: usize) -> Self {
-        Self { serves: vec![Load::default(); models], not_loaded: vec![0; models] }
+        Self { serves: vec![Load::default(); models], not_loaded: vec![None; models] }
     }
 
     pub(super) fn all(&self) -> &[Load] {
@@ -33,7 +40,7 @@ impl Loads {
             return Err("went back to an older generation");
         }
         *serves = load;
-        self.not_loaded[usize::from(slot)] = 0;
+        self.not_loaded[usize::from(slot)] = None;
         Ok(())
     }
 
@@ -44,14 +51,14 @@ impl Loads {
     pub(super) fn unloaded(&mut self, slot: Slot) -> Result<(), &'static str> {
         let serves = self.serves.get_mut(usize::from(slot));
         *serves.ok_or("unloaded a model that is not served")? = Load::default();
-        self.not_loaded[usize::from(slot)] = 0;
+        self.not_loaded[usize::from(slot)] = None;
         Ok(())
     }
 
     /// Records that a refresh failed. The previous generation is still served.
-    pub(super) fn load_failed(&mut self, slot: Slot, generation: Generation) {
+    pub(super) fn load_failed(&mut self, slot: Slot, generation: Generation, reason: String) {
         if let Some(not_loaded) = self.not_loaded.get_mut(usize::from(slot)) {
-            *not_loaded = generation;
+            *not_loaded = Some(FailedLoad { generation, reason });
         }
     }
 
@@ -62,12 +69,18 @@ impl Loads {
 
     /// Returns whether loading this generation was tried and failed.
     pub(super) fn failed(&self, slot: Slot, generation: Generation) -> bool {
-        generation != 0 && self.not_loaded.get(usize::from(slot)) == Some(&generation)
+        self.failure(slot, generation).is_some()
+    }
+
+    /// Returns why loading this generation failed, if it was tried and did.
+    pub(super) fn failure(&self, slot: Slot, generation: Generation) -> Option<&str> {
+        let failed = self.not_loaded.get(usize::from(slot))?.as_ref();
+        failed.filter(|failed| failed.generation == generation).map(|failed| &*failed.reason)
     }
 
     /// Returns whether any load failed and has not succeeded since.
     pub(super) fn any_failed(&self) -> bool {
-        self.not_loaded.iter().any(|&generation| generation != 0)
+        self.not_loaded.iter().any(Option::is_some)
     }
 
     /// Returns the first model of `to_load` that is not loaded yet, and its generation. Skips
@@ -78,7 +91,7 @@ impl Loads {
         committed: impl Fn(Slot) -> Generation,
     ) -> Option<(Slot, Generation)> {
         let is_missing = |&(slot, to_load): &(Slot, Generation)| {
-            let failed = self.not_loaded.get(usize::from(slot)).is_some_and(|&not| not > 0);
+            let failed = self.not_loaded.get(usize::from(slot)).is_some_and(Option::is_some);
             self.generation(slot) < to_load && !failed && committed(slot) > 0
         };
         (0..).zip(to_load.iter().copied()).find(is_missing)

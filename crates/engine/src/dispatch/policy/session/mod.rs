@@ -258,9 +258,9 @@ impl Session {
     }
 
     /// Records that a refresh failed. The process still serves the previous generation.
-    pub(crate) fn load_failed(&mut self, slot: Slot, generation: Generation) {
+    pub(crate) fn load_failed(&mut self, slot: Slot, generation: Generation, reason: String) {
         if let Some(process) = self.process_mut() {
-            process.loads.load_failed(slot, generation);
+            process.loads.load_failed(slot, generation, reason);
         }
     }
 
@@ -303,6 +303,11 @@ impl Session {
     /// Returns whether it tried to load this generation and failed.
     pub(crate) fn failed_to_load(&self, slot: Slot, generation: Generation) -> bool {
         self.process().is_some_and(|process| process.loads.failed(slot, generation))
+    }
+
+    /// Returns why it could not load this generation, if it tried and failed.
+    pub(crate) fn load_failure(&self, slot: Slot, generation: Generation) -> Option<&str> {
+        self.process()?.loads.failure(slot, generation)
     }
 
     /// Returns whether it serves but has failed loads to retry.

@@ -136,7 +136,9 @@ impl World {
             }
             Message::Ready => self.session.ready(self.now),
             Message::Loaded(slot, generation) => self.loaded(slot, generation),
-            Message::LoadFailed(slot, generation) => self.session.load_failed(slot, generation),
+            Message::LoadFailed(slot, generation) => {
+                self.session.load_failed(slot, generation, String::new());
+            }
             Message::Answer(group, indices) => self.answered(group, &indices),
             Message::Pong | Message::End => {}
         }

@@ -37,7 +37,8 @@ pub(crate) async fn live() -> Response<Body> {
 }
 
 /// Reports whether requests are answered. Ready once every model has been tried and every worker
-/// has been ready, and while at least one worker serves.
+/// has been ready, and while at least one worker serves. Not ready while no worker can load any
+/// model, or one that is required.
 #[utoipa::path(
     get, path = "/v2/health/ready", tag = "health",
     responses(
