@@ -175,7 +175,7 @@ mod tests {
         store.adopt_renamed(&[model("org/Mini", "org/mini"), model("n", "x")]).unwrap();
         let error = store.newest(&now).unwrap_err().to_string();
         let path = store.layout().generations(&before).display().to_string();
-        assert!(error.contains(&path) && error.contains("move away"), "{error}");
+        assert!(error.contains(&path) && error.contains("move it away"), "{error}");
         assert!(store.generations(&now).is_err());
         let configured_source = "/x".parse().unwrap();
         let facts = onnxd_proto::domain::Facts::new(onnxd_proto::domain::Task::Embed);
