@@ -17,7 +17,7 @@
 use std::{
     env,
     ffi::OsString,
-    io,
+    future, io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdStream,
@@ -57,6 +57,8 @@ const YOURS: u8 = b'y';
 const TAKEN: u8 = b't';
 /// How long a successor may take from `yours` to `taken`. This process drains in any case.
 const TAKEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a successor that failed may take to report the reason and exit.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
 /// How long to wait for a killed successor to exit. One that waits for a disk cannot exit yet, and is reaped later.
 const KILL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Variables from systemd or a predecessor that are meant for this process only.
@@ -98,6 +100,14 @@ impl Successor {
     async fn send(&mut self, message: u8) {
         // Ignore the error: the next receive shows that the process exited.
         let _ = self.channel.write_u8(message).await;
+    }
+
+    /// Describes the exit of a process that has closed its channel. Gives it time to say why.
+    async fn failed(&mut self) -> String {
+        match time::timeout(EXIT_GRACE, self.child.wait()).await {
+            Ok(exit) => describe_exit(future::ready(exit)).await,
+            Err(_) => self.kill().await,
+        }
     }
 
     /// Kills the process and describes its exit.
@@ -213,7 +223,7 @@ impl Server {
         tracing::info!(pid = successor.pid, "successor started");
         match time::timeout_at(deadline, successor.receive()).await {
             Ok(Some(READY)) => Ok(successor),
-            Ok(_) => Err(format!("the successor failed: {}", successor.kill().await)),
+            Ok(_) => Err(format!("the successor failed: {}", successor.failed().await)),
             Err(_) => {
                 successor.kill().await;
                 Err(late())
@@ -236,7 +246,7 @@ impl Server {
                 self.store.write_pid();
                 return Err(format!(
                     "the successor failed while taking over: {}",
-                    successor.kill().await
+                    successor.failed().await
                 ));
             }
             Ok(Some(TAKEN)) => tracing::info!(pid, "successor took over"),
@@ -336,7 +346,7 @@ impl Server {
 
 #[cfg(test)]
 mod tests {
-    use std::{future, os::unix::process::ExitStatusExt};
+    use std::os::unix::process::ExitStatusExt;
 
     use super::*;
 

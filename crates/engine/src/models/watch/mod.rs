@@ -249,6 +249,8 @@ impl Watcher {
                 let version = Some(outcome.version);
                 self.see(Seen { snapshot, version, refused: None });
             }
+            // The source is usable, and the next check finds out whether the newer call served this content.
+            Err(refusal) if refusal.kind == RefusalKind::Superseded => {}
             Err(refusal) if refusal.kind.is_transient() => return Err(refusal),
             Err(Refusal { message, .. }) => {
                 // The updater has logged it.
