@@ -5,6 +5,7 @@
 //! - [`generation`]: commit and refresh, the two atomic operations of every update.
 //! - [`control_page`]: the sealed shared page with one generation per model.
 //! - [`layout`]: paths of versions and generations in the state directory.
+//! - [`manifest`]: the list of a version's files.
 //! - [`regular`]: opens only regular files.
 //! - [`limits`], [`exit`]: bounds and exit codes that both sides use.
 //!
@@ -16,6 +17,7 @@ pub mod exit;
 pub mod generation;
 pub mod layout;
 pub mod limits;
+pub mod manifest;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod regular;

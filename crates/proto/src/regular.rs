@@ -64,8 +64,8 @@ mod tests {
 
     #[test]
     fn anything_but_a_regular_file_is_refused_at_once() {
-        let root = tempfile();
-        let at = |name: &str| root.join(name);
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
         fs::write(at("file"), "abc").unwrap();
         mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
         symlink(at("file"), at("link")).unwrap();
@@ -79,13 +79,5 @@ mod tests {
         assert_eq!(read(&at("file"), 3).unwrap(), b"abc");
         assert_eq!(read(&at("file"), 2).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(read(&at("missing"), 2).unwrap_err().kind(), io::ErrorKind::NotFound);
-        fs::remove_dir_all(root).unwrap();
-    }
-
-    /// Returns a new directory.
-    fn tempfile() -> std::path::PathBuf {
-        let root = std::env::temp_dir().join(format!("onnxd-regular-{}", std::process::id()));
-        fs::create_dir_all(&root).unwrap();
-        root
     }
 }

@@ -1,16 +1,12 @@
 //! Compares a kept version with its manifest: all of it before a compiled form is made from it, and its
 //! small files before each load, because workers read them from the version.
 
-use std::{
-    collections::HashMap,
-    fs::{self, File},
-    io,
-    path::{Path, PathBuf},
-};
+use std::{collections::HashMap, fs::File, path::Path};
 
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
     layout::{LARGE_BYTES, MANIFEST, MANIFEST_BYTES_MAX, is_hidden},
+    manifest::{Entry, entries, files},
     regular,
 };
 
@@ -56,18 +52,15 @@ fn require(dir: &Path, bytes_max: u64) -> Result<(), Refusal> {
         return damaged(MANIFEST, "was changed");
     }
     let manifest = String::from_utf8_lossy(&manifest);
-    let entry = |line| match *str::splitn(line, 3, "  ").collect::<Vec<_>>() {
-        [sha256, bytes, path] => Some((path, (sha256, bytes.parse::<u64>().ok()?))),
-        _ => None,
-    };
-    let mut expected: HashMap<&str, (&str, u64)> = manifest.lines().filter_map(entry).collect();
+    let mut expected: HashMap<&str, Entry<'_>> =
+        entries(&manifest).map(|entry| (entry.path, entry)).collect();
     let Ok(files) = files(dir) else { return damaged("", "list cannot be read") };
     for file in files {
-        let inside = file.strip_prefix(dir).unwrap_or(&file).to_str().unwrap_or_default();
+        let inside = file.to_str().unwrap_or_default();
         match expected.remove(inside) {
-            Some((sha256, bytes)) if is_equal(&file, sha256, bytes, bytes_max) => {}
+            Some(entry) if is_equal(&dir.join(&file), &entry, bytes_max) => {}
             Some(_) => return damaged(inside, "was changed"),
-            None if inside == MANIFEST || is_hidden(Path::new(inside)) => {}
+            None if is_hidden(&file) => {}
             None => return damaged(inside, "does not belong to it"),
         }
     }
@@ -77,28 +70,17 @@ fn require(dir: &Path, bytes_max: u64) -> Result<(), Refusal> {
     }
 }
 
-/// Returns whether a file has this length and, unless it is too large to be read, this digest.
-fn is_equal(file: &Path, sha256: &str, bytes: u64, bytes_max: u64) -> bool {
+/// Returns whether a file has the length and, unless it is too large to be read, the digest of an entry.
+fn is_equal(file: &Path, &Entry { sha256, bytes, .. }: &Entry<'_>, bytes_max: u64) -> bool {
     let found = regular::open(file).and_then(|file| File::metadata(&file));
     found.is_ok_and(|found| found.len() == bytes)
         && (bytes > bytes_max || digest(file).is_ok_and(|found| found == sha256))
 }
 
-/// Returns all files below a directory.
-fn files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let (mut files, mut folders) = (Vec::new(), vec![dir.to_owned()]);
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            let is_folder = entry.file_type()?.is_dir();
-            if is_folder { &mut folders } else { &mut files }.push(entry.path());
-        }
-    }
-    Ok(files)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::PathBuf};
+
     use super::*;
 
     /// Returns a root with a kept version.

@@ -15,6 +15,7 @@ use onnxd_proto::{
         fetch::{RemoteFile, RemoteSnapshot as Offer},
     },
     layout::{Layout, MANIFEST, MANIFEST_BYTES_MAX},
+    manifest::{Entry, entries},
     regular,
 };
 
@@ -62,11 +63,8 @@ fn kept_files(layout: &Layout) -> HashMap<String, PathBuf> {
     for version in fs::read_dir(layout.versions()).into_iter().flatten().flatten() {
         let manifest = regular::read(&version.path().join(MANIFEST), MANIFEST_BYTES_MAX);
         let manifest = String::from_utf8(manifest.unwrap_or_default()).unwrap_or_default();
-        for line in manifest.lines() {
-            if let [sha256, _, path] = *line.splitn(3, "  ").collect::<Vec<_>>() {
-                kept.insert(sha256.to_owned(), version.path().join(path));
-            }
-        }
+        let file = |entry: Entry<'_>| (entry.sha256.to_owned(), version.path().join(entry.path));
+        kept.extend(entries(&manifest).map(file));
     }
     kept
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use onnxd_proto::{
     layout::{MANIFEST, MANIFEST_BYTES_MAX},
+    manifest::entries,
     regular,
 };
 use sha2::{Digest, Sha256};
@@ -35,6 +36,5 @@ pub(super) fn identify(files: &[FetchedFile]) -> (String, String, u64) {
 pub(super) fn paths(folder: &Path) -> Vec<String> {
     let manifest = regular::read(&folder.join(MANIFEST), MANIFEST_BYTES_MAX).unwrap_or_default();
     let manifest = String::from_utf8_lossy(&manifest);
-    let path = |line: &str| line.splitn(3, "  ").nth(2).map(str::to_owned);
-    manifest.lines().filter_map(path).collect()
+    entries(&manifest).map(|entry| entry.path.to_owned()).collect()
 }

@@ -11,6 +11,7 @@ use std::{
 use onnxd_proto::{
     domain::FileStamp,
     layout::{LARGE_BYTES, Layout, MANIFEST, MANIFEST_BYTES_MAX, is_hidden},
+    manifest::{Entry, entries, files},
     regular,
 };
 use sha2::{Digest, Sha256};
@@ -87,21 +88,18 @@ pub(super) fn compare(layout: &Layout, version: &str, known: &Stamps) -> Result<
         return Err(Damage::certain(format!("{MANIFEST} was changed")));
     }
     let manifest = String::from_utf8_lossy(&manifest);
-    let entry = |line| match *str::splitn(line, 3, "  ").collect::<Vec<_>>() {
-        [sha256, bytes, path] => Some((PathBuf::from(path), (sha256, bytes.parse::<u64>().ok()?))),
-        _ => None,
-    };
-    let mut expected: HashMap<PathBuf, (&str, u64)> = manifest.lines().filter_map(entry).collect();
-    let mut files = files(folder).map_err(|error| Damage::of("the list of its files", &error))?;
-    files.sort();
+    let mut expected: HashMap<&Path, Entry<'_>> =
+        entries(&manifest).map(|entry| (Path::new(entry.path), entry)).collect();
+    let files = files(folder).map_err(|error| Damage::of("the list of its files", &error))?;
     let mut stamps = BTreeMap::new();
-    let is_content = |path: &PathBuf| path.as_path() != Path::new(MANIFEST) && !is_hidden(path);
-    for path in files.into_iter().filter(is_content) {
+    for path in files {
         let shown = path.display();
-        let Some((sha256, bytes)) = expected.remove(&path) else {
-            return Err(Damage::certain(format!("{shown} does not belong to it")));
+        let entry = match expected.remove(path.as_path()) {
+            Some(entry) => entry,
+            None if is_hidden(&path) => continue,
+            None => return Err(Damage::certain(format!("{shown} does not belong to it"))),
         };
-        let is_equal = is_equal(&folder.join(&path), (sha256, bytes), known.0.get(&path));
+        let is_equal = is_equal(&folder.join(&path), &entry, known.0.get(&path));
         match is_equal.map_err(|error| Damage::of(&shown.to_string(), &error))? {
             (false, _) => return Err(Damage::certain(format!("{shown} was changed"))),
             (true, Some(stamp)) => drop(stamps.insert(path, stamp)),
@@ -118,7 +116,7 @@ pub(super) fn compare(layout: &Layout, version: &str, known: &Stamps) -> Result<
 /// later change would show in it.
 fn is_equal(
     path: &Path,
-    (sha256, bytes): (&str, u64),
+    &Entry { sha256, bytes, .. }: &Entry<'_>,
     known: Option<&FileStamp>,
 ) -> io::Result<(bool, Option<FileStamp>)> {
     let mut file = match regular::open(path) {
@@ -152,19 +150,6 @@ fn digest(file: &mut File) -> io::Result<String> {
             count => digest.update(&chunk[..count]),
         }
     }
-}
-
-/// Returns the paths of everything that is not a directory below `folder`, relative to it.
-fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let (mut files, mut folders) = (Vec::new(), vec![PathBuf::new()]);
-    while let Some(inside) = folders.pop() {
-        for entry in fs::read_dir(folder.join(&inside))? {
-            let entry = entry?;
-            let path = inside.join(entry.file_name());
-            if entry.file_type()?.is_dir() { &mut folders } else { &mut files }.push(path);
-        }
-    }
-    Ok(files)
 }
 
 #[cfg(test)]
