@@ -37,8 +37,8 @@ pub const RECORD_BYTES_MAX: u64 = 4 << 20;
 /// only if that has changed.
 pub const LARGE_BYTES: u64 = 64 << 20;
 
-/// Returns whether a path below a version is hidden. No version has such files and no worker reads
-/// them, but file systems and editors create some.
+/// Returns whether a path below a version is hidden. File systems and editors create such files, and no
+/// worker reads one that its manifest does not list.
 pub fn is_hidden(path: &Path) -> bool {
     path.iter().any(|part| part.as_encoded_bytes().starts_with(b"."))
 }

@@ -32,7 +32,7 @@ use axum::{
 use onnxd_admin::api::{
     Cancelled, LOG_PATH, Load, Refusal, RefusalKind, RollbackCall, STATUS_PATH, UpdateCall, Verb,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use self::{
     calls::{ModelPath, model_of, read},
@@ -64,7 +64,7 @@ const CALLS_MAX: usize = 768;
 /// State shared by the admin handlers.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
-    /// Says which models no worker can load.
+    /// Says which models no worker can load, and whether the server stops soon.
     pub engine: Arc<Engine>,
     pub registry: Arc<Registry>,
     pub updater: Arc<Updater>,
@@ -77,8 +77,6 @@ pub(crate) struct Admin {
     pub watches: Arc<Watches>,
     /// Sources on other servers that callers may name.
     pub allowed_sources: AllowedSources,
-    /// Whether the server stops soon.
-    pub closing: watch::Receiver<bool>,
     /// Who calls: somebody on this machine, or over TCP.
     pub requester: Requester,
 }

@@ -34,7 +34,7 @@ pub(super) async fn status(State(admin): State<Admin>) -> Response<Body> {
     let missing = confinement::missing().into_iter().map(str::to_owned).collect();
     document(&Status {
         starting: admin.updater.startup().phase().map(|phase| phase.in_full()),
-        stopping: *admin.closing.borrow(),
+        stopping: *admin.engine.closing().borrow(),
         models: models.iter().map(|model| model_status(model, &admin)).collect(),
         workers: workers.iter().map(|worker| worker_status(worker, models)).collect(),
         sandbox: Sandbox { on: admin.metrics.sandbox.load(Ordering::Relaxed), missing },

@@ -1,8 +1,6 @@
 //! Reports at start what the state directory holds beside the configured models: damaged records, and
 //! what belongs to models that are not configured. Called by [`start`](super::start).
 
-use std::sync::atomic::Ordering;
-
 use onnxd_engine::models::{
     registry::{ModelSource, Registry},
     store::{
@@ -22,8 +20,7 @@ pub(super) fn report(
     metrics: &Metrics,
 ) {
     for model in registry.models() {
-        let damaged = store.damaged_records(&model.name).len() as u64;
-        metrics.model(model.slot).damaged_records.store(damaged, Ordering::Relaxed);
+        store.count_damaged(model, metrics);
     }
     let kept = Kept {
         models: configured.iter().map(|model| model.name.clone()).collect(),

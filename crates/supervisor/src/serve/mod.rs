@@ -123,11 +123,14 @@ async fn serve(
         failure = ended(&tasks) => return Err(failure),
         () = signals.stop() => return Ok(ExitStatus::Success),
     };
+    let is_successor = inherited.is_successor();
     let load = async {
+        if is_successor {
+            server.require_newest().await?;
+        }
         server.restore().await?;
         server.warm_up().await
     };
-    let is_successor = inherited.is_successor();
     let is_loaded = tokio::select! {
         loaded = load => loaded.map(|()| true)?,
         never = starting::announce(server.updater.startup(), config.check.timeout), if !is_successor => match never {},

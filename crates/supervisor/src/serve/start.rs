@@ -9,7 +9,7 @@ use std::{
 use onnxd_proto::{control_page::ControlPage, limits::TENSORS_BYTES_MAX, wire::message::Welcome};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{self, JoinHandle},
 };
 
 use super::{Server, kept, sockets::Sockets, traces};
@@ -115,7 +115,6 @@ impl Server {
         let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
         let observed = Observed { layout: updates.store.layout().clone(), tls: edge.tls.clone() };
         let (client_batch, observed) = (config.max_client_batch_size, Arc::new(observed));
-        let closing = engine.closing();
         let app = App { engine, client_batch, tracer: updates.tracer.clone(), observed };
         let admin = Admin {
             engine: Arc::clone(&app.engine),
@@ -127,7 +126,6 @@ impl Server {
             metrics: updates.metrics,
             calls: Admin::calls(),
             allowed_sources: config.allowed_sources.clone(),
-            closing,
             requester: Requester::Operator,
         };
         let server =
@@ -152,6 +150,18 @@ impl Server {
             RestoreError::Refused { .. } => Failure::configuration(error.to_string()),
             RestoreError::Ended { .. } => Failure::internal(error.to_string()),
         })
+    }
+
+    /// Checks that a successor would not go back to an earlier generation; see [`Store::require_newest`].
+    ///
+    /// # Errors
+    /// The newest generation of a model is damaged.
+    pub(super) async fn require_newest(&self) -> Result<(), Failure> {
+        let (store, models) = (Arc::clone(&self.store), self.engine.models().to_vec());
+        let require = move || models.iter().try_for_each(|model| store.require_newest(&model.name));
+        // It reads all files of the versions.
+        let checked = task::spawn_blocking(require).await;
+        checked.unwrap_or_else(|error| Err(Failure::internal(format!("internal error: {error}"))))
     }
 
     /// Starts the listeners on the bound sockets.
@@ -308,13 +318,9 @@ fn updates(
 ) -> Result<(update::Deps, Option<Exporter>), Failure> {
     let fetcher = fetcher(config.fetch_binary.as_deref(), config.sandbox)?;
     let sources = Sources::new(executable.clone(), fetcher.clone());
-    let is_successor = lock.is_some();
     let store = Store::open(&config.state_dir, config.retention, sources, lock)?;
     store.remove_unconfigured(&config.models);
     store.adopt_renamed(&config.models)?;
-    if is_successor {
-        config.models.iter().try_for_each(|model| store.require_newest(&model.name))?;
-    }
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
     let metrics = Arc::new(Metrics::new(&templates(config)));

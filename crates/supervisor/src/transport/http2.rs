@@ -29,7 +29,7 @@ use crate::transport::{
     error::Rewrite,
     guarded_body::{BodyResource, GuardedBody},
     malformed,
-    refusals::{Refusal, Sent},
+    refusals::{self, Refusal},
     requests,
     slots::ConnectionSlot,
 };
@@ -182,7 +182,7 @@ pub(super) async fn process(
             .initial_connection_window_size(unread_bytes_max)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
-            .serve_connection(TokioIo::new(Sent::new(stream, refused)), service)
+            .serve_connection(TokioIo::new(refusals::watched(stream, refused)), service)
     );
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -3,13 +3,12 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fmt, io,
-    pin::Pin,
-    task::{Context, Poll, ready},
+    fmt,
 };
 
 use onnxd_telemetry::metrics::MalformedReason;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
+use tokio_util::io::InspectWriter;
 
 /// Size of a frame's head, and of a head with the first bytes of the payload.
 const HEAD_BYTES: usize = 9;
@@ -55,17 +54,13 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A stream of HTTP/2 frames. `refused` is called for each refused call.
-pub(super) struct Sent<S, F> {
+/// Calls `refused` for each call that is refused in what is written to `stream`.
+pub(super) fn watched<S: AsyncWrite>(
     stream: S,
-    refused: F,
-    frames: Frames,
-}
-
-impl<S, F> Sent<S, F> {
-    pub(super) fn new(stream: S, refused: F) -> Self {
-        Self { stream, refused, frames: Frames::default() }
-    }
+    mut refused: impl FnMut(Refusal),
+) -> InspectWriter<S, impl FnMut(&[u8])> {
+    let mut frames = Frames::default();
+    InspectWriter::new(stream, move |bytes: &[u8]| frames.read(bytes, &mut refused))
 }
 
 /// Reads frames from their bytes.
@@ -163,57 +158,6 @@ fn is_one_field(begin: &[u8], length: usize) -> bool {
         // A name's index, the length of the value, and the value.
         [_, value, ..] => length == 2 + usize::from(value & 0x7f),
         _ => false,
-    }
-}
-
-impl<S: AsyncRead + Unpin, F: Unpin> AsyncRead for Sent<S, F> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl<S: AsyncWrite + Unpin, F: FnMut(Refusal) + Unpin> AsyncWrite for Sent<S, F> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let sent = ready!(Pin::new(&mut this.stream).poll_write(context, bytes))?;
-        this.frames.read(&bytes[..sent], &mut this.refused);
-        Poll::Ready(Ok(sent))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = &mut *self;
-        let sent = ready!(Pin::new(&mut this.stream).poll_write_vectored(context, parts))?;
-        let mut left = sent;
-        for part in parts {
-            let part = &part[..left.min(part.len())];
-            this.frames.read(part, &mut this.refused);
-            left -= part.len();
-        }
-        Poll::Ready(Ok(sent))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 

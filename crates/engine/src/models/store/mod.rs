@@ -68,9 +68,9 @@ pub struct Store {
     not_adopted: Mutex<BTreeMap<ModelName, String>>,
     sources: Sources,
     staged: StagedCache,
-    /// Released by the kernel when this process exits.
     /// Whether a predecessor uses the directory as well, and goes on if this process fails.
     is_successor: bool,
+    /// Released by the kernel when this process exits.
     lock: File,
 }
 

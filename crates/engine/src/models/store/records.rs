@@ -1,7 +1,11 @@
 //! Reads generation records, and tells whole ones from damaged ones and from those that
 //! `onnxd state repair` set aside. Extends [`Store`].
 
-use std::{collections::BTreeSet, io, sync::PoisonError};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{PoisonError, atomic::Ordering},
+};
 
 use onnxd_proto::{
     domain::{Record, Refusal, RefusalKind, SourceUri, model_name::ModelName},
@@ -10,11 +14,15 @@ use onnxd_proto::{
     layout::{Layout, RECORD_BYTES_MAX},
     regular,
 };
+use onnxd_telemetry::metrics::Metrics;
 use serde::{Deserialize, Serialize};
 
-use crate::models::store::{
-    Store, names,
-    verify::{self, Damage, Stamps},
+use crate::models::{
+    registry::Model,
+    store::{
+        Store, names,
+        verify::{self, Damage, Stamps},
+    },
 };
 
 /// A record's file after a repair. It keeps the number of the generation in use.
@@ -60,14 +68,16 @@ pub(super) enum Skipped {
     Version(String, Damage),
 }
 
-/// Returns the generation to serve after a restart: the newest one whose record and version are whole.
-/// Also returns the metadata of the version's large files. `skipped` is called for later generations.
+/// Returns the generation to serve after a restart: the newest one whose record and version are whole,
+/// as `compare` finds. Also returns the metadata of the version's large files. `skipped` is called for
+/// later generations.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub(super) fn newest(
     layout: &Layout,
     model: &ModelName,
+    compare: &dyn Fn(&str) -> Result<Stamps, Damage>,
     skipped: &mut dyn FnMut(Generation, Skipped),
 ) -> io::Result<Option<(Generation, Record, Stamps)>> {
     for generation in numbers(layout, model)?.into_iter().rev() {
@@ -84,7 +94,7 @@ pub(super) fn newest(
             skipped(generation, Skipped::Missing(version));
             continue;
         }
-        match verify::compare(layout, &version, &Stamps::read(layout, &version)) {
+        match compare(&version) {
             Ok(stamps) => return Ok(Some((generation, record, stamps))),
             Err(damage) => skipped(generation, Skipped::Version(version, damage)),
         }
@@ -156,18 +166,10 @@ impl Store {
 
     /// Returns whether the newest whole record of a model is of this source. Its version is present, but
     /// may be damaged: nothing is read of it.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub fn keeps_source(&self, model: &ModelName, source: &SourceUri) -> io::Result<bool> {
-        let numbers = self.generations(model)?;
-        let newest = numbers.into_iter().rev().find_map(|generation| {
-            match find(&self.layout, model, generation) {
-                Found::Whole(record) if !is_missing(&self.layout, &record.version) => Some(record),
-                _ => None,
-            }
-        });
-        Ok(newest.is_some_and(|record| record.configured_source == *source))
+    pub fn keeps_source(&self, model: &ModelName, source: &SourceUri) -> bool {
+        let is_present = |record: &Record| !is_missing(&self.layout, &record.version);
+        let newest = self.records(model).find(|(_, record)| is_present(record));
+        newest.is_some_and(|(_, record)| record.configured_source == *source)
     }
 
     /// Returns the generation to serve after a restart: the newest one whose record and version are
@@ -178,7 +180,7 @@ impl Store {
     /// The directory cannot be read.
     pub fn newest(&self, model: &ModelName) -> io::Result<Option<(Generation, Record)>> {
         self.require_adopted(model)?;
-        let found = newest(&self.layout, model, &mut |generation, skipped| match skipped {
+        let found = self.find_newest(model, &mut |generation, skipped| match skipped {
             Skipped::Record(error) => self.found_damaged(model, generation, &error),
             Skipped::Missing(version) => {
                 self.mark_damaged(model, generation);
@@ -189,6 +191,17 @@ impl Store {
                 self.found_damaged_version(&version, &damage);
             }
         })?;
+        Ok(found)
+    }
+
+    /// Finds the generation to serve, and stores the metadata of its version's large files.
+    fn find_newest(
+        &self,
+        model: &ModelName,
+        skipped: &mut dyn FnMut(Generation, Skipped),
+    ) -> io::Result<Option<(Generation, Record)>> {
+        let compare = |version: &str| verify::compare_again(&self.layout, version);
+        let found = newest(&self.layout, model, &compare, skipped)?;
         Ok(found.map(|(generation, record, stamps)| {
             self.remember_whole(&record.version, &stamps);
             (generation, record)
@@ -200,6 +213,12 @@ impl Store {
     pub fn damaged_records(&self, model: &ModelName) -> Vec<Generation> {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         damaged.iter().filter(|(name, _)| name == model).map(|(_, number)| *number).collect()
+    }
+
+    /// Shows in the metrics how many generations of a model are skipped.
+    pub fn count_damaged(&self, model: &Model, metrics: &Metrics) {
+        let damaged = self.damaged_records(&model.name).len() as u64;
+        metrics.model(model.slot).damaged_records.store(damaged, Ordering::Relaxed);
     }
 
     /// Finds and logs the damaged records of all models. Called once, by [`Store::open`].
@@ -225,7 +244,7 @@ impl Store {
             ))
         };
         let mut first = None;
-        let listed = newest(&self.layout, model, &mut |generation, skipped| {
+        let listed = self.find_newest(model, &mut |generation, skipped| {
             first.get_or_insert_with(|| match skipped {
                 Skipped::Record(error) => {
                     format!("the record of generation {generation} is damaged ({error})")

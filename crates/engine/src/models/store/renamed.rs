@@ -52,11 +52,9 @@ impl Store {
     /// Returns whether records are of this model and not of another whose name differs only in case: it
     /// has that name as an alias, or the newest of them has its source. Damaged ones may be.
     fn had_source(&self, before: &ModelName, model: &ModelSource) -> bool {
-        let numbers = records::numbers(self.layout(), before).unwrap_or_default();
-        let mut read =
-            numbers.iter().rev().map(|number| self.layout().read_record(before, *number));
-        let source = read.find_map(Result::ok).map(|record| record.configured_source);
-        model.is_named(before.as_str()) || source.is_none_or(|source| source == model.uri)
+        let newest = self.records(before).next();
+        model.is_named(before.as_str())
+            || newest.is_none_or(|(_, record)| record.configured_source == model.uri)
     }
 
     /// # Errors

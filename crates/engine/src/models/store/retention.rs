@@ -21,7 +21,10 @@ const RECORDS_MAX: usize = 64;
 
 impl Store {
     /// Returns a model's readable records, newest first.
-    fn records(&self, model: &ModelName) -> impl Iterator<Item = (Generation, Record)> + '_ {
+    pub(super) fn records(
+        &self,
+        model: &ModelName,
+    ) -> impl Iterator<Item = (Generation, Record)> + '_ {
         let model = model.clone();
         let numbers = self.generations(&model).unwrap_or_default();
         numbers.into_iter().rev().filter_map(move |number| {

@@ -27,7 +27,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const STAMPS_BYTES_MAX: u64 = 1 << 20;
 
 /// What is wrong with a version.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Damage {
     /// What is wrong, with the file's name.
     pub reason: String,
@@ -68,6 +68,15 @@ impl Stamps {
     pub(super) fn write(&self, layout: &Layout, version: &str) -> io::Result<()> {
         replace(&Self::path(layout, version), &serde_json::to_vec(self)?)
     }
+}
+
+/// Compares a version with its manifest, except for the content of large files that are unchanged since
+/// [`Stamps::write`].
+///
+/// # Errors
+/// What is wrong.
+pub(super) fn compare_again(layout: &Layout, version: &str) -> Result<Stamps, Damage> {
+    compare(layout, version, &Stamps::read(layout, version))
 }
 
 /// Compares every file of a version with its manifest. Does not read large files that have the

@@ -1,12 +1,7 @@
 //! Carries out the actions of a model's [machine](crate::models::machine): one task per model stages,
 //! checks, loads ahead, records and commits, and reports progress to callers. Decides nothing.
 
-use std::{
-    collections::HashMap,
-    future::Future,
-    sync::{Arc, atomic::Ordering},
-    time::Instant,
-};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Instant};
 
 use onnxd_proto::domain::{Checked, Outcome, Refusal, Step};
 use tokio::{
@@ -292,10 +287,6 @@ impl Driver {
 
     fn answer(&mut self, id: CallId, result: Result<Committed, Refusal>) {
         let Some(caller) = self.callers.remove(&id) else { return };
-        // The update may have found damage, or mended it.
-        let damaged = self.deps.store.damaged_records(&self.model.name).len() as u64;
-        let metrics = self.deps.metrics.model(self.model.slot);
-        metrics.damaged_records.store(damaged, Ordering::Relaxed);
         let outcome = result.map(|committed| Outcome {
             model: self.model.name.to_string(),
             generation: committed.generation,

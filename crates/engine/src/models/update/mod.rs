@@ -128,7 +128,7 @@ impl Updater {
             let numbers = deps.store.generations(&model.name).unwrap_or_default();
             let last = numbers.last().copied();
             let machine = UpdateMachine::new(last.unwrap_or(0), None, deps.times);
-            let kept = deps.store.keeps_source(&model.name, &model.source).unwrap_or_default();
+            let kept = deps.store.keeps_source(&model.name, &model.source);
             (Driver::start(machine, Arc::clone(model), deps.clone()), kept)
         };
         let (handles, kept) = deps.registry.models().iter().map(start).unzip();

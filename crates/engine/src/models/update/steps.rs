@@ -1,10 +1,6 @@
 //! The steps of updates and unloads, run by a [`Driver`]. Each feeds its result to the machine.
 
-use std::{
-    future::Future,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use onnxd_proto::{
     control_page::Slot,
@@ -48,8 +44,7 @@ impl Driver {
         };
         let background = self.deps.background.clone();
         let checker = self.deps.checker.clone();
-        let (metrics, name, slot) =
-            (Arc::clone(&self.deps.metrics), model.name.clone(), model.slot);
+        let metrics = Arc::clone(&self.deps.metrics);
         self.begin(async move {
             // If the step is aborted, this ends its thread as well.
             let _guard = cancelled.drop_guard();
@@ -57,12 +52,12 @@ impl Driver {
             let requirements = checker.requirements();
             let request = Arc::new((job, follow));
             loop {
-                let (from, model, request) =
+                let (from, of, request) =
                     (Arc::clone(&store), Arc::clone(&model), Arc::clone(&request));
-                let resolve = move || resolve(&from, &model, &request.0, requirements, &request.1);
+                let resolve = move || resolve(&from, &of, &request.0, requirements, &request.1);
                 let resolved = background.run(resolve).await;
-                let damaged = store.damaged_records(&name).len() as u64;
-                metrics.model(slot).damaged_records.store(damaged, Ordering::Relaxed);
+                // It may have found damage.
+                store.count_damaged(&model, &metrics);
                 let Ok(ResolvedContent { candidate, .. }) = &resolved else {
                     return Input::Staged(resolved.map(Box::new));
                 };
@@ -216,15 +211,21 @@ impl Driver {
     ) {
         let CheckedFacts { facts, drift } = checked;
         let facts = *facts;
-        let (store, model) = (Arc::clone(&self.deps.store), self.model.name.clone());
-        let configured_source = self.model.source.clone();
+        let (store, model) = (Arc::clone(&self.deps.store), Arc::clone(&self.model));
+        let metrics = Arc::clone(&self.deps.metrics);
         let inputs = self.inputs.clone();
         let background = self.deps.background.clone();
         // Not aborted on stop: the record may be durable already, so its result counts.
         self.spawn(async move {
             let version = version.as_ref().to_owned();
+            let configured_source = model.source.clone();
             let record = Arc::new(Record { version, configured_source, facts, drift });
-            let write = move || store.record(&model, generation, &record).map(|()| record);
+            let write = move || {
+                store.record(&model.name, generation, &record)?;
+                // The version may have taken the place of a damaged one.
+                store.count_damaged(&model, &metrics);
+                Ok(record)
+            };
             let written = background.run(write).await;
             let _ = inputs.send(Input::Event(Event::Recorded(written))).await;
         });

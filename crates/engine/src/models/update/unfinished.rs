@@ -48,25 +48,23 @@ pub(super) fn require_plausible(
     drift: Option<&Drift>,
     force: bool,
 ) -> Result<(), Refusal> {
-    let mean_cosine = drift.map(|drift| drift.mean_cosine);
-    let is_far = mean_cosine.is_some_and(|cosine| cosine < FAR);
-    match unfinished {
-        Some(Unfinished { file, zeros }) if is_far && !force => {
-            let mean_cosine = mean_cosine.unwrap_or_default();
+    let far = drift.map(|drift| drift.mean_cosine).filter(|mean_cosine| *mean_cosine < FAR);
+    match (unfinished, far) {
+        (Some(Unfinished { file, zeros }), Some(mean_cosine)) if !force => {
             let message = format!(
                 "{file} ends with {zeros} or more zero bytes, as a file does that is still being copied, and the embeddings are far from those of the serving version (mean cosine {mean_cosine:.4}); wait for the copy to end, add SHA256SUMS to the source, or pass --force"
             );
             return Err(RefusalKind::Incomplete.because(message));
         }
-        Some(Unfinished { file, zeros }) => {
+        (Some(Unfinished { file, zeros }), _) => {
             let message = "a file of the candidate ends with zeros; if it was still being copied, update again";
             tracing::warn!(model, file, zeros, "{message}");
         }
-        None if is_far => {
+        (None, Some(mean_cosine)) => {
             let message = "the candidate's embeddings are far from those of the serving version; --min-cosine refuses such candidates";
             tracing::warn!(model, mean_cosine, "{message}");
         }
-        None => {}
+        (None, None) => {}
     }
     Ok(())
 }
