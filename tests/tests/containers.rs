@@ -65,6 +65,25 @@ impl FirstProcess {
         Some(Self { server, init })
     }
 
+    /// Waits until a successor serves instead of the supervisor.
+    async fn succeed(&self) {
+        let supervisor = children(self.init)[0];
+        processes::signal(self.init, Signal::SIGUSR2);
+        eventually("a successor", SOON, async || {
+            let successors = children(self.init);
+            (!successors.is_empty() && !successors.contains(&supervisor)).then_some(())
+        })
+        .await;
+        assert!(self.embeds().await, "the container goes on");
+    }
+
+    /// Stops the container, which ends without an error.
+    async fn stop(&mut self) {
+        processes::signal(self.init, Signal::SIGTERM);
+        let exit = self.server.wait().await;
+        assert_eq!(exit.code(), Some(0), "{exit}");
+    }
+
     async fn embeds(&self) -> bool {
         let Ok(mut client) = Client::connect(self.server.address()).await else { return false };
         let response = client.post("/embed", &json!({"inputs": "a"})).await;
@@ -99,18 +118,9 @@ async fn as_the_first_process_it_reaps_orphans_survives_a_succession_and_stops()
     })
     .await;
 
-    let supervisor = children(init)[0];
-    processes::signal(init, Signal::SIGUSR2);
-    eventually("a successor", SOON, async || {
-        let successors = children(init);
-        (!successors.is_empty() && !successors.contains(&supervisor)).then_some(())
-    })
-    .await;
-    assert!(container.embeds().await, "the container goes on");
+    container.succeed().await;
 
-    processes::signal(init, Signal::SIGTERM);
-    let exit = container.server.wait().await;
-    assert_eq!(exit.code(), Some(0), "{exit}");
+    container.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,9 +132,7 @@ async fn an_orphan_with_the_name_of_the_supervisor_is_no_successor() {
     fs::copy("/bin/sleep", &orphan).unwrap();
     inside(init, &format!("({} 600 &)", orphan.display()));
     eventually("an orphan", SOON, async || (children(init).len() == 2).then_some(())).await;
-    processes::signal(init, Signal::SIGTERM);
-    let exit = container.server.wait().await;
-    assert_eq!(exit.code(), Some(0), "{exit}");
+    container.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,14 +142,7 @@ async fn a_successor_is_found_under_any_name_and_one_that_fails_is_forgotten() {
         return;
     };
     let init = container.init;
-    let supervisor = children(init)[0];
-    processes::signal(init, Signal::SIGUSR2);
-    eventually("a successor", SOON, async || {
-        let successors = children(init);
-        (!successors.is_empty() && !successors.contains(&supervisor)).then_some(())
-    })
-    .await;
-    assert!(container.embeds().await, "the container goes on");
+    container.succeed().await;
 
     // A new release that ends at once.
     let broken = folder.root().join("broken");
@@ -154,9 +155,7 @@ async fn a_successor_is_found_under_any_name_and_one_that_fails_is_forgotten() {
     })
     .await;
     assert!(container.embeds().await, "the container goes on");
-    processes::signal(init, Signal::SIGTERM);
-    let exit = container.server.wait().await;
-    assert_eq!(exit.code(), Some(0), "{exit}");
+    container.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,9 +171,7 @@ async fn a_container_goes_on_if_the_predecessor_dies_during_a_succession() {
     processes::signal(supervisor, Signal::SIGKILL);
     eventually("an answer", SOON, async || container.embeds().await.then_some(())).await;
     assert!(!children(init).contains(&supervisor));
-    processes::signal(init, Signal::SIGTERM);
-    let exit = container.server.wait().await;
-    assert_eq!(exit.code(), Some(0), "{exit}");
+    container.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

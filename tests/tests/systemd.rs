@@ -60,6 +60,11 @@ fn monotonic_micros() -> u128 {
     Duration::from(now).as_micros()
 }
 
+/// Returns whether a server says that it waits for a source.
+fn waits(datagram: &Datagram) -> bool {
+    datagram.value("STATUS").is_some_and(|status| status.starts_with("waiting for the source"))
+}
+
 /// A server that waits for the source of its only model, and systemd's view of it.
 async fn waiting_server(arguments: &[&str]) -> (Web, PathBuf, Notify, Server) {
     let builder = Server::builder();
@@ -74,9 +79,6 @@ async fn waiting_server(arguments: &[&str]) -> (Web, PathBuf, Notify, Server) {
     let builder = arguments.iter().fold(builder, |builder, flag| builder.argument(flag));
     let server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
     e2e::eventually("a server that waits", Duration::from_secs(60), async || {
-        let waits = |one: &Datagram| {
-            one.value("STATUS").is_some_and(|status| status.starts_with("waiting for the source"))
-        };
         notify.all().iter().any(waits).then_some(())
     })
     .await;
@@ -209,19 +211,7 @@ async fn a_successor_becomes_the_main_process_before_it_is_ready() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_waits_asks_for_more_time_and_says_why() {
-    let builder = Server::builder();
-    let home = builder.directories();
-    let folder = home.root().join("web");
-    fs::create_dir_all(folder.join("m")).expect("the directory can be created");
-    let web = Web::start(&folder);
-    web.take_away(true);
-    let notify = Notify::bind(home.root());
-    let spec = format!("m={}", web.uri("m"));
-    let builder = builder.argument("--model").argument(&spec);
-    let mut server = builder.variable("NOTIFY_SOCKET", notify.path()).spawn();
-    let waits = |datagram: &Datagram| {
-        datagram.value("STATUS").is_some_and(|status| status.starts_with("waiting for the source"))
-    };
+    let (web, folder, notify, mut server) = waiting_server(&[]).await;
     // More than one: the first may come with a change of the status.
     e2e::eventually("more time", Duration::from_secs(60), async || {
         let all = notify.all();
@@ -234,7 +224,7 @@ async fn a_start_that_waits_asks_for_more_time_and_says_why() {
     let micros = |datagram: &Datagram| datagram.value("EXTEND_TIMEOUT_USEC")?.parse::<u64>().ok();
     assert!(all.iter().filter_map(micros).all(|micros| micros >= 10_000_000), "{all:?}");
     assert!(!all.iter().any(|datagram| datagram.has_line("READY=1")), "{all:?}");
-    upload(&model("tiny/a"), &folder.join("m"));
+    upload(&model("tiny/a"), &folder);
     web.take_away(false);
     let (index, ready) = notify.next("READY=1", 0).await;
     assert!(ready.has_line("STATUS=serving"), "{ready:?}");

@@ -32,7 +32,7 @@ async fn a_model_is_ready_once_a_version_of_it_was_checked() {
         let path = format!("/v2/models/{model}/ready");
         assert_eq!(get(&server, &path).await.status, 503, "{model}");
     }
-    assert_eq!(embed(&server, "late").await.status, 200, "it loads on first use nevertheless");
+    assert_eq!(embed(&server, "late").await.status, 200, "it still loads on first use");
     assert_eq!(get(&server, "/v2/models/late/ready").await.status, 200);
     assert_eq!(embed(&server, "broken").await.status, 503);
     assert_eq!(get(&server, "/v2/models/broken/ready").await.status, 503);

@@ -7,7 +7,7 @@ use onnxd_proto::exit::Failure;
 pub(crate) struct Problems(Vec<Failure>);
 
 impl Problems {
-    /// Returns the value, or records why there is none.
+    /// Returns the value. Records the failure if there is none.
     pub(crate) fn keep<T>(&mut self, result: Result<T, Failure>) -> Option<T> {
         result.map_err(|failure| self.0.push(failure)).ok()
     }

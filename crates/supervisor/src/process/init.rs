@@ -127,7 +127,7 @@ impl Reporter {
     /// Reports that this process serves, and the successor that replaces it if it ends.
     ///
     /// # Errors
-    /// The first process has not read so many reports that the pipe is full.
+    /// The pipe is full, because the first process does not read it.
     pub(crate) fn report(&self, successor: Option<u32>) -> io::Result<()> {
         // Short enough for the pipe to take it as a whole or not at all.
         let line = format!("{} {}\n", process::id(), successor.unwrap_or_default());

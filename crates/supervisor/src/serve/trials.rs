@@ -2,24 +2,21 @@
 //! Also finds models whose generations cannot be read.
 //! Called by [`check`](super::check).
 
-use std::sync::Arc;
-
 use onnxd_engine::{
     models::{
         registry::ModelSource,
         sources::{self, Sources},
-        store::{self, Store},
-        update::{RestoreError, background::Background, checker::Checker, trial::Trials},
+        store,
+        update::RestoreError,
     },
     pool::executable::WorkerExecutable,
-    tasks::EssentialTasks,
 };
 use onnxd_proto::{domain::Refusal, exit::Failure, layout::Layout};
 
 use super::start;
 use crate::{
+    cli::check::temporary,
     config::{Config, Problems},
-    process::confinement,
 };
 
 /// Stages and checks each model in a temporary directory, or without a worker, only looks for its directory. Logs the
@@ -74,29 +71,21 @@ fn tried<'a>(
     executable: &WorkerExecutable,
     models: &[&'a ModelSource],
 ) -> Result<Vec<(&'a ModelSource, Refusal)>, Failure> {
-    let directory = tempfile::Builder::new().prefix("onnxd-check-").tempdir().map_err(|error| {
-        Failure::configuration(format!("cannot create a temporary directory: {error}"))
-    })?;
     let sources = Sources::new(executable.clone(), None);
-    let store = Arc::new(Store::open(directory.path(), 1, sources, None)?);
     let limits = start::check_limits(config)?;
-    confinement::drop_privileges();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::internal(format!("cannot start the async runtime: {error}")))?;
-    runtime.block_on(async {
-        let background = Background::default();
-        let checker = Checker::new(executable.clone(), limits, &EssentialTasks::default())?;
-        let trials = Trials { store, checker, background: background.clone() };
-        let mut refused = Vec::new();
-        for model in models {
-            if let Err(refusal) = trials.run(&model.uri, None, |_| {}).await {
-                refused.push((*model, refusal));
+    let refused = temporary::with_trials(
+        &temporary::directory()?,
+        executable.clone(),
+        (sources, limits),
+        async |trials| {
+            let mut refused = Vec::new();
+            for model in models {
+                if let Err(refusal) = trials.run(&model.uri, None, |_| {}).await {
+                    refused.push((*model, refusal));
+                }
             }
-        }
-        drop(trials);
-        background.finish().await;
-        Ok(refused)
-    })
+            refused
+        },
+    )?;
+    refused.ok_or_else(temporary::interrupted)
 }

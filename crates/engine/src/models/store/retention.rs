@@ -99,7 +99,7 @@ impl Store {
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
         // Versions that are kept only in case somebody can repair them.
         let mut damaged = HashSet::new();
-        // If the records of a model cannot be listed, a version without a record may be one of its own.
+        // A version that no record names may belong to a model whose records cannot be listed.
         let (mut unlisted, mut named) = (false, HashSet::new());
         // Models that are not configured now keep their versions as well.
         for model in records::models(self.layout())? {

@@ -2,26 +2,23 @@
 //! to standard error, the result to standard output.
 
 mod report;
+pub(crate) mod temporary;
 
 use std::{
     io::{self, Write},
     path::PathBuf,
-    sync::Arc,
     time::Instant,
 };
 
 use onnxd_engine::{
     models::{
         sources::{Sources, fetcher::Fetcher},
-        store::Store,
         update::{
-            background::Background,
-            checker::{CheckLimits, Checker},
+            checker::CheckLimits,
             trial::{Part, TrialResult, Trials},
         },
     },
     pool::executable::WorkerExecutable,
-    tasks::EssentialTasks,
 };
 use onnxd_proto::{
     domain::{Refusal, SourceUri},
@@ -33,7 +30,7 @@ use self::report::Report;
 use super::{CheckArguments, print_line};
 use crate::{
     config::{self, ServeArguments},
-    process::{confinement, machine, signals::Signals},
+    process::machine,
 };
 
 /// Checks the source. If there is one to compare with, checks that first.
@@ -51,34 +48,14 @@ pub(crate) fn main(arguments: &CheckArguments) -> Result<ExitStatus, Failure> {
     let read = [Some(&source), against.as_ref()];
     let fetcher = fetcher(arguments.fetch_binary.as_ref(), sandbox, &read)?;
     let sources = Sources::new(executable.clone(), fetcher);
-    let directory = tempfile::Builder::new().prefix("onnxd-check-").tempdir().map_err(|error| {
-        Failure::configuration(format!("cannot create a temporary directory: {error}"))
-    })?;
-    let store = Arc::new(Store::open(directory.path(), 1, sources, None)?);
-    confinement::drop_privileges();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::internal(format!("cannot start the async runtime: {error}")))?;
     let started = Instant::now();
-    let outcome = runtime.block_on(async {
-        let mut signals =
-            Signals::install().map_err(|error| Failure::internal(error.to_string()))?;
-        let background = Background::default();
-        let checker = Checker::new(executable, limits, &EssentialTasks::default())?;
-        let trials = Trials { store, checker, background: background.clone() };
-        let outcome = tokio::select! {
-            outcome = run(&trials, &source, against.as_ref()) => Some(outcome),
-            () = signals.stop() => None,
-        };
-        drop(trials);
-        background.finish().await;
-        Ok::<_, Failure>(outcome)
-    })?;
-    // Its threads may use files in the temporary directory, which is removed next.
-    drop(runtime);
-    let Some(outcome) = outcome else { return Err(Failure::refused("interrupted")) };
+    let outcome = temporary::with_trials(
+        &temporary::directory()?,
+        executable,
+        (sources, limits),
+        async |trials| run(trials, &source, against.as_ref()).await,
+    )?;
+    let outcome = outcome.ok_or_else(temporary::interrupted)?;
     let report = Report::new(&source, against.as_ref(), outcome, started.elapsed());
     print_line(&if arguments.json { report.json() } else { report.text() });
     Ok(if report.is_accepted() { ExitStatus::Success } else { ExitStatus::Refused })
