@@ -65,7 +65,14 @@ pub async fn address(server: &Server) -> SocketAddr {
 /// # Panics
 /// Panics if the connection is refused.
 pub async fn channel(server: &Server) -> Channel {
-    let address = address(server).await;
+    connect(address(server).await).await
+}
+
+/// Opens a connection to an address.
+///
+/// # Panics
+/// Panics if the connection is refused.
+pub async fn connect(address: SocketAddr) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     endpoint.connect().await.unwrap()
 }
