@@ -7,6 +7,7 @@
 //! - [`layout`]: paths of versions and generations in the state directory.
 //! - [`manifest`]: the list of a version's files.
 //! - [`regular`]: opens only regular files.
+//! - [`search`]: collections of documents, and the protocol of the index process.
 //! - [`limits`], [`exit`]: bounds and exit codes that both sides use.
 //!
 //! Depends on neither tokio nor ONNX Runtime nor HTTP: each of those belongs to one side only.
@@ -21,6 +22,7 @@ pub mod manifest;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod regular;
+pub mod search;
 pub mod wire;
 
 /// Digest of this crate's sources. Two executables with equal ids speak the same protocol.

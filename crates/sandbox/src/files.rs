@@ -75,6 +75,17 @@ impl Files {
         Self::new(&read, &[])
     }
 
+    /// Returns the rules of an index: read and write below its directory.
+    pub fn for_index(directory: &Path) -> Result<Self, SandboxError> {
+        let write = AccessFs::ReadDir
+            | AccessFs::ReadFile
+            | AccessFs::WriteFile
+            | AccessFs::Truncate
+            | AccessFs::MakeReg
+            | AccessFs::RemoveFile;
+        Self::new(&[], &[(write, Some(directory))])
+    }
+
     /// Returns the rules of a fetcher: write below the download directory, read what name resolution
     /// needs and `credentials`, and connect to any port.
     pub fn of_fetcher(downloads: &Path, credentials: &[PathBuf]) -> Result<Self, SandboxError> {

@@ -20,7 +20,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-/// Niceness added to a check, so that it yields to serving.
+/// Niceness added to work beside serving, so that it yields: it gets about a tenth of a busy CPU.
 const NICENESS: i32 = 10;
 /// The highest niceness.
 const NICENESS_MAX: i32 = 19;

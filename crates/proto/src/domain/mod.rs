@@ -32,5 +32,5 @@ pub use self::{
     refusal::{Refusal, RefusalKind},
     source_uri::{RemoteUri, Scheme, SourceUri, SourceUriError},
     task::{Activation, Signature, Task},
-    update::{Load, Outcome, Step, Unloaded},
+    update::{IndexStatus, Load, Outcome, Step, Unloaded},
 };

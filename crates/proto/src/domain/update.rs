@@ -90,4 +90,28 @@ pub enum Step {
         /// Workers that load it in total.
         of: usize,
     },
+    /// Documents of the model's collections are being embedded by the candidate.
+    Indexing(IndexStatus),
+    /// The indexes of all collections are complete for the candidate.
+    Indexed {
+        /// Documents of the model.
+        documents: u64,
+        /// The version whose vectors are kept, because they are in the same space.
+        reused_from: Option<String>,
+        /// Duration in seconds.
+        seconds: f64,
+    },
+}
+
+/// How far the indexes of a model are for a version.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IndexStatus {
+    /// Documents that have a vector of the version.
+    pub done: u64,
+    /// Documents of the model.
+    pub of: u64,
+    /// Documents embedded per second, once it is known.
+    pub per_second: Option<f64>,
+    /// Seconds until all are embedded at that rate.
+    pub seconds_left: Option<f64>,
 }

@@ -16,7 +16,7 @@ pub const MAGIC: [u8; 4] = *b"ONXD";
 /// A larger payload buffer is shrunk when the next payload needs less than a quarter of it.
 const KEPT_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Raised with every change to the header or a message.
-pub const PROTOCOL_VERSION: u16 = 6;
+pub const PROTOCOL_VERSION: u16 = 7;
 
 /// Direction of a frame. A side rejects frames of the direction that it sends itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +26,10 @@ pub enum Direction {
     ToWorker = 1,
     /// From a worker to the supervisor.
     FromWorker = 2,
+    /// From the supervisor to the index process.
+    ToIndex = 3,
+    /// From the index process to the supervisor.
+    FromIndex = 4,
 }
 
 /// The header, little-endian. `id` matches a response to its request; it is 0 in other messages.
@@ -235,7 +239,7 @@ mod tests {
     #[test]
     fn the_header_encodes_to_fixed_bytes() {
         let expected =
-            [b'O', b'N', b'X', b'D', 6, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
+            [b'O', b'N', b'X', b'D', 7, 0, 1, 0, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 5, 0, 0, 0];
         assert_eq!(header_of(Direction::ToWorker), expected);
     }
 
