@@ -1,0 +1,276 @@
+//! All collections: a catalog of names, settings and aliases, and a file for each collection, which is
+//! opened when it is first used. Called by [`crate::serving`].
+
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use onnxd_proto::search::{COLLECTIONS_MAX, CollectionInfo, IndexError, IndexErrorKind, Settings};
+
+use crate::{
+    catalog::{Catalog, Entry, unknown_settings},
+    collection::Collection,
+};
+
+/// Collections that are open at the same time, unless more are in use. An open one has up to seven
+/// descriptors, and the process may have 1,024.
+const OPEN_MAX: usize = 100;
+
+/// The collections in one directory.
+#[derive(Debug)]
+pub(crate) struct Collections {
+    folder: PathBuf,
+    catalog: Mutex<Catalog>,
+    /// By number.
+    open: Mutex<HashMap<i64, Arc<Slot>>>,
+    /// Counts the uses of collections.
+    uses: AtomicU64,
+}
+
+/// A collection that is open, or is being opened.
+#[derive(Debug, Default)]
+struct Slot {
+    collection: Mutex<Option<Arc<Collection>>>,
+    last_use: AtomicU64,
+}
+
+impl Collections {
+    /// Opens the catalog, or creates it. Removes files of deleted collections.
+    ///
+    /// # Errors
+    /// The catalog is damaged, or the directory cannot be written.
+    pub(crate) fn open(folder: &Path) -> Result<Self, IndexError> {
+        let catalog = Catalog::open(&folder.join("catalog.db"))?;
+        let collections = Self {
+            folder: folder.to_owned(),
+            catalog: Mutex::new(catalog),
+            open: Mutex::default(),
+            uses: AtomicU64::new(0),
+        };
+        collections.remove_strays()?;
+        Ok(collections)
+    }
+
+    /// Returns all collections, by name. One that is damaged does not hide the others.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub(crate) fn list(&self) -> Result<Vec<CollectionInfo>, IndexError> {
+        let (entries, aliases) = {
+            let catalog = self.catalog();
+            (catalog.entries()?, catalog.aliases()?)
+        };
+        let describe = |entry: Entry| {
+            let (counts, damaged) = match self.opened(&entry) {
+                Ok(collection) => (collection.count_versions(), None),
+                Err(error) => (Default::default(), Some(error.message)),
+            };
+            let (documents, versions) = counts;
+            let own = aliases.iter().filter(|(_, name)| *name == entry.name);
+            let aliases = own.map(|(alias, _)| alias.clone()).collect();
+            let settings = entry.settings.unwrap_or_else(|_| unknown_settings());
+            CollectionInfo { name: entry.name, settings, aliases, documents, versions, damaged }
+        };
+        Ok(entries.into_iter().map(describe).collect())
+    }
+
+    /// Creates a collection.
+    ///
+    /// # Errors
+    /// The name is in use, or there are too many collections.
+    pub(crate) fn create(&self, name: &str, settings: &Settings) -> Result<(), IndexError> {
+        let catalog = self.catalog();
+        if catalog.find(name)?.is_some() {
+            return Err(IndexErrorKind::Exists.because(format!("collection {name} exists already")));
+        }
+        let count = catalog.entries()?.len();
+        if count >= COLLECTIONS_MAX {
+            let message = format!("there are {count} collections, which is the limit");
+            return Err(IndexErrorKind::Full.because(message));
+        }
+        catalog.add(name, settings)
+    }
+
+    /// Replaces the settings of a collection.
+    ///
+    /// # Errors
+    /// There is no such collection, the distance differs, or vectors of its documents would become
+    /// others.
+    pub(crate) fn configure(&self, name: &str, settings: &Settings) -> Result<(), IndexError> {
+        let entry = self.entry(name)?;
+        let known = entry.settings.as_ref().map_err(Clone::clone)?;
+        // Vectors are stored for one distance.
+        if known.distance != settings.distance {
+            let message = format!(
+                "the distance of collection {name} cannot change; create another collection"
+            );
+            return Err(IndexErrorKind::Invalid.because(message));
+        }
+        match known.embeds_like(settings) {
+            true => self.replace(&entry, settings),
+            false => self.opened(&entry)?.rebind(|| self.replace(&entry, settings)),
+        }
+    }
+
+    /// Replaces the settings of an entry that has not been changed meanwhile.
+    fn replace(&self, entry: &Entry, settings: &Settings) -> Result<(), IndexError> {
+        let catalog = self.catalog();
+        let now = catalog.find(&entry.name)?.ok_or_else(|| not_found(&entry.name))?;
+        if now.number != entry.number || now.settings != entry.settings {
+            let message = format!(
+                "the settings of collection {} were changed at the same time; repeat the request",
+                entry.name
+            );
+            return Err(IndexErrorKind::Unavailable.because(message));
+        }
+        catalog.configure(entry, settings)
+    }
+
+    /// Removes a collection with its aliases.
+    ///
+    /// # Errors
+    /// There is no such collection.
+    pub(crate) fn remove(&self, name: &str) -> Result<(), IndexError> {
+        let entry = self.entry(name)?;
+        self.catalog().remove(&entry)?;
+        // Requests that run still read the removed files.
+        lock(&self.open).remove(&entry.number);
+        self.remove_strays()
+    }
+
+    /// Removes aliases, then adds others; all or none.
+    ///
+    /// # Errors
+    /// An alias is a collection's name, or its collection does not exist.
+    pub(crate) fn set_aliases(
+        &self,
+        removed: &[String],
+        added: &[(String, String)],
+    ) -> Result<(), IndexError> {
+        let catalog = self.catalog();
+        let names: Vec<String> = catalog.entries()?.into_iter().map(|entry| entry.name).collect();
+        for (alias, name) in added {
+            if !names.contains(name) {
+                return Err(not_found(name));
+            }
+            if names.contains(alias) {
+                let message = format!("alias {alias} is the name of a collection");
+                return Err(IndexErrorKind::Exists.because(message));
+            }
+        }
+        let known = catalog.aliases()?;
+        if known.len() + added.len() > COLLECTIONS_MAX {
+            let message = format!("at most {COLLECTIONS_MAX} aliases can exist");
+            return Err(IndexErrorKind::Full.because(message));
+        }
+        let is_known = |alias: &String| known.iter().any(|(known, _)| known == alias);
+        if let Some(alias) = removed.iter().find(|alias| !is_known(alias)) {
+            return Err(IndexErrorKind::NotFound.because(format!("there is no alias {alias}")));
+        }
+        catalog.set_aliases(removed, added)
+    }
+
+    /// Returns the collection with this name or alias.
+    ///
+    /// # Errors
+    /// There is no such collection, or it cannot be opened.
+    pub(crate) fn get(&self, name: &str) -> Result<Arc<Collection>, IndexError> {
+        self.opened(&self.entry(name)?)
+    }
+
+    fn opened(&self, entry: &Entry) -> Result<Arc<Collection>, IndexError> {
+        let settings = entry.settings.as_ref().map_err(Clone::clone)?;
+        let slot = {
+            let mut open = lock(&self.open);
+            if !open.contains_key(&entry.number) {
+                make_room(&mut open);
+            }
+            Arc::clone(open.entry(entry.number).or_default())
+        };
+        slot.last_use.store(self.uses.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        // Held while the file is read, so that it is read once. Other collections stay available.
+        let mut collection = lock(&slot.collection);
+        if let Some(collection) = &*collection {
+            return Ok(Arc::clone(collection));
+        }
+        // It may have been deleted meanwhile. Opening would create its file again.
+        self.entry(&entry.name)?;
+        let path = self.folder.join(format!("{}.db", entry.number));
+        let opened = Arc::new(Collection::open(&path, &entry.name, settings.distance)?);
+        *collection = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+
+    fn entry(&self, name: &str) -> Result<Entry, IndexError> {
+        self.catalog().find(name)?.ok_or_else(|| not_found(name))
+    }
+
+    /// Removes the files of deleted collections. Puts aside those of collections that the catalog
+    /// never knew: it is older than they are, or is new.
+    fn remove_strays(&self) -> Result<(), IndexError> {
+        let (entries, last) = {
+            let catalog = self.catalog();
+            (catalog.entries()?, catalog.last_number()?)
+        };
+        let Ok(files) = fs::read_dir(&self.folder) else { return Ok(()) };
+        for file in files.flatten() {
+            let name = file.file_name().to_string_lossy().into_owned();
+            let number = name.split_once(".db").and_then(|(number, _)| number.parse::<i64>().ok());
+            let Some(number) = number else { continue };
+            if entries.iter().any(|entry| entry.number == number) {
+                continue;
+            }
+            let done = if number <= last {
+                fs::remove_file(file.path())
+            } else {
+                let kept = format!("unknown-{name}");
+                tracing::error!(
+                    name,
+                    kept,
+                    "a collection is not in catalog.db, which may have been lost; its file is kept"
+                );
+                fs::rename(file.path(), self.folder.join(kept))
+            };
+            if let Err(error) = done {
+                tracing::warn!(name, %error, "failed to remove the file of a deleted collection");
+            }
+        }
+        Ok(())
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        lock(&self.catalog)
+    }
+}
+
+/// Closes the collection that was not used for the longest time, if there are many.
+fn make_room(open: &mut HashMap<i64, Arc<Slot>>) {
+    if open.len() < OPEN_MAX {
+        return;
+    }
+    // With the map locked, a slot without another holder stays so. A collection must never be open
+    // twice, so one that is in use stays.
+    let is_idle = |slot: &Arc<Slot>| {
+        Arc::strong_count(slot) == 1
+            && lock(&slot.collection).as_ref().is_none_or(|held| Arc::strong_count(held) == 1)
+    };
+    let idle = open.iter().filter(|(_, slot)| is_idle(slot));
+    let oldest = idle.min_by_key(|(_, slot)| slot.last_use.load(Ordering::Relaxed));
+    if let Some(number) = oldest.map(|(number, _)| *number) {
+        open.remove(&number);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn not_found(name: &str) -> IndexError {
+    IndexErrorKind::NotFound.because(format!("there is no collection {name}"))
+}
