@@ -1,0 +1,227 @@
+//! All collections: names, settings and aliases. Called by [`crate::serving`].
+
+use onnxd_proto::search::{COLLECTIONS_MAX, CollectionInfo, IndexErrorKind, Settings, VersionInfo};
+
+use crate::{
+    address::Address,
+    collection::{Collection, Locking, Version, changes, not_found, view},
+    existing::{self, Existing, INDEXED_CHARACTERS},
+    failure::Failure,
+    pool::Connection,
+    schema::{CATALOG_LOCK, literal, view_name},
+};
+
+/// Returns all collections, by name.
+///
+/// # Errors
+/// The database failed.
+pub(crate) async fn list(connection: &mut Connection) -> Result<Vec<CollectionInfo>, Failure> {
+    let aliases =
+        connection.query("SELECT alias, collection FROM _aliases ORDER BY alias", &[]).await?;
+    let names = connection.query("SELECT name FROM _collections ORDER BY name", &[]).await?;
+    let mut all = Vec::with_capacity(names.len());
+    for name in names {
+        let name: String = name.get(0);
+        let collection = Collection::find(&name, Locking::None, connection).await?;
+        let own = aliases.iter().filter(|row| row.get::<_, i64>(1) == collection.number);
+        let aliases = own.map(|row| row.get(0)).collect();
+        let (documents, counts) = collection.counts(connection).await?;
+        let version = |(version, documents): (&Version, u64)| VersionInfo {
+            version: version.version.clone(),
+            dimension: u32::try_from(version.dimension).unwrap_or(u32::MAX),
+            documents,
+        };
+        let versions = collection.versions.iter().zip(counts).map(version).collect();
+        all.push(CollectionInfo {
+            name,
+            settings: collection.settings,
+            aliases,
+            documents,
+            versions,
+            damaged: None,
+        });
+    }
+    Ok(all)
+}
+
+/// Creates a collection with its tables and its view. If an attempt before this one may have created
+/// it, one with the same settings is that collection.
+///
+/// # Errors
+/// The name is in use, there are too many collections, or the existing table cannot be used.
+pub(crate) async fn create(
+    (name, settings): (&str, &Settings),
+    address: &Address,
+    is_repeated: bool,
+    connection: &mut Connection,
+) -> Result<(), Failure> {
+    lock(connection).await?;
+    let schema = &*address.schema;
+    let existing = Existing::of(settings)?;
+    if let Some(existing) = &existing {
+        existing.check_allowed(&address.tables)?;
+    }
+    let taken = "SELECT FROM _collections WHERE name = $1 UNION ALL
+        SELECT FROM _aliases WHERE alias = $1";
+    if !connection.query(taken, &[&name]).await?.is_empty() {
+        if is_repeated {
+            let found = Collection::find(name, Locking::None, connection).await?;
+            if found.name == name && found.settings == *settings {
+                return Ok(());
+            }
+        }
+        let message = format!("collection {name} exists already");
+        return Err(IndexErrorKind::Exists.because(message).into());
+    }
+    let count: i64 = connection.query("SELECT count(*) FROM _collections", &[]).await?[0].get(0);
+    if count >= i64::try_from(COLLECTIONS_MAX).unwrap_or(i64::MAX) {
+        let message = format!("there are {count} collections, which is the limit");
+        return Err(IndexErrorKind::Full.because(message).into());
+    }
+    let insert = "INSERT INTO _collections (name, settings) VALUES ($1, $2) RETURNING number";
+    let number: i64 = connection.query(insert, &[&name, &to_json(settings)]).await?[0].get(0);
+    match &existing {
+        Some(existing) => existing.attach(number, schema, connection).await?,
+        None => connection.batch(&tables(number)).await?,
+    }
+    let collection = Collection::find(name, Locking::None, connection).await?;
+    view::replace(&collection, connection).await?;
+    let comment = format!(
+        "COMMENT ON VIEW {} IS {}",
+        view_name(name, number),
+        literal(&format!(
+            "Collection {name} of onnxd: documents with their vectors of the committed version"
+        ))
+    );
+    connection.batch(&comment).await?;
+    changed(schema, connection).await
+}
+
+/// Returns the statements that create a collection's own table.
+fn tables(number: i64) -> String {
+    format!(
+        "CREATE TABLE _documents_{number} (
+            key bigint GENERATED ALWAYS AS IDENTITY (MAXVALUE 4294967295) PRIMARY KEY,
+            id bytea NOT NULL UNIQUE,
+            edition bigint NOT NULL,
+            text text NOT NULL,
+            payload jsonb NOT NULL,
+            words tsvector GENERATED ALWAYS AS
+                (to_tsvector('simple', left(text, {INDEXED_CHARACTERS}))) STORED
+        );
+        CREATE INDEX ON _documents_{number} USING gin (words);
+        CREATE INDEX ON _documents_{number} USING gin (payload jsonb_path_ops);"
+    )
+}
+
+/// Replaces the settings of a collection.
+///
+/// # Errors
+/// There is no such collection, or its documents or vectors would become others.
+pub(crate) async fn configure(
+    name: &str,
+    settings: &Settings,
+    schema: &str,
+    connection: &mut Connection,
+) -> Result<(), Failure> {
+    lock(connection).await?;
+    let collection = Collection::find(name, Locking::Write, connection).await?;
+    if Existing::of(settings)? != collection.existing {
+        let message =
+            format!("the table of collection {name} cannot change; create another collection");
+        return Err(IndexErrorKind::Invalid.because(message).into());
+    }
+    if !settings.embeds_like(&collection.settings) {
+        if collection.counts(connection).await?.0 > 0 {
+            return Err(Settings::refuse_rebinding(name).into());
+        }
+        // The next vectors may have another dimension.
+        changes::keep(name, &[], connection).await?;
+    }
+    let update = "UPDATE _collections SET settings = $1 WHERE number = $2";
+    connection.execute(update, &[&to_json(settings), &collection.number]).await?;
+    changed(schema, connection).await
+}
+
+/// Removes a collection with its aliases, tables, view and triggers.
+///
+/// # Errors
+/// There is no such collection.
+pub(crate) async fn remove(
+    name: &str,
+    schema: &str,
+    connection: &mut Connection,
+) -> Result<(), Failure> {
+    lock(connection).await?;
+    let collection = Collection::find(name, Locking::Write, connection).await?;
+    let number = collection.number;
+    // Other requests queue behind these locks.
+    connection.batch("SET LOCAL lock_timeout = '5s'").await?;
+    let mut drop = format!("DROP VIEW IF EXISTS {};", view_name(&collection.name, number));
+    for version in &collection.versions {
+        drop += &format!("DROP TABLE {};", version.table());
+    }
+    connection.batch(&drop).await?;
+    if collection.existing.is_some() {
+        existing::detach(number, schema, connection).await?;
+    }
+    connection.batch(&format!("DROP TABLE _documents_{number}")).await?;
+    connection.execute("DELETE FROM _collections WHERE number = $1", &[&number]).await?;
+    changed(schema, connection).await
+}
+
+/// Removes aliases, then adds others; all or none.
+///
+/// # Errors
+/// An alias is a collection's name, or its collection does not exist.
+pub(crate) async fn set_aliases(
+    removed: &[String],
+    added: &[(String, String)],
+    schema: &str,
+    connection: &mut Connection,
+) -> Result<(), Failure> {
+    lock(connection).await?;
+    for (alias, name) in added {
+        let found = "SELECT name FROM _collections WHERE name = ANY($1::text[])";
+        let found = connection.query(found, &[&vec![alias, name]]).await?;
+        let is_name = |wanted: &String| found.iter().any(|row| row.get::<_, String>(0) == *wanted);
+        if !is_name(name) {
+            return Err(not_found(name).into());
+        }
+        if is_name(alias) {
+            let message = format!("alias {alias} is the name of a collection");
+            return Err(IndexErrorKind::Exists.because(message).into());
+        }
+    }
+    let known = connection.query("SELECT alias FROM _aliases", &[]).await?;
+    if known.len() + added.len() > COLLECTIONS_MAX {
+        let message = format!("at most {COLLECTIONS_MAX} aliases can exist");
+        return Err(IndexErrorKind::Full.because(message).into());
+    }
+    let is_known = |alias: &String| known.iter().any(|row| row.get::<_, String>(0) == *alias);
+    if let Some(alias) = removed.iter().find(|alias| !is_known(alias)) {
+        return Err(IndexErrorKind::NotFound.because(format!("there is no alias {alias}")).into());
+    }
+    connection.execute("DELETE FROM _aliases WHERE alias = ANY($1)", &[&removed]).await?;
+    for (alias, name) in added {
+        let insert = "INSERT INTO _aliases
+            SELECT $1, number FROM _collections WHERE name = $2
+            ON CONFLICT (alias) DO UPDATE SET collection = EXCLUDED.collection";
+        connection.execute(insert, &[alias, name]).await?;
+    }
+    changed(schema, connection).await
+}
+
+/// Waits for other changes of the catalog.
+async fn lock(connection: &mut Connection) -> Result<(), Failure> {
+    connection.query("SELECT pg_advisory_xact_lock($1)", &[&CATALOG_LOCK]).await.map(drop)
+}
+
+/// Tells the listeners of all processes that names may mean something else.
+async fn changed(schema: &str, connection: &mut Connection) -> Result<(), Failure> {
+    connection.query("SELECT pg_notify($1, '')", &[&schema]).await.map(drop)
+}
+
+fn to_json(settings: &Settings) -> String {
+    serde_json::to_string(settings).unwrap_or_default()
+}

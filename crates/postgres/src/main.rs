@@ -1,0 +1,7 @@
+//! The executable `onnxd-postgres`; see the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    onnxd_postgres::main()
+}

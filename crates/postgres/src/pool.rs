@@ -1,0 +1,300 @@
+//! Connections to the database, and transactions on them. A failed transaction changes nothing. If
+//! the database is gone, requests fail at once between attempts to reach it.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, time::Duration};
+
+use onnxd_proto::search::{IndexError, IndexErrorKind};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout},
+};
+use tokio_postgres::{Client, Row, Statement, types::ToSql};
+
+use crate::{
+    address::Address,
+    failure::{Failure, with_cause},
+    schema,
+    tls::Connector,
+};
+
+/// Open connections, and so requests that run at a time.
+const CONNECTIONS_MAX: usize = 8;
+/// Prepared statements of a connection.
+const STATEMENTS_MAX: usize = 128;
+/// Attempts at a transaction.
+const ATTEMPTS_MAX: u32 = 3;
+/// Time for opening a connection and creating what is missing.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Time after which a failed attempt to connect is repeated; doubled after each further one.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Settings of a session. Iterative scans go on until a filter has left enough; a full-text or
+/// exact search gains nothing from compiling.
+const SESSION: &str = "
+    SET hnsw.iterative_scan = strict_order;
+    SET jit = off;
+    SET client_min_messages = warning;
+    SET standard_conforming_strings = on;
+    SET statement_timeout = '60s';
+    SET lock_timeout = '20s';
+    SET idle_in_transaction_session_timeout = '60s';
+    SELECT set_config('synchronous_commit', 'on', false)
+        WHERE current_setting('synchronous_commit') = 'off';
+";
+
+/// Connections to the database. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pool(Rc<Shared>);
+
+struct Shared {
+    address: Address,
+    tls: Connector,
+    idle: RefCell<Vec<Connection>>,
+    permits: Semaphore,
+    state: RefCell<State>,
+}
+
+/// What is known about the database.
+#[derive(Default)]
+struct State {
+    /// The search path; `None` until the tables are known to exist.
+    path: Option<String>,
+    outage: Option<Outage>,
+}
+
+/// The database cannot be reached.
+#[derive(Clone)]
+struct Outage {
+    /// When to try again.
+    until: Instant,
+    pause: Duration,
+    error: IndexError,
+}
+
+/// A connection with its prepared statements.
+pub(crate) struct Connection {
+    client: Client,
+    statements: HashMap<String, Statement>,
+}
+
+impl Pool {
+    /// Creates a pool that connects when it is used.
+    pub(crate) fn new(address: Address, tls: Connector) -> Self {
+        Self(Rc::new(Shared {
+            address,
+            tls,
+            idle: RefCell::default(),
+            permits: Semaphore::new(CONNECTIONS_MAX),
+            state: RefCell::default(),
+        }))
+    }
+
+    /// Returns the address of the database.
+    pub(crate) fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// Returns what opens TLS sessions.
+    pub(crate) fn tls(&self) -> &Connector {
+        &self.0.tls
+    }
+
+    /// Reads in a transaction that sees everything as it is at its first query.
+    ///
+    /// # Errors
+    /// The database failed, or the request is refused.
+    pub(crate) async fn read<T>(
+        &self,
+        work: impl AsyncFn(&mut Connection) -> Result<T, Failure>,
+    ) -> Result<T, IndexError> {
+        self.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", work).await
+    }
+
+    /// Writes in a transaction, which is durable when this returns.
+    ///
+    /// # Errors
+    /// The database failed, or the request is refused. Nothing has changed, unless the connection was
+    /// lost while it committed.
+    pub(crate) async fn write<T>(
+        &self,
+        work: impl AsyncFn(&mut Connection) -> Result<T, Failure>,
+    ) -> Result<T, IndexError> {
+        self.run("BEGIN ISOLATION LEVEL READ COMMITTED", work).await
+    }
+
+    /// Runs statements without a transaction, for as long as they take.
+    ///
+    /// # Errors
+    /// The database failed. What was done until then remains.
+    pub(crate) async fn unlimited(
+        &self,
+        work: impl AsyncFn(&mut Connection) -> Result<(), Failure>,
+    ) -> Result<(), IndexError> {
+        // Never closed.
+        let _permit = self.0.permits.acquire().await;
+        let mut connection = self.connection().await?;
+        let done = async {
+            connection.batch("SET statement_timeout = 0; SET lock_timeout = 0").await?;
+            work(&mut connection).await?;
+            connection.batch(SESSION).await
+        };
+        done.await.map_err(Failure::explain)?;
+        self.0.idle.borrow_mut().push(connection);
+        Ok(())
+    }
+
+    async fn run<T>(
+        &self,
+        begin: &str,
+        work: impl AsyncFn(&mut Connection) -> Result<T, Failure>,
+    ) -> Result<T, IndexError> {
+        // Never closed.
+        let _permit = self.0.permits.acquire().await;
+        let mut attempt = 1;
+        loop {
+            let mut connection = self.connection().await?;
+            let error = match connection.transaction(begin, &work).await {
+                Ok(result) => {
+                    self.0.idle.borrow_mut().push(connection);
+                    return Ok(result);
+                }
+                Err(error) => error,
+            };
+            if connection.client.batch_execute("ROLLBACK").await.is_ok() {
+                self.0.idle.borrow_mut().push(connection);
+            } else {
+                // The others were opened to the same server.
+                self.0.idle.borrow_mut().clear();
+            }
+            if attempt == ATTEMPTS_MAX || !error.is_transient() {
+                return Err(error.explain());
+            }
+            sleep(PAUSE / 10 * attempt).await;
+            attempt += 1;
+        }
+    }
+
+    /// Takes an idle connection, or opens one.
+    async fn connection(&self) -> Result<Connection, IndexError> {
+        loop {
+            let idle = self.0.idle.borrow_mut().pop();
+            match idle {
+                Some(connection) if connection.client.is_closed() => {}
+                Some(connection) => return Ok(connection),
+                None => break,
+            }
+        }
+        let outage = self.0.state.borrow().outage.clone();
+        if let Some(outage) = outage.as_ref().filter(|outage| outage.until > Instant::now()) {
+            return Err(outage.error.clone());
+        }
+        let connected = timeout(CONNECT_MAX, self.connect()).await.unwrap_or_else(|_| {
+            let seconds = CONNECT_MAX.as_secs();
+            let message = format!("the database accepts connections, and did not answer within {seconds} seconds; see its log");
+            Err(IndexErrorKind::Unavailable.because(message))
+        });
+        match connected {
+            Ok(connection) => {
+                if self.0.state.borrow_mut().outage.take().is_some() {
+                    tracing::info!("the database is available");
+                }
+                Ok(connection)
+            }
+            Err(error) => {
+                let previous = outage.map(|outage| outage.pause);
+                if previous.is_none() {
+                    tracing::error!(reason = error.message, "the database is not available");
+                }
+                let pause = previous.map_or(PAUSE, |pause| (pause * 2).min(PAUSE_MAX));
+                let until = Instant::now() + pause;
+                let outage = Some(Outage { until, pause, error: error.clone() });
+                *self.0.state.borrow_mut() = State { path: None, outage };
+                Err(error)
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<Connection, IndexError> {
+        let Shared { address, tls, .. } = &*self.0;
+        let connected = address.config.connect(tls.clone()).await;
+        let (mut client, driver) = connected.map_err(|error| refused(&error))?;
+        tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::warn!(error = with_cause(&error), "a connection to the database ended");
+            }
+        });
+        let known = self.0.state.borrow().path.clone();
+        let path = match known {
+            Some(path) => path,
+            None => {
+                let path = schema::prepare(&mut client, &address.schema).await;
+                let path = path.map_err(Failure::explain)?;
+                self.0.state.borrow_mut().path = Some(path.clone());
+                path
+            }
+        };
+        let settings = format!("SET search_path = {path}; {SESSION}");
+        client.batch_execute(&settings).await.map_err(|error| Failure::from(error).explain())?;
+        Ok(Connection { client, statements: HashMap::new() })
+    }
+}
+
+/// Explains why a connection was not opened.
+fn refused(error: &tokio_postgres::Error) -> IndexError {
+    let message = format!(
+        "the database cannot be reached ({}); start it, or correct the address of --search",
+        with_cause(error)
+    );
+    IndexErrorKind::Unavailable.because(message)
+}
+
+impl Connection {
+    async fn transaction<T>(
+        &mut self,
+        begin: &str,
+        work: &impl AsyncFn(&mut Connection) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.client.batch_execute(begin).await?;
+        let result = work(self).await?;
+        self.client.batch_execute("COMMIT").await?;
+        Ok(result)
+    }
+
+    /// Runs a query, prepared once for each connection.
+    pub(crate) async fn query(
+        &mut self,
+        sql: &str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.client.query(&statement, values).await?)
+    }
+
+    /// Runs a statement, and returns the number of rows that it changed.
+    pub(crate) async fn execute(
+        &mut self,
+        sql: &str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<u64, Failure> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.client.execute(&statement, values).await?)
+    }
+
+    /// Runs statements without values.
+    pub(crate) async fn batch(&mut self, sql: &str) -> Result<(), Failure> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    async fn prepare(&mut self, sql: &str) -> Result<Statement, Failure> {
+        if let Some(statement) = self.statements.get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        if self.statements.len() >= STATEMENTS_MAX {
+            self.statements.clear();
+        }
+        self.statements.insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}

@@ -1,0 +1,185 @@
+//! The database stops, and the process is confined.
+
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use onnxd_proto::search::{Filter, FromIndex, IndexErrorKind, Shown, ToIndex};
+
+use crate::{
+    database::Database,
+    process::{Process, document, embed, hits, upsert},
+};
+
+fn count(process: &Process) -> FromIndex {
+    process.ask(&ToIndex::Count { collection: "docs".into(), filter: Filter::default() }, &[])
+}
+
+/// Asks until the database is back.
+fn wait(process: &Process) {
+    let start = Instant::now();
+    while !matches!(count(process), FromIndex::Changed(_)) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", count(process));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn a_write_is_whole_or_absent_when_the_database_crashes() {
+    let database = Database::start();
+    let process = Process::postgres(&database.url());
+    process.create("docs", "{}");
+    let mut acknowledged = 0;
+    let mut rejected = 0;
+    for crash in 0..6_u64 {
+        // Batch `n` sets the text of all 40 documents to `n`, in all of their vectors, too.
+        let batch = |n: u64| {
+            let documents: Vec<_> = (0..40)
+                .map(|id| document(id, &format!("batch {n}"), &format!("{{\"n\":{n}}}")))
+                .collect();
+            let vectors: Vec<_> = documents.iter().map(|one| embed("v1", &one.text)).collect();
+            (upsert("docs", "v1", documents), vectors)
+        };
+        std::thread::scope(|scope| {
+            let stopper = scope.spawn(|| {
+                std::thread::sleep(Duration::from_millis(150 + 37 * crash));
+                database.stop("immediate");
+            });
+            let mut next = acknowledged + 1;
+            loop {
+                let (message, vectors) = batch(next);
+                match process.ask(&message, &vectors) {
+                    FromIndex::Changed(40) => acknowledged = next,
+                    FromIndex::Failed(error) => {
+                        assert_eq!(error.kind, IndexErrorKind::Unavailable, "{error}");
+                        rejected += 1;
+                        break;
+                    }
+                    other => panic!("unexpected {other:?}"),
+                }
+                next += 1;
+            }
+            stopper.join().unwrap();
+        });
+        let start = Instant::now();
+        let FromIndex::Failed(error) = count(&process) else { panic!("the database is gone") };
+        assert_eq!(error.kind, IndexErrorKind::Unavailable);
+        assert!(start.elapsed() < Duration::from_secs(2), "fails at once");
+        database.resume();
+        wait(&process);
+        let shown = Shown { text: true, payload: true, vector: Some("v1".into()) };
+        let (collection, filter) = ("docs".to_owned(), Filter::default());
+        let all = ToIndex::Scroll { collection, filter, from: None, limit: 100, shown };
+        let found = hits(process.ask(&all, &[]));
+        assert_eq!(found.len(), 40);
+        let text = found[0].text.clone().unwrap();
+        let n: u64 = text.strip_prefix("batch ").unwrap().parse().unwrap();
+        // The last one may have been committed without an answer.
+        assert!(n == acknowledged || n == acknowledged + 1, "{n} after {acknowledged}");
+        for hit in &found {
+            assert_eq!((hit.text.as_ref(), &hit.vector), (Some(&text), &found[0].vector));
+            assert_eq!(hit.payload.as_deref(), Some(&*format!("{{\"n\":{n}}}")));
+        }
+        assert_eq!(process.nearest("docs", "v1", &text).len(), 10, "complete");
+        acknowledged = n;
+    }
+    assert!(acknowledged > 12 && rejected == 6, "{acknowledged} {rejected}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn a_process_starts_without_the_database_and_finds_it_later() {
+    let database = Database::start();
+    database.stop("fast");
+    let process = Process::postgres(&database.url());
+    for _ in 0..3 {
+        assert_eq!(process.refused(&ToIndex::List, &[]), IndexErrorKind::Unavailable);
+    }
+    database.resume();
+    let start = Instant::now();
+    while process.ask(&ToIndex::List, &[]) != FromIndex::Collections(vec![]) {
+        assert!(start.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    process.create("docs", "{}");
+    process.upsert("docs", "v1", vec![document(1, "a", "{}")]);
+    // Restarted while nothing is asked: the next request does not notice.
+    database.stop("fast");
+    database.resume();
+    assert_eq!(process.nearest("docs", "v1", "a").len(), 1);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn a_database_that_hangs_counts_as_gone() {
+    let database = Database::start();
+    database.signal(Signal::SIGSTOP);
+    let process = Process::postgres(&database.url());
+    let start = Instant::now();
+    assert_eq!(process.refused(&ToIndex::List, &[]), IndexErrorKind::Unavailable);
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    database.signal(Signal::SIGCONT);
+    let start = Instant::now();
+    while process.ask(&ToIndex::List, &[]) != FromIndex::Collections(vec![]) {
+        assert!(start.elapsed() < Duration::from_secs(15));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn requests_at_the_same_time_are_answered_by_several_sessions() {
+    let database = Database::start();
+    let process = Process::postgres(&database.url());
+    process.create("docs", "{}");
+    let mut waiting = std::collections::BTreeSet::new();
+    for id in 0..60 {
+        let one = document(id % 7, &format!("text {id}"), "{}");
+        let vector = vec![embed("v1", &one.text)];
+        waiting.insert(process.send(&upsert("docs", "v1", vec![one]), &vector));
+    }
+    while !waiting.is_empty() {
+        let (id, answer) = process.receive();
+        assert_eq!(answer, FromIndex::Changed(1));
+        assert!(waiting.remove(&id));
+    }
+    assert_eq!(count(&process), FromIndex::Changed(7));
+    assert_eq!(process.nearest("docs", "v1", "text").len(), 7);
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn the_password_is_in_no_command_line() {
+    let database = Database::start();
+    let process = Process::postgres(&database.url());
+    assert_eq!(process.ask(&ToIndex::List, &[]), FromIndex::Collections(vec![]));
+    let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", process.pid())).unwrap();
+    assert!(!read("cmdline").contains("cret"));
+    assert_eq!(read("comm").trim(), "onnxd-postgres");
+    let status = read("status");
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn one_server_uses_a_schema_and_its_successor_waits() {
+    let database = Database::start();
+    let process = Process::postgres(&database.url());
+    process.create("docs", "{}");
+    let second = Process::postgres(&database.url());
+    let answer = second.ask(&ToIndex::List, &[]);
+    let FromIndex::Failed(error) = answer else { panic!("unexpected {answer:?}") };
+    assert_eq!(error.kind, IndexErrorKind::Unavailable);
+    assert!(error.message.contains("another server uses this schema"), "{error}");
+    // Another schema is no concern of theirs.
+    let third = Process::postgres(&database.url().replace("my%20docs", "third"));
+    assert_eq!(third.ask(&ToIndex::List, &[]), FromIndex::Collections(vec![]));
+    process.upsert("docs", "v1", vec![document(1, "a", "{}")]);
+    second.send(&ToIndex::List, &[]);
+    drop(process);
+    assert!(matches!(second.receive().1, FromIndex::Collections(all) if all.len() == 1));
+    assert_eq!(count(&second), FromIndex::Changed(1));
+}
