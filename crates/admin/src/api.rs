@@ -22,7 +22,8 @@ use std::{collections::BTreeMap, fmt};
 
 use hyper::StatusCode;
 pub use onnxd_proto::domain::{
-    Drift, Guess, Load, Outcome, Refusal, RefusalKind, Shortened, Step, SwitchFacts, Task, Unloaded,
+    Drift, Guess, IndexStatus, Load, Outcome, Refusal, RefusalKind, Shortened, Step, SwitchFacts,
+    Task, Unloaded,
 };
 use onnxd_proto::generation::Generation;
 use serde::{Deserialize, Serialize};
@@ -81,6 +82,9 @@ pub struct UpdateCall {
     pub force: bool,
     /// Accept embeddings with a different dimension.
     pub allow_dimension_change: bool,
+    /// Keep the vectors of the model's collections, because the new version embeds into the same space.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub reuse_index: bool,
 }
 
 /// Body of a rollback call.
@@ -222,6 +226,9 @@ pub struct ModelStatus {
     /// Generations whose records are damaged, so that they cannot serve.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub damaged_records: Vec<Generation>,
+    /// How far an update has embedded the documents of its collections; `None` if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub indexing: Option<IndexStatus>,
     /// What is known about its source; `None` if nothing is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_state: Option<SourceStatus>,

@@ -82,6 +82,11 @@ pub fn main() -> ExitCode {
         return ExitStatus::Configuration.into();
     }
     let confined = !args.no_sandbox;
+    if args.background {
+        // About a tenth of a CPU that serving keeps busy. With less, an update of documents hardly
+        // progresses, and its last ones hold back writes for seconds.
+        sandbox::yield_to_serving();
+    }
     match args.command {
         Command::Serve { worker, cpu } => {
             let _span = info_span!("serve", worker).entered();

@@ -12,13 +12,17 @@
 //! - [`signature`]: a model's inputs and outputs as tensors.
 //! - [`answer`]: answers and their origin.
 //! - [`scores`]: turns raw outputs into numbers for clients; pure.
+//! - [`candidates`]: embeds documents by versions that need not serve.
 //! - [`readiness`]: whether the server and its models are ready.
+//! - `issued`: which version made a vector that a client sends back.
 //! - [`memory`]: the memory budget of large bodies. [`error`]: why a request failed.
 
 pub mod answer;
+pub mod candidates;
 mod check;
 pub mod context;
 pub mod error;
+mod issued;
 mod items;
 pub mod labels;
 pub mod memory;
@@ -35,6 +39,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use onnxd_proto::{
     domain::{Record, Task},
     generation::Generation,
@@ -45,6 +50,7 @@ use tokio::{
     time,
 };
 
+use self::issued::Issued;
 pub use self::{
     answer::{Answer, Origin},
     context::RequestContext,
@@ -80,6 +86,7 @@ pub struct Engine {
     memory: MemoryBudget,
     /// Whether the server stops soon.
     closing: watch::Sender<bool>,
+    issued: Issued,
 }
 
 /// The components of an engine.
@@ -108,7 +115,7 @@ pub struct DispatcherStopped;
 impl Engine {
     /// Creates an engine whose large bodies share `memory`.
     pub fn new(parts: Parts, memory: MemoryBudget) -> Self {
-        Self { parts, memory, closing: watch::Sender::new(false) }
+        Self { parts, memory, closing: watch::Sender::new(false), issued: Issued::default() }
     }
 
     /// Returns all models. The first one answers requests that name none.
@@ -129,6 +136,16 @@ impl Engine {
     /// Returns the memory budget of large bodies.
     pub fn memory(&self) -> &MemoryBudget {
         &self.memory
+    }
+
+    /// Remembers from now on which version issued an embedding; see [`Engine::issuer`].
+    pub fn remember_issued(&self) {
+        self.issued.turn_on();
+    }
+
+    /// Returns the version that issued an embedding (little-endian f32) recently, if any did.
+    pub fn issuer(&self, vector: &Bytes) -> Option<String> {
+        self.issued.find(vector)
     }
 
     /// Returns the number of workers.

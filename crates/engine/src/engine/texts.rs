@@ -117,7 +117,9 @@ impl Engine {
         let inputs =
             items(texts, field, &options, TextOutput::Embedding { normalize, dimensions })?;
         let call = TextCall { tasks: &[Task::Embed], options: &options, inputs };
-        Ok(self.run_texts(context, model, call).await?.map(all_bytes))
+        let answer = self.run_texts(context, model, call).await?.map(all_bytes);
+        self.issued.remember(&answer.origin.record, &answer.output);
+        Ok(answer)
     }
 
     /// Embeds texts sparsely. Returns the tokens of the vocabulary that have a weight, in the form

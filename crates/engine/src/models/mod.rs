@@ -6,7 +6,9 @@
 //! - [`gate`]: admits requests to a model and counts those in flight.
 //! - [`registry`]: the served models and their generations; the only writer of the control page.
 //! - [`workers`]: the worker operations that updates need; implemented by the dispatcher.
-//! - [`update`]: runs the machines: stage → check → load ahead → decide → record → commit.
+//! - [`indexes`]: the indexes of documents, which must be complete before a commit; implemented by the
+//!   search crate.
+//! - [`update`]: runs the machines: stage → check → load ahead → index → decide → record → commit.
 //! - [`watch`]: asks sources whether they have changed, and updates their models.
 //!
 //! [`startup`] is the progress of a start. [`requester`] is the origin of an update. [`disk`] turns
@@ -14,6 +16,7 @@
 
 mod disk;
 pub mod gate;
+pub mod indexes;
 pub mod machine;
 pub mod registry;
 pub mod requester;

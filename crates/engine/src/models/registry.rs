@@ -9,7 +9,7 @@ use std::{
 
 use onnxd_proto::{
     control_page::{ControlPage, Slot},
-    domain::{Record, Refusal, SourceUri, model_name::ModelName},
+    domain::{IndexStatus, Record, Refusal, SourceUri, model_name::ModelName},
     generation::Generation,
     wire::message::ModelSlot,
 };
@@ -83,6 +83,8 @@ pub struct Model {
     pub gate: Arc<Gate>,
     /// Why it does not serve, if it could not be loaded.
     failure: RwLock<Option<Refusal>>,
+    /// How far an update has completed its indexes, while it does.
+    indexing: RwLock<Option<IndexStatus>>,
     /// Limits the lines about loads on first use that fail, which each request repeats.
     pub(super) first_use_failed: LogLimit,
     issued: RwLock<VecDeque<CommittedGeneration>>,
@@ -120,6 +122,7 @@ impl Model {
             rules,
             gate: Arc::default(),
             failure: RwLock::default(),
+            indexing: RwLock::default(),
             first_use_failed: LogLimit::new(),
             issued: RwLock::default(),
             commit_blocks: Arc::default(),
@@ -134,6 +137,16 @@ impl Model {
     /// Sets why the model does not serve. The next commit clears it.
     pub(super) fn set_failure(&self, refusal: Refusal) {
         *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(refusal);
+    }
+
+    /// Returns how far an update has completed the model's indexes, while it does.
+    pub fn indexing(&self) -> Option<IndexStatus> {
+        *self.indexing.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets how far an update has completed the model's indexes.
+    pub(super) fn set_indexing(&self, status: Option<IndexStatus>) {
+        *self.indexing.write().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
     /// Returns the serving generation and its record, or `None` before the first commit and after

@@ -11,6 +11,8 @@ use std::{
     sync::Arc,
 };
 
+use rustix::io::fcntl_dupfd_cloexec;
+
 /// Variables that a worker inherits. Everything else stays in the supervisor, especially secrets.
 const INHERITED: &[&str] = &["LD_LIBRARY_PATH", "RUST_BACKTRACE", "TMPDIR"];
 
@@ -29,6 +31,9 @@ const FIXED: &[(&str, &str)] = &[
     ("MALLOC_TRIM_THRESHOLD_", "2097152"),
 ];
 
+/// The executable's lowest descriptor. A child takes lower ones for its own before it runs the executable.
+const DESCRIPTOR_MIN: i32 = 10;
+
 /// The worker's executable and the ONNX Runtime library that it loads.
 #[derive(Clone, Debug)]
 pub struct WorkerExecutable {
@@ -36,6 +41,8 @@ pub struct WorkerExecutable {
     onnxruntime: PathBuf,
     /// Whether the processes sandbox themselves.
     confined: bool,
+    /// Whether the processes use only the CPU time that others leave.
+    background: bool,
 }
 
 impl WorkerExecutable {
@@ -45,7 +52,14 @@ impl WorkerExecutable {
     /// The file cannot be opened.
     pub fn open(path: &Path, onnxruntime: &Path, confined: bool) -> io::Result<Self> {
         let onnxruntime = onnxruntime.to_owned();
-        Ok(Self { file: Arc::new(File::open(path)?), onnxruntime, confined })
+        let file = fcntl_dupfd_cloexec(File::open(path)?, DESCRIPTOR_MIN)?;
+        Ok(Self { file: Arc::new(file.into()), onnxruntime, confined, background: false })
+    }
+
+    /// Returns the same executable, whose processes use only the CPU time that others leave.
+    #[must_use]
+    pub fn in_background(self) -> Self {
+        Self { background: true, ..self }
     }
 
     /// Returns the path of ONNX Runtime's shared library.
@@ -63,6 +77,9 @@ impl WorkerExecutable {
         command.envs(onnxd_telemetry::log::variables());
         if !self.confined {
             command.arg("--no-sandbox");
+        }
+        if self.background {
+            command.arg("--background");
         }
         command
     }

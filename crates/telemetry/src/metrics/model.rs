@@ -1,7 +1,11 @@
 //! Metrics of each model. The dispatcher and the updater report events; this file decides which
 //! series they change.
 
-use std::{array, sync::atomic::AtomicU64, time::Duration};
+use std::{
+    array,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use onnxd_proto::domain::RefusalKind;
 
@@ -58,6 +62,37 @@ pub struct ModelMetrics {
     /// Damaged records that the start skipped.
     pub damaged_records: AtomicU64,
     pub source: SourceMetrics,
+    pub index: IndexMetrics,
+}
+
+/// Metrics of embedding a model's documents for an update.
+#[derive(Debug, Default)]
+pub struct IndexMetrics {
+    embedded: Counter,
+    remaining: AtomicU64,
+}
+
+impl IndexMetrics {
+    /// Records that `documents` were embedded and how many remain.
+    pub fn embedded(&self, documents: u64, remaining: u64) {
+        self.embedded.add(documents);
+        self.remaining.store(remaining, Ordering::Relaxed);
+    }
+
+    /// Records that nothing is embedded any more, for whatever reason.
+    pub fn ended(&self) {
+        self.remaining.store(0, Ordering::Relaxed);
+    }
+
+    /// Returns the documents embedded since the start.
+    pub fn documents_embedded(&self) -> u64 {
+        self.embedded.get()
+    }
+
+    /// Returns the documents that the running update has yet to embed.
+    pub fn documents_remaining(&self) -> u64 {
+        self.remaining.load(Ordering::Relaxed)
+    }
 }
 
 /// Returns the name of a refusal kind in metrics and traces.
@@ -82,6 +117,7 @@ impl Default for ModelMetrics {
             refusals: array::from_fn(|_| Counter::default()),
             damaged_records: AtomicU64::new(0),
             source: SourceMetrics::default(),
+            index: IndexMetrics::default(),
         }
     }
 }

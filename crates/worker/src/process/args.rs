@@ -12,6 +12,9 @@ pub(crate) struct Args {
     /// Run without a sandbox
     #[arg(long)]
     pub(crate) no_sandbox: bool,
+    /// Run at a lower priority than processes that serve
+    #[arg(long)]
+    pub(crate) background: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -32,7 +32,7 @@ impl<P: Payload> UpdateMachine<P> {
         self.load_next(now, update, prepared, rest);
     }
 
-    /// Asks the next worker to load, or proposes the version once all have been asked.
+    /// Asks the next worker to load, or completes the indexes once all have been asked.
     fn load_next(
         &mut self,
         now: Instant,
@@ -50,7 +50,7 @@ impl<P: Payload> UpdateMachine<P> {
                     let refusal = RefusalKind::Crash.because(message);
                     self.refuse(now, update, Leftovers::after(of > 0), &refusal);
                 }
-                None => self.propose(now, update, prepared, of > 0),
+                None => self.index(now, update, prepared, of > 0),
             };
         };
         self.actions.push(Action::LoadAhead(worker, prepared.version.clone()));

@@ -14,7 +14,10 @@ use crate::models::machine::{
 impl<P: Payload> Phase<P> {
     /// Returns whether a step runs whose result must no longer count.
     fn has_step(&self) -> bool {
-        matches!(self, Self::Staging | Self::Checking(_) | Self::ListingWorkers(_))
+        matches!(
+            self,
+            Self::Staging | Self::Checking(_) | Self::ListingWorkers(_) | Self::Indexing { .. }
+        )
     }
 
     /// Returns whether an update in this phase can still be ended. A proposed version may have a
@@ -43,7 +46,7 @@ impl<P: Payload> UpdateMachine<P> {
         called: Instant,
     ) -> (Result<usize, Refusal>, Vec<Action<P>>) {
         let refusal = RefusalKind::Cancelled.because("cancelled by `onnxd update --cancel`");
-        let is_update = |waiting: &mut Waiting| !waiting.job.is_unload();
+        let is_update = |waiting: &mut Waiting<P::Version>| !waiting.job.is_unload();
         let mut updates = 0;
         if let Some(Waiting { caller, superseded, .. }) = self.waiting.take_if(is_update) {
             updates += 1 + superseded.len();

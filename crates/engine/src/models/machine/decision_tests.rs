@@ -9,9 +9,7 @@ use crate::models::machine::{
 fn proposed() -> World {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
-    while !matches!(world.pending[..], [Action::Propose(_)]) {
-        world.finish_one(10);
-    }
+    world.run_to_proposal();
     world.pending.clear();
     world
 }
@@ -66,10 +64,11 @@ fn refused_decision_makes_workers_drop_the_loaded_version() {
     machine.handle(now, Event::Staged(Ok(world::candidate("b"))));
     machine.handle(now, Event::Workers(vec![0]));
     machine.handle(now, Event::Worker(WorkerEvent::Loaded(0, "b".into(), Ok(()))));
+    machine.handle(now, Event::Indexed(Ok(())));
     let refused = machine.handle(now, Event::Decided(Err(RefusalKind::Busy.because("no"))));
     assert!(matches!(
         refused[..],
-        [Action::Answer(0, Err(_)), Action::DropLoadedAhead, Action::Retire]
+        [Action::Answer(0, Err(_)), Action::DropLoadedAhead, Action::Retire { .. }]
     ));
 }
 
@@ -109,6 +108,7 @@ fn events_of_another_phase_are_ignored() {
     world.handle(Event::Staged(Ok(world::candidate("x"))));
     world.handle(Event::Checked(Ok("x".into())));
     world.handle(Event::Workers(vec![0]));
+    world.handle(Event::Indexed(Err(RefusalKind::Internal.because("late"))));
     world.handle(Event::Recorded(Ok("x".into())));
     world.handle(Event::Drained);
     world.handle(Event::Unloaded);

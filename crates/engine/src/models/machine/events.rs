@@ -37,6 +37,8 @@ pub struct Job {
     pub force: bool,
     /// Accepts a version whose embeddings have another dimension.
     pub allow_dimension_change: bool,
+    /// The version's vectors are in the space of the serving version's, so those can be kept.
+    pub reuse_index: bool,
     /// The origin of the request.
     pub requester: Requester,
     /// The version that a poll saw before. It is not served again, even if another one serves since.
@@ -62,23 +64,31 @@ pub enum Target {
 impl Job {
     /// Returns a job for the content of a source, or of the model's configured source.
     pub fn from_source(source: Option<SourceUri>, load: Load) -> Self {
-        let target = Target::Source(source);
-        let requester = Requester::default();
-        Self { target, load, force: false, allow_dimension_change: false, requester, seen: None }
+        Self::new(Target::Source(source), load)
+    }
+
+    fn new(target: Target, load: Load) -> Self {
+        Self {
+            target,
+            load,
+            force: false,
+            allow_dimension_change: false,
+            reuse_index: false,
+            requester: Requester::default(),
+            seen: None,
+        }
     }
 
     /// Returns a job that skips the quarantine and dimension checks: the content served before, or
     /// was requested by name.
     pub fn unconditional(target: Target, load: Load) -> Self {
         let requester = Requester::Server;
-        Self { target, load, force: true, allow_dimension_change: true, requester, seen: None }
+        Self { force: true, allow_dimension_change: true, requester, ..Self::new(target, load) }
     }
 
     /// Returns a job that unloads the model.
     pub fn unload() -> Self {
-        let (target, load) = (Target::Nothing, Load::Lazy);
-        let requester = Requester::default();
-        Self { target, load, force: false, allow_dimension_change: false, requester, seen: None }
+        Self::new(Target::Nothing, Load::Lazy)
     }
 
     /// Returns whether the job unloads the model.
@@ -102,6 +112,9 @@ pub enum Event<P: Payload> {
     Workers(Vec<WorkerId>),
     /// A worker event.
     Worker(WorkerEvent),
+    /// The indexes of the model are complete for the version, or cannot be; answers
+    /// [`Action::Index`].
+    Indexed(Result<(), Refusal>),
     /// The coordinator assigned a generation to the proposed version, or refused it.
     Decided(Decision),
     /// The new generation's record is durable, or writing it failed.
@@ -223,6 +236,9 @@ pub enum Action<P: Payload> {
         /// Workers that served when loading began.
         of: usize,
     },
+    /// Complete the model's indexes for the version, and hold back writes until the commit or the end
+    /// of the update. Answered by [`Event::Indexed`].
+    Index(Job, P::Version),
     /// The version is prepared: ask for a decision. Answered by [`Event::Decided`].
     Propose(Proposal),
     /// The generation is decided: write its record. Answered by [`Event::Recorded`].
@@ -257,7 +273,11 @@ pub enum Action<P: Payload> {
     /// [`Event::Unloaded`].
     Unload,
     /// Remove versions that are no longer needed.
-    Retire,
+    Retire {
+        /// Whether their indexes go as well. Those of an update that failed stay, so that the next
+        /// attempt goes on there.
+        with_indexes: bool,
+    },
 }
 
 /// The outcome of a commit or unload.

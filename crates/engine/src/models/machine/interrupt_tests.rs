@@ -102,6 +102,7 @@ fn rollbacks_and_later_steps_are_not_interrupted() {
     let now = Instant::now();
     machine.handle(now, Event::Called(0, job("b", Load::Lazy)));
     machine.handle(now, Event::Staged(Ok(world::candidate("b"))));
+    machine.handle(now, Event::Indexed(Ok(())));
     assert!(machine.handle(now, Event::Called(1, Job::unload())).is_empty());
 }
 

@@ -11,6 +11,11 @@ use crate::models::machine::{
 };
 use crate::models::requester::Requester;
 
+/// Returns the action that completes the indexes for `version`, which replaces another.
+fn index(version: &str, load: Load) -> Action<Text> {
+    Action::Index(job(version, load), version.to_owned())
+}
+
 /// Returns the proposal of `version` as the generation after `after`.
 fn propose(version: &str, after: Generation) -> Action<Text> {
     Action::Propose(Proposal { version: version.to_owned(), after })
@@ -92,7 +97,7 @@ fn two_worker_failures_roll_back_and_quarantine_the_version() {
 fn version_failing_during_the_next_update_is_no_rollback_target() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
-    world.finish_one(10);
+    world.run_to_proposal();
     world.handle(worker_failed(2));
     world.handle(worker_failed(2));
     world.settle();
@@ -185,8 +190,9 @@ fn paused_machine_queues_calls_and_finishes_the_running_update() {
     let lazy = |version| job(version, Load::Lazy);
     assert_eq!(machine.handle(now, Event::Called(7, lazy("b"))), [Action::Stage(lazy("b"))]);
     assert_eq!((machine.caller(), machine.is_idle()), (Some(7), false));
-    let proposed = machine.handle(now, Event::Staged(Ok(candidate("b"))));
-    assert_eq!(proposed, [propose("b", 0)]);
+    let indexing = machine.handle(now, Event::Staged(Ok(candidate("b"))));
+    assert_eq!(indexing, [index("b", Load::Lazy)]);
+    assert_eq!(machine.handle(now, Event::Indexed(Ok(()))), [propose("b", 0)]);
     assert!(machine.handle(now, Event::Paused).is_empty());
     assert!(machine.handle(now, Event::Called(8, lazy("c"))).is_empty());
     let recorded = machine.handle(now, Event::Decided(Ok(1)));
@@ -245,7 +251,7 @@ fn workers_load_one_at_a_time_and_slow_or_dead_ones_are_skipped() {
     assert_eq!(third, [Action::LoadAhead(2, "b".into())]);
     assert!(machine.handle(now, Event::Ticked).is_empty());
     let late = machine.deadline().unwrap();
-    assert_eq!(machine.handle(late, Event::Ticked), [propose("b", 0)]);
+    assert_eq!(machine.handle(late, Event::Ticked), [index("b", Load::Ahead)]);
     assert!(machine.handle(late, loaded(2, "b")).is_empty());
 }
 
@@ -272,7 +278,7 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
         (ended(0), absent(1), 1),
     ] {
         let refused = outcome_of(first, second);
-        let [Action::Answer(0, Err(refusal)), Action::DropLoadedAhead, Action::Retire] =
+        let [Action::Answer(0, Err(refusal)), Action::DropLoadedAhead, Action::Retire { .. }] =
             &refused[..]
         else {
             panic!("{refused:?}")
@@ -280,16 +286,12 @@ fn version_that_crashes_every_loading_worker_is_not_committed() {
         assert_eq!(refusal.kind, RefusalKind::Crash);
         assert!(refusal.message.ends_with(&format!("all {count}")), "{refusal:?}");
     }
-    let proposed = [propose("b", 1)];
+    let loads = [index("b", Load::Ahead)];
     let loaded = WorkerEvent::Loaded(1, "b".into(), Ok(()));
-    assert_eq!(outcome_of(ended(0), loaded.clone()), proposed);
-    assert_eq!(outcome_of(killed(0), loaded), proposed);
-    assert_eq!(outcome_of(absent(0), absent(1)), proposed);
-    assert_eq!(
-        outcome_of(absent(0), killed(1)),
-        proposed,
-        "a single kill does not blame the version"
-    );
+    assert_eq!(outcome_of(ended(0), loaded.clone()), loads);
+    assert_eq!(outcome_of(killed(0), loaded), loads);
+    assert_eq!(outcome_of(absent(0), absent(1)), loads);
+    assert_eq!(outcome_of(absent(0), killed(1)), loads, "a single kill does not blame the version");
 }
 
 #[test]
@@ -312,6 +314,8 @@ fn same_content_gets_a_new_generation_without_loading() {
     if let [Action::Check(..)] = world.pending[..] {
         world.finish_one(10);
     }
+    assert_eq!(world.pending, [index("b", Load::Ahead)]);
+    world.finish_one(10);
     assert_eq!(world.pending, [propose("b", 2)]);
     world.finish_one(10);
     assert_eq!(world.pending, [Action::Record(3, "b".into(), "b".into())]);

@@ -2,13 +2,14 @@
 //! actions. [`crate::models::update`] carries out the actions and reports the results.
 //!
 //! ```text
-//!  idle ─► staging ─► checking ─► loading (ahead, one worker after the other) ─► proposed ─► recording ─► idle
-//!   │       rollback ───────────►┘      lazy, or the same version ─────────────►┘  decided    commit
+//!  idle ─► staging ─► checking ─► loading (ahead, one worker after the other) ─► indexing ─► proposed ─► recording ─► idle
+//!   │       rollback ───────────►┘      lazy, or the same version ─────────────►┘              decided    commit
 //! ```
 //!
 //! A failure before the record is durable leaves the serving generation untouched. One update runs
 //! and one waits. A newer call supersedes the waiting one, whose callers learn which generation
-//! replaced it. A rollback, an unload or a pause [interrupts](interrupt) staging, which may take hours.
+//! replaced it. A rollback, an unload or a pause [interrupts](interrupt) staging and indexing, which
+//! may take hours.
 //! After a commit the new version is on probation: if its workers fail twice in that time, the machine
 //! rolls back.
 //!
@@ -20,6 +21,7 @@
 mod ahead;
 mod cancel;
 pub mod events;
+mod index;
 mod interrupt;
 mod outcome;
 mod pace;
@@ -67,7 +69,7 @@ pub struct UpdateMachine<P: Payload> {
     last: Generation,
     serving: Option<(Generation, P::Version)>,
     running: Option<Running<P>>,
-    waiting: Option<Waiting>,
+    waiting: Option<Waiting<P::Version>>,
     pace: Pace,
     probation: Option<Probation<P::Version>>,
     pending: PendingLoads,
@@ -86,10 +88,12 @@ pub struct UpdateMachine<P: Payload> {
 
 /// The next update.
 #[derive(Debug)]
-struct Waiting {
+struct Waiting<V> {
     job: Job,
     caller: CallId,
     superseded: Vec<CallId>,
+    /// The version whose indexing was interrupted. It and its vectors stay until the update runs again.
+    _interrupted: Option<V>,
 }
 
 impl<P: Payload> UpdateMachine<P> {
@@ -153,6 +157,7 @@ impl<P: Payload> UpdateMachine<P> {
             Event::Checked(result) => self.checked(now, result),
             Event::Workers(workers) => self.load_all(now, workers),
             Event::Worker(event) => self.worker(now, event),
+            Event::Indexed(result) => self.indexed(now, result),
             Event::Decided(decision) => self.decided(now, decision),
             Event::Recorded(result) => self.recorded(now, result),
             Event::Drained => self.drained(),
@@ -182,7 +187,7 @@ impl<P: Payload> UpdateMachine<P> {
             superseded = older.superseded;
             superseded.push(older.caller);
         }
-        self.waiting = Some(Waiting { job, caller, superseded });
+        self.waiting = Some(Waiting { job, caller, superseded, _interrupted: None });
     }
 
     /// Starts the waiting job if nothing runs and the pace allows it. An automatic rollback comes
@@ -202,7 +207,7 @@ impl<P: Payload> UpdateMachine<P> {
             return self.start(job, Origin::Rollback(failed), Vec::new());
         }
         let paced = self.pace.allows(now);
-        if let Some(Waiting { job, caller, superseded }) = self.waiting.take_if(|_| paced) {
+        if let Some(Waiting { job, caller, superseded, .. }) = self.waiting.take_if(|_| paced) {
             self.pace.record_start(now);
             self.start(job, Origin::Call(caller), superseded);
         } else if self.waiting.is_none() && !self.pending.is_empty() {
@@ -273,13 +278,13 @@ impl<P: Payload> UpdateMachine<P> {
         }
     }
 
-    /// Loads a kept version ahead, or proposes it at once.
+    /// Loads a kept version ahead, or completes its indexes at once.
     fn prepare(&mut self, now: Instant, update: Update<P>, prepared: Prepared<P>) {
         if update.job.load == Load::Ahead && !self.serves(&prepared.version) {
             self.actions.push(Action::ListWorkers);
             self.running = Some(Running { update, phase: Phase::ListingWorkers(prepared) });
         } else {
-            self.propose(now, update, prepared, false);
+            self.index(now, update, prepared, false);
         }
     }
 

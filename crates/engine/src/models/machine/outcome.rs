@@ -30,6 +30,8 @@ impl<P: Payload> UpdateMachine<P> {
     ) {
         self.actions.push(Action::Commit { generation, record, ahead });
         self.unloaded = false;
+        // What a start restores says nothing about an update that the last server did not finish.
+        let with_indexes = !matches!(update.origin, Origin::FirstUse);
         self.last_commit = update.caller().map(|_| (generation, now));
         let previous = self.serving.replace((generation, version.clone()));
         let before = previous.as_ref().map(|(_, version)| version);
@@ -55,7 +57,7 @@ impl<P: Payload> UpdateMachine<P> {
         }
         let message = format!("superseded by a newer update, which is generation {generation}");
         self.refuse_all(update.superseded, &RefusalKind::Superseded.because(message));
-        self.actions.push(Action::Retire);
+        self.actions.push(Action::Retire { with_indexes });
     }
 
     /// Returns whether this version serves.
@@ -149,7 +151,7 @@ impl<P: Payload> UpdateMachine<P> {
             self.refuse_all(pending, refusal);
         }
         if leftovers != Leftovers::Nothing {
-            self.actions.push(Action::Retire);
+            self.actions.push(Action::Retire { with_indexes: false });
         }
     }
 

@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Instant};
 use onnxd_proto::generation::Generation;
 
 use crate::models::machine::{
-    events::{CallId, Job, Payload},
+    events::{CallId, Job, Payload, Target},
     probation::Probation,
 };
 use crate::pool::WorkerId;
@@ -49,6 +49,8 @@ pub(super) enum Phase<P: Payload> {
     ListingWorkers(Prepared<P>),
     /// Workers are loading the version, one at a time.
     Loading(Loading<P>),
+    /// The indexes are being completed for the version.
+    Indexing { prepared: Prepared<P>, ahead: bool },
     /// The version is prepared and awaits a decision.
     Proposed { version: P::Version, checked: P::Checked, ahead: bool },
     /// The generation is decided; its record is being written.
@@ -126,9 +128,9 @@ impl<P: Payload> Phase<P> {
             Self::Staging | Self::Draining | Self::Unloading => Leftovers::Nothing,
             Self::Checking(_) | Self::ListingWorkers(_) => Leftovers::Version,
             Self::Loading(_) => Leftovers::Loaded,
-            Self::Proposed { ahead, .. } | Self::Recording { ahead, .. } => {
-                Leftovers::after(*ahead)
-            }
+            Self::Indexing { ahead, .. }
+            | Self::Proposed { ahead, .. }
+            | Self::Recording { ahead, .. } => Leftovers::after(*ahead),
         }
     }
 }
@@ -147,5 +149,11 @@ impl<P: Payload> Update<P> {
             Origin::Call(caller) => Some(caller),
             Origin::FirstUse | Origin::Rollback(_) => None,
         }
+    }
+
+    /// Returns whether it serves an earlier generation's version again.
+    pub(super) fn is_rollback(&self) -> bool {
+        matches!(self.origin, Origin::Rollback(_))
+            || matches!(self.job.target, Target::Generation(_))
     }
 }

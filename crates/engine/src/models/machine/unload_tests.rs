@@ -28,8 +28,9 @@ fn concurrent_first_uses_share_one_load_of_the_last_generation() {
 
 #[test]
 fn load_request_decides_when_workers_load() {
-    let propose = Action::Propose(Proposal { version: "a".into(), after: 0 });
-    for (load, next) in [(Load::Ahead, Action::ListWorkers), (Load::Lazy, propose)] {
+    let lazily = Job::unconditional(Target::Last, Load::Lazy);
+    let index = Action::Index(lazily, "a".into());
+    for (load, next) in [(Load::Ahead, Action::ListWorkers), (Load::Lazy, index)] {
         let mut machine = Machine::new(0, None, TIMES);
         let now = Instant::now();
         let staged = machine.handle(now, Event::LoadRequested(0, load));
@@ -156,7 +157,7 @@ fn unload_ends_probation_and_quarantines_a_failed_version() {
 fn newer_of_a_waiting_update_and_unload_wins() {
     let mut world = on_probation();
     world.call(job("c", Load::Lazy));
-    world.finish_one(10);
+    world.run_to_proposal();
     world.call(job("d", Load::Lazy));
     world.call(Job::unload());
     world.settle();

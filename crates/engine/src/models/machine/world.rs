@@ -65,6 +65,9 @@ pub(super) struct World {
     pub(super) recorded: BTreeMap<Generation, String>,
     pub(super) quarantined: Vec<String>,
     pub(super) pauses: u32,
+    /// The version for which the indexes are complete and writes are held back, or to which a rollback
+    /// goes on without.
+    pub(super) fence: Option<String>,
 }
 
 impl World {
@@ -85,6 +88,7 @@ impl World {
             recorded: BTreeMap::new(),
             quarantined: Vec::new(),
             pauses: 0,
+            fence: None,
         }
     }
 
@@ -132,6 +136,9 @@ impl World {
                     let version = self.recorded.get(&generation);
                     let version = version.expect("a committed generation has a record").clone();
                     assert_eq!(record, version, "the record belongs to another generation");
+                    let is_restored = self.durable.as_ref().is_some_and(|it| it.0 == generation);
+                    let is_complete = self.fence.as_ref() == Some(&version) || is_restored;
+                    assert!(is_complete, "an index is incomplete");
                     let last = self.commits.last().map_or(0, |(generation, _)| *generation);
                     assert!(generation > last, "numbers only rise");
                     self.commits.push((generation, version));
@@ -142,11 +149,12 @@ impl World {
                 | Action::RollbackFailed(_)
                 | Action::Loaded { .. }
                 | Action::DropLoadedAhead
-                | Action::Retire => {}
+                | Action::Retire { .. } => {}
                 Action::AbortStep => {
                     let is_step = |action: &Action<_>| {
                         let is_staging = matches!(action, Action::Stage(_));
-                        is_staging || matches!(action, Action::Check(..) | Action::ListWorkers)
+                        let is_check = matches!(action, Action::Check(..) | Action::ListWorkers);
+                        is_staging || is_check || matches!(action, Action::Index(..))
                     };
                     let step = self.pending.iter().position(is_step);
                     self.pending.remove(step.expect("a step is running"));
@@ -158,6 +166,7 @@ impl World {
                 action => self.pending.push(action),
             }
         }
+        self.fence.take_if(|_| !self.machine.holds_writes());
     }
 
     pub(super) fn call(&mut self, job: Job) {
@@ -183,9 +192,17 @@ impl World {
     pub(super) fn pause(&mut self) {
         self.pauses += 1;
         self.handle(Event::Paused);
-        let downloads =
-            |action: &Action<Text>| matches!(action, Action::Stage(job) if !is_rollback(job));
-        assert!(!self.pending.iter().any(downloads), "a pause does not wait for a download");
+        let takes_long = |action: &Action<Text>| match action {
+            Action::Stage(job) => !is_rollback(job),
+            Action::Index(job, _) => !is_automatic_rollback(job),
+            _ => false,
+        };
+        // An aborted update leaves its step, whose result is ignored.
+        let is_running = !self.machine.is_idle();
+        assert!(
+            !is_running || !self.pending.iter().any(takes_long),
+            "a pause waits for a download or for embeddings"
+        );
     }
 
     pub(super) fn resume(&mut self) {
@@ -246,6 +263,10 @@ impl World {
                 let result = if succeeds { Ok(()) } else { Err("no memory".to_owned()) };
                 self.handle(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
             }
+            Action::Index(job, version) => {
+                self.fence = (succeeds || is_rollback(&job)).then_some(version);
+                self.handle(Event::Indexed(if succeeds { Ok(()) } else { Err(bad()) }));
+            }
             Action::Propose(Proposal { after, .. }) => {
                 // Skip numbers that a coordinator might have given to others.
                 let skipped = if luck < 10 { self.draw(2) } else { 0 };
@@ -266,6 +287,13 @@ impl World {
             Action::Drain => self.handle(Event::Drained),
             Action::Unload => self.handle(Event::Unloaded),
             other => unreachable!("{other:?}"),
+        }
+    }
+
+    /// Finishes pending actions until the update is proposed.
+    pub(super) fn run_to_proposal(&mut self) {
+        while !matches!(self.pending[..], [Action::Propose(_)]) {
+            self.finish_one(10);
         }
     }
 
@@ -323,8 +351,11 @@ impl World {
 
 /// Returns whether the job stages a kept version.
 fn is_rollback(job: &Job) -> bool {
-    let is_automatic = job.requester == Requester::Server && job.target != Target::Last;
-    is_automatic || matches!(job.target, Target::Generation(_))
+    is_automatic_rollback(job) || matches!(job.target, Target::Generation(_))
+}
+
+fn is_automatic_rollback(job: &Job) -> bool {
+    job.requester == Requester::Server && matches!(job.target, Target::Version(_))
 }
 
 pub(super) fn worker_failed(generation: Generation) -> Event<Text> {

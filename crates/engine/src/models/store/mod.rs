@@ -16,6 +16,7 @@ mod retention;
 pub mod seen;
 mod staged_cache;
 mod verify;
+mod view;
 mod whole;
 
 use std::{
@@ -41,7 +42,7 @@ use crate::models::{
     },
     store::{
         directories::{empty, names, seal, sync_directory},
-        manifest::{identify, known_files, paths},
+        manifest::{identify, known_files, paths, settings},
         pins::{PinnedVersion, Pins},
         records::DamagedRecords,
         staged_cache::{Entry, StagedCache},
@@ -52,6 +53,7 @@ use onnxd_proto::exit::Failure;
 pub use self::{
     lock::holder,
     records::{has_records, unreadable},
+    view::{VIEW_GENERATION, View},
 };
 
 /// The state directory, locked.
@@ -293,6 +295,13 @@ impl Store {
     /// Returns the paths of the files of a record's version.
     pub fn files_of(&self, record: &Record) -> Vec<String> {
         paths(&self.layout.version(&record.version))
+    }
+
+    /// Returns whether two kept versions have the same files besides their weights.
+    pub fn has_same_settings(&self, version: &str, other: &str) -> bool {
+        let settings = |version| settings(&self.layout.version(version)).ok();
+        let found = settings(version);
+        found.is_some() && found == settings(other)
     }
 
     /// Makes a staged version durable and moves it to `versions/`, where it never changes. Blocking.

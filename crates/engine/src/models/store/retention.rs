@@ -94,6 +94,26 @@ impl Store {
         }
     }
 
+    /// Returns the digests of all versions that are kept: those in the state directory, the pinned ones
+    /// and `in_use`. Blocking.
+    ///
+    /// # Errors
+    /// A disk error.
+    pub fn kept(&self, in_use: HashSet<String>) -> Result<Vec<String>, Refusal> {
+        let folder = self.layout().versions();
+        let found = names(&folder).map_err(|error| io_refusal(&folder, &error))?;
+        let digest = |name: String| {
+            // A damaged version may be repaired, and its vectors are the same then.
+            name.strip_suffix(DISCARDED).map(str::to_owned).unwrap_or(name)
+        };
+        let mut kept = in_use;
+        kept.extend(found.into_iter().map(digest));
+        kept.extend(self.pinned());
+        let mut kept: Vec<String> = kept.into_iter().collect();
+        kept.sort_unstable();
+        Ok(kept)
+    }
+
     fn try_retire(&self, in_use: &HashSet<String>) -> io::Result<()> {
         let _one = self.retiring.lock().unwrap_or_else(PoisonError::into_inner);
         let mut kept: HashSet<String> = in_use.union(&self.pinned()).cloned().collect();
@@ -227,6 +247,20 @@ mod tests {
         compiled.sort();
         assert_eq!(found, compiled, "compiled forms go with their versions");
         found
+    }
+
+    #[test]
+    fn indexes_are_kept_of_versions_that_can_serve_or_be_repaired() {
+        let root = tempfile::tempdir().unwrap();
+        let store = store_of(root.path(), 5);
+        store.retire(&HashSet::new());
+        let discarded = format!("v4{DISCARDED}");
+        fs::rename(store.layout().version("v4"), store.layout().version(&discarded)).unwrap();
+        let pin = store.pin("pinned");
+        let in_use = HashSet::from(["v1".to_owned()]);
+        assert_eq!(store.kept(in_use).unwrap(), ["pinned", "v1", "v3", "v4", "v5"]);
+        drop(pin);
+        assert_eq!(store.kept(HashSet::new()).unwrap(), ["v3", "v4", "v5"]);
     }
 
     #[test]

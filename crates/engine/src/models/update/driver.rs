@@ -12,6 +12,7 @@ use tokio::{
 use crate::clock::sleep_until;
 use crate::models::{
     gate::Presence,
+    indexes::{Fence, IndexProgress},
     machine::{
         UpdateMachine,
         events::{Action, CallId, Committed, Content, Event, Job},
@@ -19,6 +20,7 @@ use crate::models::{
     registry::Model,
     update::{
         Deps, Progress, UpdateHandle,
+        index::Indexing,
         payload::{CheckedFacts, Versions},
         resolve::ResolvedContent,
         spans::UpdateSpans,
@@ -48,6 +50,9 @@ pub(super) enum Input {
     Staged(Result<Box<ResolvedContent>, Refusal>),
     Passed(String),
     Checked(Result<Box<Checked>, Refusal>),
+    /// How far the indexes are.
+    Indexing(IndexProgress),
+    Indexed(Result<Fence, Refusal>),
     /// The result of the step with this number.
     Step(u64, Box<Input>),
 }
@@ -80,6 +85,7 @@ pub(super) struct Driver {
     pub(super) step_start: Instant,
     /// Callers of [`Input::Hold`] that wait until no update runs.
     pub(super) idle_waiters: Vec<oneshot::Sender<()>>,
+    pub(super) indexing: Indexing,
     spans: UpdateSpans,
 }
 
@@ -102,6 +108,7 @@ impl Driver {
             steps: 0,
             step_start: Instant::now(),
             idle_waiters: Vec::new(),
+            indexing: Indexing::default(),
         };
         let name = format!("updates of {}", driver.model.name);
         driver.deps.tasks.clone().spawn(name, driver.run(queue));
@@ -147,6 +154,9 @@ impl Driver {
                 }
             }
             self.model.gate.set(presence);
+            if !self.machine.holds_writes() {
+                self.indexing.fence = None;
+            }
             if self.machine.is_idle() {
                 self.spans.end();
                 for waiter in self.idle_waiters.drain(..) {
@@ -187,10 +197,20 @@ impl Driver {
                 self.report(Step::Passed { part });
                 return None;
             }
+            Input::Indexing(progress) => {
+                self.report_indexing(progress);
+                return None;
+            }
+            Input::Indexed(result) => Event::Indexed(self.indexed(result)),
             Input::Staged(resolved) => Event::Staged(resolved.map(|resolved| {
                 let ResolvedContent { candidate, bytes } = *resolved;
-                if let Content::Durable(generation, _) = candidate.content {
-                    tracing::info!(model = %self.model.name, generation, "restoring last committed generation");
+                match &candidate.content {
+                    Content::Unchecked(_) => {}
+                    Content::Checked(checked) => self.indexing.found(&checked.facts, None),
+                    Content::Durable(generation, record) => {
+                        self.indexing.found(&record.facts, None);
+                        tracing::info!(model = %self.model.name, generation, "restoring last committed generation");
+                    }
                 }
                 if bytes > 0 {
                     let version = candidate.version.as_ref().to_owned();
@@ -202,6 +222,7 @@ impl Driver {
                 let Checked { facts, drift, not_compiled, .. } = *checked;
                 let dimension = facts.dimension;
                 self.report(Step::Checked { dimension, drift, not_compiled, seconds });
+                self.indexing.found(&facts, drift);
                 CheckedFacts { facts: Box::new(facts), drift }
             })),
             Input::Step(number, result) => {
@@ -246,6 +267,10 @@ impl Driver {
                     let _ = caller.progress.try_send(Step::Loaded { worker, done, of });
                 }
             }
+            Action::Index(job, version) => {
+                self.spans.step("index");
+                self.index(&job, version);
+            }
             Action::Propose(proposal) => {
                 self.spans.step("record");
                 let (coordinator, model) =
@@ -281,7 +306,7 @@ impl Driver {
             }
             Action::Drain => self.drain(),
             Action::Unload => self.unload(),
-            Action::Retire => self.retire(),
+            Action::Retire { with_indexes } => self.retire(with_indexes),
         }
     }
 
@@ -315,6 +340,7 @@ impl Driver {
     fn abort_step(&mut self) {
         if let Some(step) = self.step.take() {
             step.task.abort();
+            self.end_indexing();
         }
     }
 
@@ -328,7 +354,7 @@ impl Driver {
     }
 
     /// Reports a step to the caller of the running update.
-    fn report(&self, step: Step) {
+    pub(super) fn report(&self, step: Step) {
         let caller = self.machine.caller().and_then(|id| self.callers.get(&id));
         if let Some(caller) = caller {
             let _ = caller.progress.try_send(step);

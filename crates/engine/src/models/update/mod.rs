@@ -6,6 +6,7 @@ pub mod checker;
 pub mod coordinator;
 mod driver;
 mod error;
+mod index;
 mod payload;
 mod resolve;
 mod restore;
@@ -30,6 +31,7 @@ use tokio::sync::{
 
 use crate::models::{
     gate::{Pass, Presence},
+    indexes::{Candidates, Indexes, NoIndexes},
     machine::{
         Times, UpdateMachine,
         events::{CallId, Event, Job, Stop, WorkerEvent},
@@ -62,6 +64,7 @@ pub type Progress = mpsc::Sender<Step>;
 pub struct Updater {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    indexes: Arc<dyn Indexes>,
     handles: Vec<UpdateHandle>,
     /// By slot: whether a generation of the configured source was kept when the server started.
     kept: Vec<bool>,
@@ -112,6 +115,10 @@ pub struct Deps {
     /// Runs the update tasks.
     pub tasks: EssentialTasks,
     pub workers: Arc<dyn Workers>,
+    /// The indexes of documents, which are completed before each commit.
+    pub indexes: Arc<dyn Indexes>,
+    /// Embed documents by versions that need not serve.
+    pub candidates: Arc<dyn Candidates>,
     /// Numbers generations.
     pub coordinator: Arc<dyn Coordinator>,
     /// Records the spans of updates.
@@ -134,14 +141,16 @@ impl Updater {
         let (handles, kept) = deps.registry.models().iter().map(start).unzip();
         let (registry, metrics) = (Arc::clone(&deps.registry), Arc::clone(&deps.metrics));
         let (startup, pauses) = (Startup::new(Phase::Begun), AtomicU32::new(0));
-        Self { registry, metrics, handles, kept, startup, pauses }
+        let indexes = Arc::clone(&deps.indexes);
+        Self { registry, metrics, indexes, handles, kept, startup, pauses }
     }
 
-    /// Returns an updater that loads no model, for tests. Its start is done.
+    /// Returns an updater that loads no model. Its start is done.
     pub fn without_models(registry: &Arc<Registry>, metrics: &Arc<Metrics>) -> Self {
         let (registry, metrics) = (Arc::clone(registry), Arc::clone(metrics));
         let (handles, kept, startup) = (Vec::new(), Vec::new(), Startup::new(Phase::Done));
-        Self { registry, metrics, handles, kept, startup, pauses: AtomicU32::new(0) }
+        let (indexes, pauses) = (Arc::new(NoIndexes), AtomicU32::new(0));
+        Self { registry, metrics, indexes, handles, kept, startup, pauses }
     }
 
     /// Returns the progress of the start.
@@ -291,7 +300,10 @@ impl Updater {
         progress: Progress,
     ) -> Result<Outcome, Refusal> {
         let start = Instant::now();
-        let result = self.call(model, progress, |id, caller| Input::Called(id, job, caller)).await;
+        let result = match index::require_ahead(&*self.indexes, model, &job) {
+            Ok(()) => self.call(model, progress, |id, caller| Input::Called(id, job, caller)).await,
+            Err(refusal) => Err(CallError::Refused(refusal)),
+        };
         let result = result.map_err(CallError::into_refusal);
         let refused = result.as_ref().err().map(|refusal| refusal.kind);
         self.metrics.model(model.slot).updated(refused, start.elapsed());

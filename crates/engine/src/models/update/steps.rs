@@ -124,10 +124,11 @@ impl Driver {
         });
     }
 
-    /// Removes versions that are no longer needed.
-    pub(super) fn retire(&self) {
+    /// Removes versions that are no longer needed, and their indexes on request.
+    pub(super) fn retire(&self, with_indexes: bool) {
         let (store, registry) = (Arc::clone(&self.deps.store), Arc::clone(&self.deps.registry));
         let background = self.deps.background.clone();
+        let indexes = with_indexes.then(|| self.retire_indexes());
         self.spawn(async move {
             let retire = move || {
                 store.retire(&registry.recently_served());
@@ -135,6 +136,9 @@ impl Driver {
             };
             // Errors are logged by `retire`.
             let _ = background.run(retire).await;
+            if let Some(indexes) = indexes {
+                indexes.await;
+            }
         });
     }
 
