@@ -163,14 +163,16 @@ async fn update(
     request: Request,
 ) -> Result<Response<Body>, Refused> {
     let model = model_of(path)?;
-    let UpdateCall { from, load, force, allow_dimension_change } = read(request).await?;
+    let UpdateCall { from, load, force, allow_dimension_change, reuse_index } =
+        read(request).await?;
     let malformed = |refusal: Refusal| match refusal.kind {
         RefusalKind::Forbidden => refusal,
         _ => RefusalKind::Malformed.because(refusal.message),
     };
     let from = from.map(|from| admin.source(&from)).transpose().map_err(malformed)?;
     let (target, requester) = (Target::Source(from), admin.requester);
-    let job = Job { target, load, force, allow_dimension_change, requester, seen: None };
+    let seen = None;
+    let job = Job { target, load, force, allow_dimension_change, reuse_index, requester, seen };
     run(&admin, &model, job).await
 }
 

@@ -148,6 +148,7 @@ fn job(
             "load" => job.load = typed(&name, value)?,
             "force" => job.force = typed(&name, value)?,
             "allow_dimension_change" => job.allow_dimension_change = typed(&name, value)?,
+            "reuse_index" => job.reuse_index = typed(&name, value)?,
             name if name == "config" || name.starts_with("file:") => {
                 return Err(malformed(format!(
                     "`{name}`: models cannot be uploaded; put the files into a directory on this machine and pass it as `source`"
@@ -155,7 +156,7 @@ fn job(
             }
             unknown => {
                 return Err(malformed(format!(
-                    "unknown parameter `{unknown}`; expected source, load, force or allow_dimension_change"
+                    "unknown parameter `{unknown}`; expected source, load, force, allow_dimension_change or reuse_index"
                 )));
             }
         }

@@ -62,6 +62,7 @@ fn model_status(model: &Model, admin: &Admin) -> ModelStatus {
             load_failure
                 .map(|reason| format!("no worker can load generation {generation}: {reason}"))
         }),
+        indexing: model.indexing(),
         source_state: source_status(model, admin),
         details: record.map(|record| details(&record.facts)),
     }

@@ -2,23 +2,58 @@
 
 use std::sync::Arc;
 
-use onnxd_engine::Engine;
+use onnxd_engine::{Engine, ErrorKind};
 use onnxd_proto::layout::Layout;
+use onnxd_search::Search;
 use onnxd_telemetry::tracer::Tracer;
 
-use crate::transport::tls::Tls;
+use crate::{
+    api::error::{Class, Fault},
+    transport::tls::Tls,
+};
 
 /// The state of all routes.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
     /// Runs inference.
     pub engine: Arc<Engine>,
+    /// Collections of documents, or why there are none.
+    pub search: Result<Arc<Search>, SearchAbsent>,
     /// Maximum inputs in one request of text-embeddings-inference's contract.
     pub client_batch: usize,
     /// Records the spans of requests.
     pub tracer: Tracer,
     /// What only `GET /metrics` reads.
     pub observed: Arc<Observed>,
+}
+
+/// Why there is no search.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum SearchAbsent {
+    /// `--search off`.
+    Off,
+    /// Its executable is not installed.
+    NotInstalled,
+}
+
+impl App {
+    /// Returns the collections of documents.
+    ///
+    /// # Errors
+    /// There are none on this server.
+    pub(crate) fn search(&self) -> Result<&Arc<Search>, Fault> {
+        let (kind, message) = match &self.search {
+            Ok(search) => return Ok(search),
+            Err(SearchAbsent::Off) => {
+                (ErrorKind::NotFound, "search is off on this server (--search off)")
+            }
+            Err(SearchAbsent::NotInstalled) => (
+                ErrorKind::Unavailable,
+                "search is not available: onnxd-index is not installed; install it beside onnxd and restart onnxd",
+            ),
+        };
+        Err(Fault::new(Class::Engine(kind), message))
+    }
 }
 
 /// What `GET /metrics` reports besides the engine.
@@ -60,6 +95,7 @@ impl App {
         let engine = Engine::new(parts, MemoryBudget::new(memory_bytes));
         let observed = Observed { layout: Layout::new("/nonexistent"), tls: None };
         let (engine, observed) = (Arc::new(engine), Arc::new(observed));
-        Self { engine, client_batch: 1, tracer: Tracer::default(), observed }
+        let search = Err(SearchAbsent::Off);
+        Self { engine, search, client_batch: 1, tracer: Tracer::default(), observed }
     }
 }

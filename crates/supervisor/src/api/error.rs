@@ -205,7 +205,10 @@ const STATUSES: [(&str, &str); 13] = [
     ("405", "The route does not allow the method"),
     ("408", "The body did not arrive in time"),
     ("413", "The body is too large"),
-    ("415", "Unsupported content encoding: only gzip and deflate are accepted"),
+    (
+        "415",
+        "Unsupported content encoding: only gzip and deflate are accepted; or a form or plain text that a browser sends to a collection",
+    ),
     ("422", "Invalid request body"),
     ("424", "The model has another task, or failed"),
     ("429", "Overloaded; the headers say when to retry"),

@@ -2,7 +2,7 @@
 //! engine, and renders the response or error in its own format. No contract imports another.
 //!
 //! - [`contract`]: the definition of a contract; [`router`] combines all of them.
-//! - [`tei`], [`openai`], [`cohere`], [`oip`] and [`grpc`]: the contracts; [`shared`]: routes that
+//! - [`tei`], [`openai`], [`cohere`], [`oip`], [`qdrant`] and [`grpc`]: the contracts; [`shared`]: routes that
 //!   several share.
 //! - [`request`], [`inputs`], [`options`]: parsing. [`answer`], [`numbers`]: rendering. [`error`]:
 //!   errors.
@@ -21,9 +21,11 @@ pub(crate) mod oip;
 mod openai;
 pub(crate) mod openapi;
 mod options;
+mod qdrant;
 mod request;
 mod request_metrics;
 pub(crate) mod router;
+mod search;
 mod shared;
 mod tei;
 mod traces;

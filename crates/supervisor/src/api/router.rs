@@ -21,14 +21,21 @@ use crate::{
         error::{Class, Fault},
         metrics,
         oip::rest::{self, health, repository},
-        openai, openapi, request_metrics, shared, tei,
+        openai, openapi, qdrant, request_metrics, search, shared, tei,
     },
     transport::{error::Shapes, listener::Routes, panics},
 };
 
 /// All HTTP contracts. The first owns the paths that belong to no other.
-static CONTRACTS: [&Contract; 5] =
-    [&tei::CONTRACT, &shared::CONTRACT, &openai::CONTRACT, &cohere::CONTRACT, &rest::CONTRACT];
+static CONTRACTS: [&Contract; 7] = [
+    &tei::CONTRACT,
+    &shared::CONTRACT,
+    &openai::CONTRACT,
+    &cohere::CONTRACT,
+    &rest::CONTRACT,
+    &search::CONTRACT,
+    &qdrant::CONTRACT,
+];
 
 /// Maps each route to its contract.
 static TABLE: LazyLock<Arc<Table>> = LazyLock::new(|| Arc::new(Table::new(&CONTRACTS)));
@@ -134,6 +141,7 @@ mod tests {
             body if body.get("error_type").is_some() => "tei",
             body if body["error"]["type"].is_string() => "openai",
             body if body.get("message").is_some() => "cohere",
+            body if body["status"]["error"].is_string() => "qdrant",
             _ => "oip",
         }
     }
@@ -166,6 +174,7 @@ mod tests {
             ("/v2", "oip"),
             ("/v1", "tei"),
             ("/v2x", "tei"),
+            ("/collections/c/no-route", "qdrant"),
             ("/no-route", "tei"),
             ("/metrics", "tei"),
         ] {

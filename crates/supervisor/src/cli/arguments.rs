@@ -214,7 +214,7 @@ pub(crate) struct UpdateArguments {
     /// its commit is already decided.
     ///
     /// Example: onnxd update --cancel minilm
-    #[arg(long, conflicts_with_all = ["from", "load", "force", "allow_dimension_change"])]
+    #[arg(long, conflicts_with_all = ["from", "load", "force", "allow_dimension_change", "reuse_index"])]
     pub cancel: bool,
     /// Source of the new version [default: the source given at start]
     ///
@@ -245,6 +245,14 @@ pub(crate) struct UpdateArguments {
     /// Example: --allow-dimension-change
     #[arg(long)]
     pub allow_dimension_change: bool,
+    /// Keep the vectors of the model's collections
+    ///
+    /// Without this flag, documents are embedded again, unless the check shows that both versions compute the same
+    /// vectors. Pass it only if the new version embeds into the same space: otherwise searches find the wrong documents.
+    ///
+    /// Example: --reuse-index
+    #[arg(long)]
+    pub reuse_index: bool,
     #[command(flatten)]
     pub admin: AdminArguments,
 }

@@ -126,7 +126,7 @@ fn read(
         .enable_all()
         .build()
         .map_err(|error| Failure::internal(format!("cannot start the async runtime: {error}")))?;
-    let display = Arc::new(Display::new(!arguments.json));
+    let display = Arc::new(Display::new(!arguments.json, ""));
     let (shown, uri) = (Arc::clone(&display), uri.clone());
     let work = move || {
         let progress = |Transfer { bytes, total, .. }| {

@@ -8,7 +8,7 @@ use onnxd_admin::api::{
 };
 use onnxd_proto::exit::{ExitStatus, Failure};
 
-use super::{StatusArguments, client::call, print_line, update::refused};
+use super::{StatusArguments, client::call, print_line, progress::embedding, update::refused};
 
 /// Prints what a supervisor serves, as two tables or as one line of JSON.
 ///
@@ -50,6 +50,9 @@ fn print(status: &Status) {
     for model in &status.models {
         if let Some(failure) = &model.failure {
             print_line(&format!("\n{}: not served: {failure}", model.name));
+        }
+        if let Some(indexing) = &model.indexing {
+            print_line(&format!("\n{}", embedding(&model.name, indexing)));
         }
         for generation in &model.damaged_records {
             print_line(&format!(
@@ -235,6 +238,7 @@ mod tests {
             quarantined: Vec::new(),
             source: String::new(),
             source_state,
+            indexing: None,
             failure: None,
             damaged_records: Vec::new(),
             details: None,

@@ -25,10 +25,11 @@ pub(crate) fn main(arguments: &UpdateArguments) -> Result<ExitStatus, Failure> {
         None => return cancel_all(&arguments.admin),
     };
     let from = arguments.from.as_deref().map(absolute).transpose()?;
-    let UpdateArguments { load, force, allow_dimension_change, .. } = *arguments;
-    let update = UpdateCall { from, load: load.into(), force, allow_dimension_change };
+    let UpdateArguments { load, force, allow_dimension_change, reuse_index, .. } = *arguments;
+    let load = load.into();
+    let update = UpdateCall { from, load, force, allow_dimension_change, reuse_index };
     let work = cancellable("update", model);
-    show(&arguments.admin, &work, async |client| client.update(model, &update).await)
+    show(&arguments.admin, &work, model, async |client| client.update(model, &update).await)
 }
 
 /// Ends the updates of one model.
@@ -90,7 +91,7 @@ pub(crate) fn rollback(arguments: &RollbackArguments) -> Result<ExitStatus, Fail
     let rollback = RollbackCall { to: arguments.to };
     let model = arguments.model.as_str();
     let work = cancellable("rollback", model);
-    show(&arguments.admin, &work, async |client| client.rollback(model, &rollback).await)
+    show(&arguments.admin, &work, model, async |client| client.rollback(model, &rollback).await)
 }
 
 /// Runs `onnxd unload MODEL`.
@@ -123,9 +124,10 @@ fn absolute(uri: &str) -> Result<String, Failure> {
 fn show(
     admin: &AdminArguments,
     work: &Work,
+    model: &str,
     mut begin: impl AsyncFnMut(&Client) -> Result<Call, Error>,
 ) -> Result<ExitStatus, Failure> {
-    let display = Display::new(!admin.json);
+    let display = Display::new(!admin.json, model);
     let show = |step: &Step| display.show(step);
     let answer = interruptible(admin, work, async |client| begin(client).await?.end(show).await);
     display.finish();

@@ -13,6 +13,7 @@ mod otlp;
 mod paths;
 mod preload;
 mod problems;
+mod search;
 mod sources;
 mod values;
 mod variables;
@@ -40,6 +41,7 @@ pub(crate) use self::{
         absolute, admin_socket_candidates, executable_file, installed_file, source_uri, state_dir,
     },
     problems::Problems,
+    search::SearchStore,
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
 };
@@ -94,6 +96,8 @@ pub(crate) struct Config {
     pub worker_binary: PathBuf,
     /// Absolute; `None` if it is not installed and no model needs it.
     pub fetch_binary: Option<PathBuf>,
+    /// Where collections of documents are kept.
+    pub search: SearchStore,
     /// How often the sources of models are checked, by name. Other sources are not watched.
     pub poll: HashMap<String, Duration>,
     /// How long the server goes on accepting after SIGTERM, while it is not ready.
@@ -179,10 +183,14 @@ impl Config {
             problems.keep(idle_cpus(settings.workers.idle_cpus, settings.workers.alone_cpus));
         let workers = problems.keep(workers(settings.workers.workers));
         let queue_limit = problems.keep(queue_limit(settings.limits.queue_limit));
+        let search = &settings.search;
+        let search =
+            problems.keep(search::store(search.search.as_deref(), search.index_binary.clone()));
         let Served { models, poll, fetch_binary } = served?;
         Some(Self {
             poll,
             fetch_binary,
+            search: search?,
             models,
             listen: listen?,
             grpc_listen: grpc_listen?,

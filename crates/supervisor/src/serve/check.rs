@@ -8,7 +8,7 @@ use onnxd_engine::{models::store, pool::executable::WorkerExecutable};
 use onnxd_proto::{BUILD_ID, domain::Probe, exit::Failure, layout::Layout};
 use tokio::net::TcpSocket;
 
-use super::{sockets, start, trials};
+use super::{sockets, start, trials, workers};
 use crate::{
     admin::AdminSocket,
     config::{Config, Problems, ServeArguments},
@@ -39,7 +39,7 @@ fn on_this_machine(config: &Config, problems: &mut Problems) {
     let worker = are_found.then(|| problems.keep(worker(config))).flatten();
     problems.keep(machine::usable_cpus());
     let body_memory_bytes = machine::body_memory_bytes(config.body_memory_bytes);
-    if let Some(workers) = problems.keep(start::worker_count(config)) {
+    if let Some(workers) = problems.keep(workers::worker_count(config)) {
         start::log_limits(workers, body_memory_bytes);
     }
     let state = problems.keep(state(&config.state_dir));

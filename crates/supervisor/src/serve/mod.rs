@@ -3,6 +3,7 @@
 
 mod check;
 mod kept;
+mod search;
 mod sockets;
 mod start;
 mod starting;
@@ -10,6 +11,7 @@ mod stopping;
 mod succession;
 mod traces;
 mod trials;
+mod workers;
 
 use std::{
     os::fd::OwnedFd,
@@ -51,6 +53,7 @@ use onnxd_engine::{
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
+use onnxd_search::Catalog;
 use onnxd_telemetry::log;
 
 /// How long an aborted update may take to remove its files.
@@ -197,6 +200,8 @@ struct Server {
     tasks: EssentialTasks,
     /// Sends traces to a collector, if that is on.
     exporter: Option<Exporter>,
+    /// The collections of documents, unless search is off.
+    collections: Option<Arc<Catalog>>,
     /// Reports successors to the first process of a container, if there is one.
     reporter: Option<Reporter>,
 }

@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{Arc, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use onnxd_proto::{control_page::ControlPage, limits::TENSORS_BYTES_MAX, wire::message::Welcome};
@@ -12,7 +12,12 @@ use tokio::{
     task::{self, JoinHandle},
 };
 
-use super::{Server, kept, sockets::Sockets, traces};
+use super::{
+    Server, kept, search,
+    sockets::Sockets,
+    traces,
+    workers::{check_limits, worker_cpus, workers},
+};
 use crate::{
     admin::{self, Admin},
     api::{
@@ -31,30 +36,28 @@ use onnxd_engine::{
     Engine,
     dispatch::{
         Backlog, Event,
-        actor::{
-            state::{self, Dispatcher, EVENTS_MAX},
-            worker::Worker,
-        },
+        actor::state::{self, Dispatcher, EVENTS_MAX},
         gather::{Dispatch, Limits},
-        policy::session::Session,
         workers::WorkerRequests,
     },
-    engine::{MemoryBudget, Parts},
+    engine::{
+        MemoryBudget, Parts,
+        candidates::{CandidateParts, CandidateWorkers},
+    },
     models::{
+        indexes::Indexes,
         machine::Times,
         registry::Registry,
         requester::Requester,
         sources::{Sources, fetcher::Fetcher},
         store::Store,
         update::{
-            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater,
-            background::Background,
-            checker::{CheckLimits, Checker},
-            coordinator::LocalCoordinator,
+            self, LOAD_AHEAD_TIMEOUT, RestoreError, Updater, background::Background,
+            checker::Checker, coordinator::LocalCoordinator,
         },
         watch::{self as sources_watch, Watches},
     },
-    pool::{executable::WorkerExecutable, oom::OomKills, process_monitor::ProcessMonitor},
+    pool::{executable::WorkerExecutable, oom::OomKills},
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
@@ -73,17 +76,18 @@ impl Server {
         inherited: &mut Inherited,
         tasks: &EssentialTasks,
     ) -> Result<Self, Failure> {
-        let (binary, library) = (&config.worker_binary, &config.onnxruntime);
-        let executable = WorkerExecutable::open(binary, library, config.sandbox)
-            .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
+        let worker_files = worker_files(config)?;
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let lock = inherited.lock.take();
-        let (updates, exporter) = updates(config, &executable, lock, (&events, background, tasks))?;
+        let collections = search::collections(config, inherited.is_successor(), tasks)?;
+        let indexes = search::indexes(&collections);
+        let (updates, exporter) =
+            updates(config, (&worker_files, indexes), lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
         let updater = Arc::new(Updater::new(&updates));
         let models = updates.registry.models().len();
-        let workers = workers(config, &executable, models, (&events, tasks))?;
+        let workers = workers(config, &worker_files, models, (&events, tasks))?;
         let worker_count = workers.len();
         let backlog = Arc::new(Backlog::default());
         let dispatching = state::Deps {
@@ -115,7 +119,8 @@ impl Server {
         let engine = Arc::new(Engine::new(parts, MemoryBudget::new(body_memory_bytes)));
         let observed = Observed { layout: updates.store.layout().clone(), tls: edge.tls.clone() };
         let (client_batch, observed) = (config.max_client_batch_size, Arc::new(observed));
-        let app = App { engine, client_batch, tracer: updates.tracer.clone(), observed };
+        let search = search::service(&collections, &engine);
+        let app = App { engine, search, client_batch, tracer: updates.tracer.clone(), observed };
         let admin = Admin {
             engine: Arc::clone(&app.engine),
             watches: watches(config, &updates, &updater),
@@ -130,7 +135,8 @@ impl Server {
         };
         let server =
             Self::listen(config, edge, sockets, Interfaces { app, admin }, tasks.clone()).await?;
-        let server = Self { exporter, reporter: inherited.reporter.take(), ..server };
+        let collections = collections.ok();
+        let server = Self { exporter, collections, reporter: inherited.reporter.take(), ..server };
         // A successor does not accept yet: its predecessor still does.
         if !inherited.is_successor() {
             server.open.send_replace(true);
@@ -233,9 +239,20 @@ impl Server {
             admin,
             tasks,
             exporter: None,
+            collections: None,
             reporter: None,
         })
     }
+}
+
+/// Opens the executable of workers, and watches for those that the kernel kills.
+fn worker_files(config: &Config) -> Result<(WorkerExecutable, OomKills), Failure> {
+    let (binary, library) = (&config.worker_binary, &config.onnxruntime);
+    let executable = WorkerExecutable::open(binary, library, config.sandbox)
+        .map_err(|error| Failure::configuration(format!("--worker-binary: {error}")))?;
+    let oom_kills = OomKills::new(control_groups::oom_kills);
+    tokio::spawn(oom_kills.clone().watch());
+    Ok((executable, oom_kills))
 }
 
 /// The state of the public and the admin handlers.
@@ -312,7 +329,7 @@ fn templates(config: &Config) -> Vec<String> {
 /// Opens the state directory and returns what updates need.
 fn updates(
     config: &Config,
-    executable: &WorkerExecutable,
+    ((executable, oom_kills), indexes): (&(WorkerExecutable, OomKills), Arc<dyn Indexes>),
     lock: Option<std::fs::File>,
     (events, background, tasks): (&mpsc::Sender<Event>, &Background, &EssentialTasks),
 ) -> Result<(update::Deps, Option<Exporter>), Failure> {
@@ -328,14 +345,25 @@ fn updates(
     let (tracer, exporter) = traces::start(config, fetcher, &metrics)?;
     let registry = Registry::new(&config.models, page, Arc::clone(&metrics));
     kept::report(&store, &config.models, &registry, &metrics);
+    let store = Arc::new(store);
+    let candidates = CandidateWorkers::new(CandidateParts {
+        store: Arc::clone(&store),
+        executable: executable.clone(),
+        oom_kills: oom_kills.clone(),
+        cpus: worker_cpus(config)?,
+        restarts_max: config.supervision.restarts_max,
+        worker_memory_bytes: config.worker_memory_bytes,
+    });
     let deps = update::Deps {
-        store: Arc::new(store),
+        store,
         registry: Arc::new(registry),
         checker: Checker::new(executable.clone(), check_limits(config)?, tasks)?,
         metrics,
         times: Times { load_ahead: LOAD_AHEAD_TIMEOUT, probation: config.probation },
         request_timeout: config.request_timeout,
         workers: Arc::new(WorkerRequests::new(events.clone())),
+        indexes,
+        candidates: Arc::new(candidates),
         coordinator: Arc::new(LocalCoordinator),
         background: background.clone(),
         tasks: tasks.clone(),
@@ -355,52 +383,4 @@ fn watches(config: &Config, updates: &update::Deps, updater: &Arc<Updater>) -> A
         tasks: updates.tasks.clone(),
     };
     Watches::start(&deps, |model| config.poll.get(model.name.as_str()).copied())
-}
-
-/// Returns the number of workers.
-pub(super) fn worker_count(config: &Config) -> Result<usize, Failure> {
-    config.workers.map_or_else(machine::default_workers, |count| Ok(count.get()))
-}
-
-/// Returns the limits of a check. The longest text must fit the memory of each worker.
-pub(super) fn check_limits(config: &Config) -> Result<CheckLimits, Failure> {
-    let workers = worker_count(config)?;
-    let memory_bytes = machine::check_memory_bytes(config.check_memory_bytes);
-    Ok(CheckLimits { memory_bytes, worker_bytes: machine::worker_share(workers), ..config.check })
-}
-
-fn workers(
-    config: &Config,
-    executable: &WorkerExecutable,
-    models: usize,
-    (events, tasks): (&mpsc::Sender<Event>, &EssentialTasks),
-) -> Result<Vec<Worker>, Failure> {
-    let cpus = machine::usable_cpus()?;
-    let count = worker_count(config)?;
-    let oom_kills = OomKills::new(control_groups::oom_kills);
-    tokio::spawn(oom_kills.clone().watch());
-    let mut workers = Vec::with_capacity(count);
-    for id in 0..count {
-        let cpu = cpus[id % cpus.len()];
-        let guard = tasks.guard(format!("monitor of worker {id}"));
-        let event = move |worker, epoch, report| {
-            // Captured, so that it lives as long as the thread.
-            let _ = &guard;
-            Event::ProcessReported(worker, epoch, report)
-        };
-        let monitor = ProcessMonitor::spawn(
-            id,
-            cpu,
-            (executable.clone(), oom_kills.clone()),
-            events.clone(),
-            event,
-        )
-        .map_err(|error| Failure::internal(format!("cannot start a thread: {error}")))?;
-        let session = Session::new(Instant::now(), models, config.supervision.restarts_max);
-        workers.push(Worker::new(monitor, cpu, session));
-    }
-    // A lone request leaves the other workers idle, so only the first worker needs helper CPUs.
-    workers[0].helper_cpus =
-        cpus.iter().copied().take(count.min(config.idle_cpus)).skip(1).collect();
-    Ok(workers)
 }

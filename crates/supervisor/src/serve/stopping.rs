@@ -17,6 +17,10 @@ use crate::{
 
 /// How long workers may take to exit, or to be killed.
 const WORKERS_STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long calls that need the collections may go on after all connections are closed.
+const CALLS_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this time, handlers have seen all requests that a predecessor has read.
+const LAST_REQUESTS: Duration = Duration::from_millis(200);
 /// Time that systemd gives beyond the delay and the drain, for workers, spans and files of updates.
 const CLEAN_UP_MARGIN: Duration = Duration::from_secs(15);
 
@@ -108,9 +112,33 @@ impl Server {
         // response.
         self.successor_descriptors.clear();
         self.stop_accepting.send_replace(true);
-        // Each listener ends within the drain timeout.
-        for listener in self.listeners {
-            let _ = listener.await;
+        let listeners = async {
+            // Each ends within the drain timeout.
+            for listener in self.listeners {
+                let _ = listener.await;
+            }
+        };
+        let collections = self.collections.take();
+        let release = async {
+            if let Some(collections) = collections {
+                collections.release().await;
+            }
+        };
+        if handed_over {
+            // The successor's searches wait for the collections. Listeners end last: bodies of requests
+            // may arrive slowly.
+            let early = async {
+                time::sleep(LAST_REQUESTS).await;
+                release.await;
+            };
+            let (mut listeners, mut early) = (pin!(listeners), pin!(early));
+            tokio::select! {
+                () = &mut early => listeners.await,
+                () = &mut listeners => leave_collections(early).await,
+            }
+        } else {
+            listeners.await;
+            leave_collections(release).await;
         }
         self.admin.abort();
         // Removes the socket before the workers exit. They remove it if the supervisor dies.
@@ -124,5 +152,13 @@ impl Server {
             exporter.stop().await;
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Ends the process that owns the collections once all calls that need it have ended, which they do
+/// soon: their connections are closed.
+async fn leave_collections(release: impl Future<Output = ()>) {
+    if time::timeout(CALLS_END_TIMEOUT, release).await.is_err() {
+        tracing::error!("calls that need the collections did not end in time");
     }
 }

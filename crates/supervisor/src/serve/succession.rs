@@ -331,12 +331,16 @@ impl Server {
         self.report(None);
         self.open.send_replace(true);
         let _ = channel.write_u8(TAKEN).await;
-        let updater = std::sync::Arc::clone(&self.updater);
+        let (updater, collections) =
+            (std::sync::Arc::clone(&self.updater), self.collections.clone());
         let guard = self.tasks.guard("succession");
         tokio::spawn(async move {
             let _guard = guard;
             // The predecessor sends nothing more: this returns when it exits.
             let _ = channel.read_u8().await;
+            if let Some(collections) = collections {
+                collections.await_predecessor(false);
+            }
             updater.resume().await;
             tracing::info!("predecessor exited");
         });

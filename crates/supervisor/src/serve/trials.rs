@@ -13,7 +13,7 @@ use onnxd_engine::{
 };
 use onnxd_proto::{domain::Refusal, exit::Failure, layout::Layout};
 
-use super::start;
+use super::workers;
 use crate::{
     cli::check::temporary,
     config::{Config, Problems},
@@ -72,7 +72,7 @@ fn tried<'a>(
     models: &[&'a ModelSource],
 ) -> Result<Vec<(&'a ModelSource, Refusal)>, Failure> {
     let sources = Sources::new(executable.clone(), None);
-    let limits = start::check_limits(config)?;
+    let limits = workers::check_limits(config)?;
     let refused = temporary::with_trials(
         &temporary::directory()?,
         executable.clone(),

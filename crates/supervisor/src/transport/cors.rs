@@ -77,7 +77,7 @@ pub(crate) fn layer(origins: &[Origin]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         // Not `*`, which excludes `authorization` (Fetch standard).
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)

@@ -67,6 +67,7 @@ impl Collector for Scrape {
         self.models(page)?;
         self.serving(page)?;
         self.updates(page)?;
+        self.indexes(page)?;
         self.sources(page)?;
         self.workers(page)?;
         self.capacity(page)?;

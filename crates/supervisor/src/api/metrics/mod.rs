@@ -2,6 +2,7 @@
 
 mod capacity;
 mod exposition;
+mod indexes;
 mod serving;
 mod sources;
 

@@ -1,8 +1,10 @@
-//! OpenAI's contract: `/v1/embeddings` and `/v1/models`.
+//! OpenAI's contract: `/v1/embeddings`, `/v1/models`, and search in `/v1/vector_stores`.
 
 mod embeddings;
 mod error;
+mod filters;
 mod models;
+mod vector_stores;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -19,4 +21,7 @@ fn routes() -> OpenApiRouter<App> {
         .routes(routes!(models::models))
         .routes(routes!(models::model))
         .routes(routes!(models::model_of_organization))
+        .routes(routes!(vector_stores::vector_stores))
+        .routes(routes!(vector_stores::vector_store))
+        .routes(routes!(vector_stores::search_vector_store))
 }

@@ -7,10 +7,13 @@ use axum::{
     response::IntoResponse,
 };
 use onnxd_engine::ErrorKind;
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
 
 use crate::api::{
     app::App,
-    error::{Class, Fault},
+    error::{Class, Fault, axum_json},
     tei::error::{TeiErrors, render},
 };
 
@@ -35,11 +38,31 @@ pub(crate) async fn ping(app: State<App>) -> Response<Body> {
     tei(app).await
 }
 
-/// Same as `/health`.
+/// What the server is. Clients of Qdrant compare the version with their own.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ServerInfo {
+    /// "onnxd".
+    title: &'static str,
+    /// The version of Qdrant's interface.
+    version: &'static str,
+    /// The version of onnxd.
+    onnxd: &'static str,
+}
+
+/// The version of Qdrant's interface that `/collections` has.
+const QDRANT_VERSION: &str = "1.20.0";
+
+/// Same as `/health`, with a body.
 #[utoipa::path(
     get, path = "/", tag = "health",
-    responses((status = 200, description = "Requests are answered"), TeiErrors)
+    responses((status = 200, description = "Requests are answered", body = ServerInfo), TeiErrors)
 )]
 pub(crate) async fn root(app: State<App>) -> Response<Body> {
-    tei(app).await
+    let response = tei(app).await;
+    if response.status() != StatusCode::OK {
+        return response;
+    }
+    let info =
+        ServerInfo { title: "onnxd", version: QDRANT_VERSION, onnxd: env!("CARGO_PKG_VERSION") };
+    axum_json(&json!(info)).into_response()
 }

@@ -21,6 +21,7 @@ mod listening;
 mod logging;
 mod models;
 mod other;
+mod search;
 mod security;
 mod state;
 mod tracing;
@@ -29,8 +30,8 @@ mod workers;
 
 use self::{
     limits::LimitFlags, listening::ListenFlags, logging::LoggingFlags, models::ModelFlags,
-    other::OtherFlags, security::SecurityFlags, state::StateFlags, tracing::TracingFlags,
-    updates::UpdateFlags, workers::WorkerFlags,
+    other::OtherFlags, search::SearchFlags, security::SecurityFlags, state::StateFlags,
+    tracing::TracingFlags, updates::UpdateFlags, workers::WorkerFlags,
 };
 
 /// Flags that cannot be set in the file.
@@ -53,6 +54,8 @@ pub(crate) struct ServeArguments {
     pub limits: LimitFlags,
     #[command(flatten)]
     pub state: StateFlags,
+    #[command(flatten)]
+    pub search: SearchFlags,
     #[command(flatten)]
     pub logging: LoggingFlags,
     #[command(flatten)]
@@ -98,6 +101,7 @@ impl ServeArguments {
             updates: toml::from_str(text)?,
             limits: toml::from_str(text)?,
             state: toml::from_str(text)?,
+            search: toml::from_str(text)?,
             logging: toml::from_str(text)?,
             tracing: toml::from_str(text)?,
             other: OtherFlags::default(),
@@ -114,6 +118,7 @@ impl ServeArguments {
             updates: self.updates.over(file.updates),
             limits: self.limits.over(file.limits),
             state: self.state.over(file.state),
+            search: self.search.over(file.search),
             logging: self.logging.over(file.logging),
             tracing: self.tracing.over(file.tracing),
             // Flags only.

@@ -5,7 +5,7 @@ use clap::{Args, Command, FromArgMatches};
 use super::*;
 
 /// Every setting: its key, a value for the file, and another value for the flag.
-const SETTINGS: [(&str, &str, &str); 50] = [
+const SETTINGS: [(&str, &str, &str); 52] = [
     ("model", "['m=/x']", "n=/y"),
     ("preload", "['m']", "none"),
     ("require", "['m']", "all"),
@@ -34,6 +34,8 @@ const SETTINGS: [(&str, &str, &str); 50] = [
     ("onnxruntime", "'/o'", "/p"),
     ("worker-binary", "'/w'", "/v"),
     ("fetch-binary", "'/f'", "/g"),
+    ("search", "'off'", "embedded"),
+    ("index-binary", "'/i'", "/j"),
     ("idle-timeout", "1", "2"),
     ("shutdown-delay", "1", "2"),
     ("drain-timeout", "1", "2"),

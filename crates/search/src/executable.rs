@@ -1,0 +1,105 @@
+//! Starts `onnxd-index` or `onnxd-postgres`. Called by [`crate::process`].
+
+use std::{
+    fmt,
+    fs::{DirBuilder, File},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{fs::DirBuilderExt, net, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use tokio::{net::UnixStream, process::Child};
+
+/// The file in which the process keeps the names of collections.
+const CATALOG: &str = "catalog.db";
+/// The variable in which `onnxd-postgres` finds the URL of its database.
+const DATABASE_VARIABLE: &str = "ONNXD_SEARCH_URL";
+
+/// How the process is started.
+#[derive(Clone)]
+pub struct IndexExecutable {
+    file: Arc<File>,
+    store: Store,
+    /// Whether the process sandboxes itself.
+    confined: bool,
+}
+
+/// Where the process keeps the collections.
+#[derive(Clone)]
+enum Store {
+    /// In this directory.
+    Directory(PathBuf),
+    /// In the database with this URL, which may have a password.
+    Database(String),
+}
+
+impl fmt::Debug for IndexExecutable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IndexExecutable").field("name", &self.name()).finish_non_exhaustive()
+    }
+}
+
+impl IndexExecutable {
+    /// Opens `onnxd-index`, which keeps the collections in a directory.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn embedded(path: &Path, directory: &Path, confined: bool) -> io::Result<Self> {
+        let store = Store::Directory(directory.to_owned());
+        Ok(Self { file: Arc::new(File::open(path)?), store, confined })
+    }
+
+    /// Opens `onnxd-postgres`, which keeps the collections in a database.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn postgres(path: &Path, url: &str, confined: bool) -> io::Result<Self> {
+        let store = Store::Database(url.to_owned());
+        Ok(Self { file: Arc::new(File::open(path)?), store, confined })
+    }
+
+    fn name(&self) -> &'static str {
+        match self.store {
+            Store::Directory(_) => "onnxd-index",
+            Store::Database(_) => "onnxd-postgres",
+        }
+    }
+
+    /// Starts the process, with a socket as standard input. Returns the other end.
+    pub(crate) fn start(&self) -> io::Result<(Child, UnixStream)> {
+        let (ours, theirs) = net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0(self.name()).env_clear().envs(onnxd_telemetry::log::variables());
+        match &self.store {
+            Store::Directory(directory) => {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+                command.arg("--directory").arg(directory);
+            }
+            // Arguments are visible to other users.
+            Store::Database(url) => {
+                command.env(DATABASE_VARIABLE, url);
+            }
+        }
+        if !self.confined {
+            command.arg("--no-sandbox");
+        }
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        let mut command = tokio::process::Command::from(command);
+        let child = command.kill_on_drop(true).spawn()?;
+        Ok((child, UnixStream::from_std(ours)?))
+    }
+
+    /// Returns the file that exists once there are collections, if one tells.
+    pub(crate) fn catalog(&self) -> Option<Arc<Path>> {
+        match &self.store {
+            Store::Directory(directory) => Some(directory.join(CATALOG).into()),
+            Store::Database(_) => None,
+        }
+    }
+}

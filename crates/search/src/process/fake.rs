@@ -1,0 +1,125 @@
+//! An index in memory for tests, with one collection, `notes`, of model `m`.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Mutex,
+};
+
+use onnxd_proto::search::{
+    CollectionInfo, Distance, DocumentId, Settings, Unembedded, VersionInfo,
+};
+
+use super::{
+    Arc, Duration, FromIndex, IN_FLIGHT_MAX, Index, Request, Semaphore, ToIndex, mpsc, watch,
+};
+
+/// The collection, and what was asked.
+#[derive(Debug, Default)]
+pub(crate) struct FakeIndex(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    metadata: String,
+    texts: Vec<String>,
+    /// Keys that have a vector, by version.
+    embedded: HashMap<String, HashSet<u32>>,
+    lists: usize,
+}
+
+/// Returns settings with this metadata.
+pub(crate) fn settings(metadata: &str) -> Settings {
+    Settings {
+        model: Some("m".into()),
+        distance: Distance::Cosine,
+        dimensions: None,
+        declared_dimension: None,
+        document_prompt: None,
+        query_prompt: None,
+        text_field: None,
+        metadata: metadata.into(),
+    }
+}
+
+impl FakeIndex {
+    /// Starts an index with this many documents.
+    pub(crate) fn start(metadata: &str, documents: usize) -> (Arc<Self>, Index) {
+        let (requests, mut queue) = mpsc::channel::<Request>(IN_FLIGHT_MAX);
+        let state = State { metadata: metadata.into(), ..State::default() };
+        let fake = Arc::new(Self(Mutex::new(state)));
+        (0..documents).for_each(|number| fake.write(&format!("text {number}")));
+        let answering = Arc::clone(&fake);
+        tokio::spawn(async move {
+            while let Some(Request { message, reply, .. }) = queue.recv().await {
+                let _ = reply.send(answering.answer(message));
+            }
+        });
+        let permits = || Arc::new(Semaphore::new(IN_FLIGHT_MAX));
+        let index = Index {
+            catalog: None,
+            requests,
+            changes: permits(),
+            reads: permits(),
+            release: Arc::new(watch::channel(false).0),
+            timeout: Duration::from_secs(5),
+        };
+        (fake, index)
+    }
+
+    /// Adds a document.
+    pub(crate) fn write(&self, text: &str) {
+        self.0.lock().unwrap().texts.push(text.to_owned());
+    }
+
+    /// Returns how many documents there are, and how many have a vector of a version.
+    pub(crate) fn counts(&self, version: &str) -> (usize, usize) {
+        let state = self.0.lock().unwrap();
+        (state.texts.len(), state.embedded.get(version).map_or(0, HashSet::len))
+    }
+
+    /// Returns how often the collections were listed.
+    pub(crate) fn lists(&self) -> usize {
+        self.0.lock().unwrap().lists
+    }
+
+    fn answer(&self, message: ToIndex) -> FromIndex {
+        let mut state = self.0.lock().unwrap();
+        match message {
+            ToIndex::List => {
+                state.lists += 1;
+                let versions = state.embedded.iter().map(|(version, keys)| VersionInfo {
+                    version: version.clone(),
+                    dimension: 1,
+                    documents: keys.len() as u64,
+                });
+                FromIndex::Collections(vec![CollectionInfo {
+                    name: "notes".into(),
+                    settings: settings(&state.metadata),
+                    aliases: Vec::new(),
+                    documents: state.texts.len() as u64,
+                    versions: versions.collect(),
+                    damaged: None,
+                }])
+            }
+            ToIndex::Unembedded { version, limit, .. } => {
+                let embedded = state.embedded.get(&version);
+                let lacks = |key: &u32| embedded.is_none_or(|embedded| !embedded.contains(key));
+                let missing: Vec<u32> = (0u32..).take(state.texts.len()).filter(lacks).collect();
+                let text = |&key: &u32| Unembedded {
+                    key,
+                    edition: 0,
+                    text: state.texts[key as usize].clone(),
+                    id: Some(DocumentId::Number(key.into())),
+                };
+                let texts = missing.iter().take(limit).map(text).collect();
+                FromIndex::Unembedded(texts, missing.len() as u64)
+            }
+            ToIndex::Embedded { version, documents, .. } => {
+                let count = documents.len() as u64;
+                let keys = documents.into_iter().map(|(key, _)| key);
+                state.embedded.entry(version).or_default().extend(keys);
+                FromIndex::Changed(count)
+            }
+            other => panic!("not expected: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Completes the indexes of a version before it is committed: embeds every document by the
+//! candidate, then holds back writes and embeds what they left. Called by updates, through
+//! [`Indexes`].
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, future, stream};
+use onnxd_engine::models::{
+    indexes::{Embedder, Fence, IndexProgress, Indexes},
+    workers::Boxed,
+};
+use onnxd_proto::{
+    domain::{Refusal, RefusalKind},
+    search::{CollectionInfo, FromIndex, IndexError, ToIndex, Unembedded},
+};
+use tokio::time;
+
+use crate::{
+    catalog::{Catalog, shows_table, unexpected},
+    documents::shown,
+    embedding::Kind,
+    writes::options,
+};
+
+/// Texts that are embedded in one call.
+const EMBEDDED_AT_ONCE: usize = 32;
+/// Calls' worth of texts that are read at once, for each call that may run.
+const READ_AHEAD: usize = 8;
+/// Documents that may lack a vector when writes are first held back.
+const LEFT_FOR_FENCE: u64 = 256;
+/// How long the passes before it may take if writes are faster than the candidate.
+const PASSES_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Characters of a text that name its document in errors if its id is unknown.
+const SHOWN_CHARACTERS: usize = 80;
+
+impl Indexes for Catalog {
+    fn has_documents(&self, model: &str) -> bool {
+        self.binds(model)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        model: &'a str,
+        candidate: &'a dyn Embedder,
+        reuse_from: Option<&'a str>,
+        progress: &'a (dyn Fn(IndexProgress) + Sync),
+    ) -> Boxed<'a, Result<Fence, Refusal>> {
+        let update = Reembedding { catalog: self, model, candidate, progress };
+        Box::pin(async move { update.run(reuse_from).await })
+    }
+
+    fn keep<'a>(&'a self, model: &'a str, versions: Vec<String>) -> Boxed<'a, ()> {
+        Box::pin(async move {
+            if !self.may_have_collections() {
+                return;
+            }
+            if let Err(error) = self.keep_versions(model, &versions).await {
+                tracing::warn!(model, %error, "failed to remove vectors of retired versions");
+            }
+        })
+    }
+}
+
+/// Embeds the documents of one model by one version.
+pub(crate) struct Reembedding<'u> {
+    pub(crate) catalog: &'u Catalog,
+    pub(crate) model: &'u str,
+    pub(crate) candidate: &'u dyn Embedder,
+    pub(crate) progress: &'u (dyn Fn(IndexProgress) + Sync),
+}
+
+impl fmt::Debug for Reembedding<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reembedding").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+/// What one batch did.
+struct Batch {
+    /// Documents that lacked a vector before.
+    missing: u64,
+    /// Those of them that were embedded.
+    texts: u64,
+    /// Those whose vectors were stored, since their texts had not changed meanwhile.
+    embedded: u64,
+}
+
+impl Reembedding<'_> {
+    async fn run(&self, reuse_from: Option<&str>) -> Result<Fence, Refusal> {
+        if self.catalog.may_have_collections() {
+            if self.catalog.is_awaited() {
+                let message = "the predecessor still has the collections of documents; update again after the upgrade";
+                return Err(RefusalKind::Busy.because(message));
+            }
+            for collection in self.collections().await? {
+                if let Some(from) = reuse_from {
+                    self.reuse(&collection, from).await?;
+                }
+            }
+            let passes = async {
+                while self.pass().await? > LEFT_FOR_FENCE {}
+                Ok(())
+            };
+            // After that time the fence has more to do.
+            time::timeout(PASSES_MAX, passes).await.unwrap_or(Ok(()))?;
+        }
+        let fence = self.catalog.hold_writes(self.model).await;
+        if self.catalog.may_have_collections() {
+            // The fence does not hold back programs that write tables, so one pass over those must do.
+            let mut left = self.pass().await?;
+            while left > 0 {
+                let mut own = self.collections().await?;
+                own.retain(|info| !shows_table(&info.settings));
+                left = self.embed_missing(&own).await?;
+            }
+            self.verify().await?;
+        }
+        Ok(Box::new(fence))
+    }
+
+    /// Embeds as many documents as lack a vector of the candidate now. Returns how many lack one then.
+    pub(crate) async fn pass(&self) -> Result<u64, Refusal> {
+        self.embed_missing(&self.collections().await?).await
+    }
+
+    /// Embeds as many documents of these collections as lack a vector now. Documents that are written
+    /// meanwhile may leave as many, so it does not wait until there are none. Returns how many lack a
+    /// vector then, without those of tables, of which there may always be some.
+    async fn embed_missing(&self, collections: &[CollectionInfo]) -> Result<u64, Refusal> {
+        let mut progress = self.report(collections);
+        for collection in collections {
+            let mut left = u64::MAX;
+            while left > 0 {
+                let Batch { missing, texts, embedded } = self.batch(collection).await?;
+                if texts == 0 {
+                    break;
+                }
+                left = left.min(missing).saturating_sub(texts);
+                progress.done += embedded;
+                let total = progress.done + missing.saturating_sub(embedded);
+                progress.total = progress.total.max(total);
+                (self.progress)(progress);
+            }
+        }
+        let missing = |info: &CollectionInfo| info.documents.saturating_sub(self.embedded(info));
+        let collections = self.collections().await?;
+        self.report(&collections);
+        let own = collections.iter().filter(|info| !shows_table(&info.settings));
+        Ok(own.map(missing).sum())
+    }
+
+    /// Embeds some documents of a collection.
+    async fn batch(&self, collection: &CollectionInfo) -> Result<Batch, Refusal> {
+        let concurrency = self.candidate.concurrency().max(1);
+        let message = ToIndex::Unembedded {
+            collection: collection.name.clone(),
+            version: self.candidate.version().to_owned(),
+            limit: concurrency * READ_AHEAD * EMBEDDED_AT_ONCE,
+        };
+        let (texts, missing) = match self.ask(message, Bytes::new()).await? {
+            FromIndex::Unembedded(texts, missing) => (texts, missing),
+            other => return Err(refusal(&unexpected(&other))),
+        };
+        let calls: Vec<_> =
+            texts.chunks(EMBEDDED_AT_ONCE).map(|texts| self.embed(collection, texts)).collect();
+        let calls = stream::iter(calls).buffer_unordered(concurrency);
+        let embedded = calls.try_fold(0, |sum, one| future::ready(Ok(sum + one))).await?;
+        Ok(Batch { missing, texts: texts.len() as u64, embedded })
+    }
+
+    /// Embeds texts and stores their vectors. Returns how many were stored.
+    async fn embed(
+        &self,
+        collection: &CollectionInfo,
+        texts: &[Unembedded],
+    ) -> Result<u64, Refusal> {
+        let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
+        let vectors = self.vectors(collection, texts).await?;
+        let (collection, version) = (collection.name.clone(), self.candidate.version().to_owned());
+        let kind = Kind::of(self.candidate.task());
+        let message = kind.embedded(collection, version, documents);
+        match self.ask(message, kind.payload(&vectors)).await? {
+            FromIndex::Changed(stored) => Ok(stored),
+            other => Err(refusal(&unexpected(&other))),
+        }
+    }
+
+    /// Embeds texts together. If that fails, embeds one after the other to name the document that the
+    /// version cannot embed.
+    async fn vectors(
+        &self,
+        collection: &CollectionInfo,
+        texts: &[Unembedded],
+    ) -> Result<Vec<Bytes>, Refusal> {
+        let options = options(&collection.settings);
+        let all = texts.iter().map(|text| text.text.clone()).collect();
+        match self.candidate.embed(all, options.clone()).await {
+            Ok(vectors) => return Ok(vectors),
+            // No document is the cause.
+            Err(refusal) if refusal.kind == RefusalKind::Superseded => return Err(refusal),
+            Err(_) => {}
+        }
+        let mut vectors = Vec::with_capacity(texts.len());
+        for text in texts {
+            let vector = self.candidate.embed(vec![text.text.clone()], options.clone()).await;
+            vectors.extend(vector.map_err(|refusal| {
+                let (document, collection) = (name(text), &collection.name);
+                let Refusal { kind, message, .. } = refusal;
+                kind.because(format!(
+                    "the version cannot embed document {document} of collection {collection}: {message}"
+                ))
+            })?);
+        }
+        Ok(vectors)
+    }
+
+    /// Lets the candidate use the vectors of a version that computes the same.
+    async fn reuse(&self, collection: &CollectionInfo, from: &str) -> Result<(), Refusal> {
+        let (from, to) = (from.to_owned(), self.candidate.version().to_owned());
+        let message = ToIndex::Reuse { collection: collection.name.clone(), from, to };
+        self.ask(message, Bytes::new()).await.map(drop)
+    }
+
+    /// Checks under the fence that no document lacks a vector.
+    async fn verify(&self) -> Result<(), Refusal> {
+        let collections = self.collections().await?;
+        self.report(&collections);
+        for info in collections.iter().filter(|info| !shows_table(&info.settings)) {
+            let embedded = self.embedded(info);
+            if embedded != info.documents {
+                let message = format!(
+                    "collection {} has {} documents, but {embedded} vectors of the new version",
+                    info.name, info.documents
+                );
+                return Err(RefusalKind::Internal.because(message));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self, collections: &[CollectionInfo]) -> IndexProgress {
+        let done = collections.iter().map(|info| self.embedded(info)).sum();
+        let total = collections.iter().map(|info| info.documents).sum();
+        let progress = IndexProgress { done, total };
+        (self.progress)(progress);
+        progress
+    }
+
+    /// Returns how many documents have a vector of the candidate.
+    fn embedded(&self, info: &CollectionInfo) -> u64 {
+        let own = |version: &&onnxd_proto::search::VersionInfo| {
+            version.version == self.candidate.version()
+        };
+        info.versions.iter().find(own).map_or(0, |version| version.documents)
+    }
+
+    /// Returns the collections of the model.
+    async fn collections(&self) -> Result<Vec<CollectionInfo>, Refusal> {
+        let mut all = self.catalog.list().await.map_err(|error| refusal(&error))?;
+        all.retain(|info| {
+            let is_own = info.settings.model.as_deref() == Some(self.model);
+            if let (true, Some(reason)) = (is_own, &info.damaged) {
+                tracing::warn!(collection = info.name, reason, "skipping a damaged collection");
+            }
+            is_own && info.damaged.is_none()
+        });
+        Ok(all)
+    }
+
+    async fn ask(&self, message: ToIndex, payload: Bytes) -> Result<FromIndex, Refusal> {
+        self.catalog.ask(message, payload).await.map_err(|error| refusal(&error))
+    }
+}
+
+impl Catalog {
+    async fn keep_versions(&self, model: &str, versions: &[String]) -> Result<(), IndexError> {
+        for (name, bound) in self.known().await?.iter() {
+            if bound.name != *name || bound.settings.model.as_deref() != Some(model) {
+                continue;
+            }
+            let (collection, versions) = (bound.name.clone(), versions.to_vec());
+            self.ask(ToIndex::Keep { collection, versions }, Bytes::new()).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the id of a document, or the beginning of its text.
+fn name(text: &Unembedded) -> String {
+    match &text.id {
+        Some(id) => shown(id),
+        None => format!("`{:.SHOWN_CHARACTERS$}`", text.text),
+    }
+}
+
+fn refusal(error: &IndexError) -> Refusal {
+    RefusalKind::Internal
+        .because(format!("the index of the documents cannot be completed: {error}"))
+}
+
+#[cfg(test)]
+#[path = "reembed_tests.rs"]
+mod tests;

@@ -1,0 +1,353 @@
+//! `/collections`: lists, creates, changes, describes and deletes collections.
+
+use std::time::Instant;
+
+use axum::{
+    body::Body,
+    extract::{Path, State},
+    http::{Request, Response},
+};
+use onnxd_engine::Engine;
+use onnxd_proto::{
+    domain::Task,
+    search::{CollectionInfo, Settings},
+};
+use onnxd_search::SearchErrorKind;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::{
+    api::{
+        app::App,
+        error::Fault,
+        qdrant::{
+            error::{Answer, QdrantErrors, answer, respond, wrong},
+            settings::{self, GivenDistance, VectorsConfig},
+        },
+        request::parse,
+    },
+    transport::bodies::read_body,
+};
+
+/// A new collection. Settings of storage and indexing are accepted and ignored, since no result
+/// depends on them.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct CreateCollection {
+    vectors: Option<VectorsConfig>,
+    /// `model`, `text` (the payload field that holds the text), `document_prompt`, `query_prompt`
+    /// and `dimensions`, and the client's own values.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Map<String, Value>>,
+    /// Refused unless empty.
+    #[schema(value_type = Option<Object>)]
+    sparse_vectors: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    others: Map<String, Value>,
+}
+
+/// A change of a collection.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(crate) struct UpdateCollection {
+    /// Merged with the existing metadata; `null` removes a key.
+    #[schema(value_type = Option<Object>)]
+    metadata: Option<Map<String, Value>>,
+    /// Refused unless empty.
+    #[schema(value_type = Option<Object>)]
+    sparse_vectors: Option<Map<String, Value>>,
+    /// Ignored: only settings of storage and indexing can be changed.
+    #[schema(value_type = Option<Object>)]
+    #[expect(dead_code, reason = "accepted, and changes no result")]
+    vectors: Option<Value>,
+    #[serde(flatten)]
+    #[schema(ignore)]
+    others: Map<String, Value>,
+}
+
+/// Settings of storage and indexing, which change no result.
+const IGNORED: [&str; 13] = [
+    "params",
+    "shard_number",
+    "sharding_method",
+    "replication_factor",
+    "write_consistency_factor",
+    "on_disk_payload",
+    "payload",
+    "id_tracker",
+    "hnsw_config",
+    "wal_config",
+    "optimizers_config",
+    "quantization_config",
+    "strict_mode_config",
+];
+
+/// The names of all collections.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CollectionNames {
+    collections: Vec<CollectionName>,
+}
+
+/// The name of a collection.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CollectionName {
+    name: String,
+}
+
+/// Whether a collection exists.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CollectionExistence {
+    exists: bool,
+}
+
+/// A collection.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CollectionDescription {
+    /// Always "green".
+    status: &'static str,
+    /// Always "ok".
+    optimizer_status: &'static str,
+    points_count: u64,
+    /// Points with a vector of the version that serves.
+    indexed_vectors_count: u64,
+    segments_count: u64,
+    config: CollectionConfig,
+    /// Always empty: every field can be filtered by.
+    #[schema(value_type = Object)]
+    payload_schema: Map<String, Value>,
+}
+
+/// The configuration of a collection. Settings of storage and indexing are Qdrant's defaults.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CollectionConfig {
+    params: CollectionParams,
+    #[schema(value_type = Object)]
+    hnsw_config: Value,
+    #[schema(value_type = Object)]
+    optimizer_config: Value,
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+}
+
+/// The parameters of a collection.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CollectionParams {
+    /// The vector, by its name if it has one.
+    #[schema(value_type = Object)]
+    vectors: Value,
+    shard_number: u32,
+    replication_factor: u32,
+    write_consistency_factor: u32,
+    on_disk_payload: bool,
+}
+
+impl CollectionDescription {
+    fn new(engine: &Engine, info: &CollectionInfo) -> Self {
+        let settings = &info.settings;
+        let model = settings.model.as_deref().and_then(|model| engine.find(Some(model)).ok());
+        let serving = model.and_then(|model| model.serving());
+        let own = serving.as_ref().map(|(_, record)| record.facts.dimension);
+        let size = settings.dimensions.or(own).or(settings.declared_dimension).unwrap_or(0);
+        let distance = GivenDistance::from(settings.distance);
+        let vector = json!({ "size": size, "distance": distance });
+        let vectors = match settings::vector_name(settings) {
+            None => vector,
+            Some(name) => json!({ name: vector }),
+        };
+        let serves =
+            |version: &str| serving.as_ref().is_some_and(|(_, record)| record.version == version);
+        let indexed = info.versions.iter().find(|version| serves(&version.version));
+        Self {
+            status: "green",
+            optimizer_status: "ok",
+            points_count: info.documents,
+            indexed_vectors_count: indexed.map_or(0, |version| version.documents),
+            segments_count: 1,
+            config: CollectionConfig {
+                params: CollectionParams {
+                    vectors,
+                    shard_number: 1,
+                    replication_factor: 1,
+                    write_consistency_factor: 1,
+                    on_disk_payload: true,
+                },
+                hnsw_config: json!({"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, "max_indexing_threads": 0, "on_disk": false}),
+                optimizer_config: json!({"deleted_threshold": 0.2, "vacuum_min_vector_number": 1000, "default_segment_number": 0, "flush_interval_sec": 5}),
+                metadata: settings::metadata(settings),
+            },
+            payload_schema: Map::new(),
+        }
+    }
+}
+
+/// Lists all collections.
+#[utoipa::path(
+    get, path = "/collections", tag = "qdrant",
+    responses((status = 200, description = "All collections", body = Answer<CollectionNames>), QdrantErrors)
+)]
+pub(crate) async fn collections(State(app): State<App>) -> Response<Body> {
+    respond(async {
+        let started = Instant::now();
+        let all = app.search()?.collections().await?;
+        let collections = all.into_iter().map(|info| CollectionName { name: info.name }).collect();
+        answer(app.engine.memory(), started, CollectionNames { collections })
+    })
+    .await
+}
+
+/// Returns a collection.
+#[utoipa::path(
+    get, path = "/collections/{collection}", tag = "qdrant",
+    params(("collection" = String, Path, description = "The collection's name or alias")),
+    responses((status = 200, description = "The collection", body = Answer<CollectionDescription>), QdrantErrors)
+)]
+pub(crate) async fn collection(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
+    respond(async {
+        let started = Instant::now();
+        let info = app.search()?.collection(&name).await?;
+        let described = CollectionDescription::new(&app.engine, &info);
+        answer(app.engine.memory(), started, described)
+    })
+    .await
+}
+
+/// Returns whether a collection exists.
+#[utoipa::path(
+    get, path = "/collections/{collection}/exists", tag = "qdrant",
+    params(("collection" = String, Path, description = "The collection's name or alias")),
+    responses((status = 200, description = "Whether it exists", body = Answer<CollectionExistence>), QdrantErrors)
+)]
+pub(crate) async fn collection_exists(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Response<Body> {
+    respond(async {
+        let started = Instant::now();
+        let exists = match app.search()?.settings(&name).await {
+            Ok(_) => true,
+            Err(error) if error.kind() == SearchErrorKind::NotFound => false,
+            Err(error) => return Err(error.into()),
+        };
+        answer(app.engine.memory(), started, CollectionExistence { exists })
+    })
+    .await
+}
+
+/// Creates a collection.
+#[utoipa::path(
+    put, path = "/collections/{collection}", tag = "qdrant", request_body = CreateCollection,
+    params(("collection" = String, Path, description = "The collection's name")),
+    responses((status = 200, description = "It is created", body = Answer<bool>), QdrantErrors)
+)]
+pub(crate) async fn create_collection(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Response<Body> {
+    respond(async {
+        let started = Instant::now();
+        let _call = app.search()?.enter()?;
+        let body = read_body(app.engine.memory(), request).await?;
+        let CreateCollection { vectors, metadata, sparse_vectors, others } = parse(&body)?;
+        refuse_others(sparse_vectors.as_ref(), &others)?;
+        let settings = settings::new(vectors, metadata.unwrap_or_default())?;
+        check_dimension(&app.engine, &settings)?;
+        app.search()?.create(&name, settings).await?;
+        answer(app.engine.memory(), started, true)
+    })
+    .await
+}
+
+/// Changes the metadata of a collection.
+#[utoipa::path(
+    patch, path = "/collections/{collection}", tag = "qdrant", request_body = UpdateCollection,
+    params(("collection" = String, Path, description = "The collection's name or alias")),
+    responses((status = 200, description = "It is changed", body = Answer<bool>), QdrantErrors)
+)]
+pub(crate) async fn update_collection(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    request: Request<Body>,
+) -> Response<Body> {
+    respond(async {
+        let started = Instant::now();
+        let _call = app.search()?.enter()?;
+        let body = read_body(app.engine.memory(), request).await?;
+        let UpdateCollection { metadata, sparse_vectors, others, .. } = parse(&body)?;
+        refuse_others(sparse_vectors.as_ref(), &others)?;
+        let search = app.search()?;
+        let (name, settings) = search.settings(&name).await?;
+        if let Some(changes) = metadata {
+            let was_bound = settings.model.is_some();
+            let settings = settings::merged(settings, changes)?;
+            // An update may have changed the dimension of the model since.
+            if !was_bound {
+                check_dimension(&app.engine, &settings)?;
+            }
+            search.configure(&name, settings).await?;
+        }
+        answer(app.engine.memory(), started, true)
+    })
+    .await
+}
+
+/// Deletes a collection with its points and aliases.
+#[utoipa::path(
+    delete, path = "/collections/{collection}", tag = "qdrant",
+    params(("collection" = String, Path, description = "The collection's name")),
+    responses((status = 200, description = "Whether it existed", body = Answer<bool>), QdrantErrors)
+)]
+pub(crate) async fn delete_collection(
+    State(app): State<App>,
+    Path(name): Path<String>,
+) -> Response<Body> {
+    respond(async {
+        let started = Instant::now();
+        let existed = match app.search()?.remove(&name).await {
+            Ok(()) => true,
+            Err(error) if error.kind() == SearchErrorKind::NotFound => false,
+            Err(error) => return Err(error.into()),
+        };
+        answer(app.engine.memory(), started, existed)
+    })
+    .await
+}
+
+fn refuse_others(
+    sparse: Option<&Map<String, Value>>,
+    others: &Map<String, Value>,
+) -> Result<(), Fault> {
+    if sparse.is_some_and(|sparse| !sparse.is_empty()) {
+        return Err(wrong(
+            "sparse vectors are not supported; every collection can be searched by words too: set `hybrid`: true in the query",
+        ));
+    }
+    match others.keys().find(|name| !IGNORED.contains(&name.as_str())) {
+        Some(name) => Err(wrong(format!("unknown field `{name:.100}` of a collection"))),
+        None => Ok(()),
+    }
+}
+
+/// Compares the declared dimension with the model's.
+fn check_dimension(engine: &Engine, settings: &Settings) -> Result<(), Fault> {
+    let Some(declared) = settings.declared_dimension else { return Ok(()) };
+    let Some(name) = settings.model.as_deref() else { return Ok(()) };
+    let Some((_, record)) = engine.find(Some(name))?.serving() else { return Ok(()) };
+    if record.facts.task != Task::Embed {
+        // Refused with a better reason.
+        return Ok(());
+    }
+    let own = record.facts.dimension;
+    let made = settings.dimensions.unwrap_or(own);
+    if made == declared {
+        return Ok(());
+    }
+    Err(wrong(match settings.dimensions {
+        Some(dimensions) => format!(
+            "the metadata asks for {dimensions} dimensions, but the vector is declared with size {declared}; use the same number"
+        ),
+        None => format!(
+            "model `{name}` makes vectors of {own} components, not {declared}; declare size {own}, or set `dimensions` in the metadata to keep fewer"
+        ),
+    }))
+}
