@@ -6,6 +6,7 @@
 //! - [`clients`] send requests ([`probe`]) and report to the [`ledger`], which checks each answer
 //!   immediately. [`rules`] decides which failures are excused. [`checks`] and [`resources`] look for
 //!   leaks at the end.
+//! - With `--search`, clients [`search`] in documents instead.
 //! - With `--container`, the server runs with the limits of a [`container`].
 //! - [`summary`] prints the result and saves a failed run.
 
@@ -24,6 +25,7 @@ mod probe;
 mod resources;
 mod rules;
 mod schedule;
+mod search;
 mod summary;
 mod updates;
 mod uploads;
@@ -55,14 +57,16 @@ const VIOLATIONS_MAX: u64 = 20;
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if options.schedule {
+    if options.schedule && !options.search {
         schedule::draw(&options).iter().for_each(|event| print_line(&format!("{event:?}")));
         return ExitCode::SUCCESS;
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("threads can be started");
-    match runtime.block_on(run(&options)) {
+    let run =
+        async { if options.search { search::run(&options).await } else { run(&options).await } };
+    match runtime.block_on(run) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -41,6 +41,16 @@ pub(crate) struct Options {
     /// Give the server the limits of a small container, 512 MiB and 1.5 CPUs, and probe it each second
     #[arg(long)]
     pub container: bool,
+    /// Search in documents and change them instead, during updates, rollbacks and kills. A third of the
+    /// clients write
+    #[arg(long)]
+    pub search: bool,
+    /// Number of documents, with --search
+    #[arg(long, default_value_t = 50_000)]
+    pub documents: usize,
+    /// Number of updates and rollbacks, with --search, which lasts as long as they take
+    #[arg(long, default_value_t = 20)]
+    pub steps: usize,
     /// Extra argument for `onnxd serve`; may be repeated
     #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true)]
     pub serve: Vec<String>,

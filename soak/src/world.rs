@@ -186,7 +186,19 @@ impl World {
 
 fn with_arguments(builder: Builder, options: &Options) -> Builder {
     let home = builder.directories();
-    let mut builder = builder
+    let mut builder = with_faults_in_mind(builder, &options.serve);
+    for model in MODELS {
+        builder = builder.argument(&format!("--preload={}", model.name));
+    }
+    for model in MODELS.iter().chain([&SPARE]) {
+        builder = builder.model(model.name, &model.source(&home));
+    }
+    builder
+}
+
+/// Adds the arguments of a server whose workers are killed all the time, and `more`.
+pub(crate) fn with_faults_in_mind(builder: Builder, more: &[String]) -> Builder {
+    let builder = builder
         .argument("--check-timeout")
         .argument(CHECK_SECONDS)
         .argument("--probation")
@@ -195,11 +207,5 @@ fn with_arguments(builder: Builder, options: &Options) -> Builder {
         .argument(QUEUE_LIMIT)
         .argument("--worker-restarts")
         .argument(WORKER_RESTARTS);
-    for model in MODELS {
-        builder = builder.argument(&format!("--preload={}", model.name));
-    }
-    for model in MODELS.iter().chain([&SPARE]) {
-        builder = builder.model(model.name, &model.source(&home));
-    }
-    options.serve.iter().fold(builder, |builder, argument| builder.argument(argument))
+    more.iter().fold(builder, |builder, argument| builder.argument(argument))
 }

@@ -32,6 +32,24 @@ async fn ten_seconds_of_faults_violate_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn searches_are_exact_during_updates_and_kills() {
+    let arguments = ["--search", "--documents", "600", "--steps", "3", "--seed", "8"];
+    let (output, text) = soak(&arguments).await;
+    assert!(output.status.success(), "{text}");
+    for part in ["violations  0", "committed", "killed index"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_in_another_space_is_found() {
+    let arguments = ["--search", "--documents", "100", "--steps", "1", "--lie", "content"];
+    let (output, text) = soak(&[&arguments[..], &["--seed", "905"]].concat()).await;
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("LabelTruth"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn false_reports_are_found_and_dumped() {
     for (lie, found, seed) in [
         ("content", "LabelTruth", "901"),

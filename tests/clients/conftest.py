@@ -7,6 +7,7 @@ import os
 os.environ.update(
     {
         "ANONYMIZED_TELEMETRY": "False",
+        "HAYSTACK_TELEMETRY_ENABLED": "False",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LANGCHAIN_TRACING_V2": "false",
@@ -100,6 +101,19 @@ def changing_server(tmp_path):
     for server in _serve(models):
         server.source = source
         yield server
+
+
+@pytest.fixture(scope="session")
+def search_server():
+    """A server with an embedder as the first model, another one, and a reranker."""
+    models = {"minilm": "minilm", "tiny": "tiny/a", "rerank": "tiny/rerank_a"}
+    yield from _serve({name: MODELS / path for name, path in models.items()})
+
+
+@pytest.fixture
+def updatable_server():
+    """A server with the embedder `m`, which the test may update to `tiny/b`."""
+    yield from _serve({"m": MODELS / "tiny/a"})
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,6 +1,7 @@
 """Starts and stops the real onnxd the way users do. Used by conftest.py."""
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import requests
 
 READY_MAX = 60.0
@@ -101,6 +103,28 @@ class Server:
                 pass
             time.sleep(0.05)
         return False
+
+    def update(self, model, directory):
+        """Runs `onnxd update` and returns what it prints."""
+        arguments = [EXECUTABLES / "onnxd", "update", model, "--from", directory, "--json"]
+        arguments += ["--admin-socket", self.root / "run/admin.sock"]
+        environment = {"HOME": str(self.root / "home"), "PATH": os.environ["PATH"]}
+        done = subprocess.run(
+            [str(argument) for argument in arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=READY_MAX,
+        )
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}"
+        return json.loads(done.stdout)
+
+    def embed(self, model, texts, **options):
+        """Returns embeddings as rows."""
+        body = {"model": model, "input": texts, **options}
+        answer = requests.post(f"{self.url}/v1/embeddings", json=body, timeout=60)
+        answer.raise_for_status()
+        return np.array([item["embedding"] for item in answer.json()["data"]], dtype=np.float32)
 
     def log(self):
         return self.log_path.read_text(errors="replace")

@@ -94,6 +94,22 @@ pub fn onnxd_fetch() -> PathBuf {
     executable("onnxd-fetch")
 }
 
+/// Returns the executable of the index process.
+///
+/// # Panics
+/// Panics if it is not built.
+pub fn onnxd_index() -> PathBuf {
+    executable("onnxd-index")
+}
+
+/// Returns the executable that keeps collections in PostgreSQL.
+///
+/// # Panics
+/// Panics if it is not built.
+pub fn onnxd_postgres() -> PathBuf {
+    executable("onnxd-postgres")
+}
+
 /// Returns the benchmark that runs ONNX Runtime without a server.
 ///
 /// # Panics

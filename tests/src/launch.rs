@@ -291,9 +291,17 @@ fn environment(mut command: Command, home: &Home) -> Command {
 /// # Panics
 /// Panics if it does not end within a generous time limit.
 pub async fn run(home: &Home, arguments: &[&str]) -> Output {
+    run_within(home, arguments, COMMAND_MAX).await
+}
+
+/// Runs an `onnxd` command to its end.
+///
+/// # Panics
+/// Panics if it does not end within this time.
+pub async fn run_within(home: &Home, arguments: &[&str], time: Duration) -> Output {
     let mut command = tokio::process::Command::from(onnxd(home));
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    let output = tokio::time::timeout(COMMAND_MAX, command.output()).await;
+    let output = tokio::time::timeout(time, command.output()).await;
     output.unwrap_or_else(|_| panic!("onnxd {arguments:?} did not exit")).unwrap()
 }
 

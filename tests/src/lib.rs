@@ -11,12 +11,13 @@
 //! - [`kinds`]: requests of every kind, whose answers reveal the content that produced them.
 //! - [`corpus`], [`load`], [`history`]: clients that record what they saw, and the invariants of
 //!   every recorded history.
+//! - [`search`]: clients that search and write, and the answers of an exact search.
 //! - [`expected`]: model directories of every kind, with the results of the reference libraries.
 //! - [`exposition`]: a parser for `/metrics`.
 //! - [`web`]: a web server with model files. [`collector`]: a collector of traces.
 //! - [`fake`]: a worker that misbehaves.
 //! - [`notify`]: a fake systemd.
-//! - [`tracer`]: system calls that fail.
+//! - [`tracer`]: system calls that fail. [`small_disk`]: a disk that is full.
 //! - [`control_group`]: the limits of a container.
 //! - [`processes`]: `/proc`. [`random`]: seeded random numbers.
 
@@ -41,9 +42,12 @@ pub mod kinds;
 pub mod launch;
 pub mod load;
 pub mod notify;
+pub mod postgres;
 pub mod processes;
 pub mod random;
+pub mod search;
 pub mod server;
+pub mod small_disk;
 pub mod tracer;
 mod wait;
 pub mod web;

@@ -179,6 +179,13 @@ pub fn status(task: &str, name: &str) -> Option<String> {
     fields.find(|(field, _)| *field == name).map(|(_, value)| value.trim().to_owned())
 }
 
+/// Returns whether a process handles a signal, see proc_pid_status(5).
+pub fn handles(pid: i32, signal: Signal) -> bool {
+    let caught = status(&pid.to_string(), "SigCgt");
+    let mask = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal as u32 - 1) & 1 == 1)
+}
+
 /// Returns a memory field of proc_pid_status(5), such as `RssAnon`, in bytes.
 ///
 /// # Panics

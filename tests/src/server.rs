@@ -128,6 +128,13 @@ impl Server {
         launch::run(&self.home, &[arguments, &socket].concat()).await
     }
 
+    /// Runs a command that may take this long with its admin socket.
+    pub async fn cli_within(&self, arguments: &[&str], time: Duration) -> Output {
+        let socket = self.home.admin_socket();
+        let socket = ["--admin-socket", socket.to_str().unwrap()];
+        launch::run_within(&self.home, &[arguments, &socket].concat(), time).await
+    }
+
     /// Returns `onnxd status`.
     ///
     /// # Panics

@@ -267,7 +267,8 @@ async fn an_update_has_a_span_for_each_step() {
         span.name == "update" && generation.is_some_and(|generation| generation == "2")
     };
     let trace = collector.trace("the update", committed).await;
-    let steps = ["update", "resolve", "fetch", "stage", "check", "load", "record", "commit"];
+    let steps =
+        ["update", "resolve", "fetch", "stage", "check", "load", "index", "record", "commit"];
     assert_eq!(names(&trace), steps);
     assert_ordered(&trace);
     assert_eq!(trace[0].attributes["onnxd.model"], "m");

@@ -15,6 +15,7 @@ mod oip_compressed;
 mod oip_hostile;
 mod oip_texts;
 mod openai;
+mod qdrant;
 mod tei;
 mod tei_scores;
 mod tei_tasks;

@@ -33,7 +33,10 @@ async fn pages_from_allowed_origins_may_call_and_read_answers() {
         let preflight = once(address, PREFLIGHT, &headers, "").await;
         assert_eq!(preflight.status, 200, "{}", preflight.text());
         assert_eq!(preflight.header("access-control-allow-origin"), Some(page));
-        assert_eq!(preflight.header("access-control-allow-methods"), Some("GET,POST"));
+        assert_eq!(
+            preflight.header("access-control-allow-methods"),
+            Some("GET,POST,PUT,PATCH,DELETE")
+        );
         let allowed = preflight.header("access-control-allow-headers");
         assert_eq!(allowed, Some("authorization,content-type"));
 

@@ -1,68 +1,21 @@
 //! Full disks: the update is refused and leaves nothing behind, and serving continues.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs::File, sync::Arc, time::Duration};
 
-use e2e::{corpus::Corpus, disk::Disk, eventually, home::Home, load::Load, server::Server};
+use e2e::{
+    corpus::Corpus, disk::Disk, eventually, home::Home, load::Load, server::Server,
+    small_disk::SmallDisk,
+};
 
 use crate::{served, tiny, variant_of};
 
-const PAGE_BYTES: u64 = 4096;
 /// Enough for about a dozen tiny versions.
 const DISK_BYTES: u64 = 8 << 20;
-
-/// A small mounted disk, unmounted on drop.
-struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    fn mount(path: &Path) -> Result<Self, String> {
-        fs::create_dir_all(path).map_err(|error| error.to_string())?;
-        let size = format!("size={DISK_BYTES}");
-        let arguments = ["-t", "tmpfs", "-o", &size, "tmpfs"];
-        match Command::new("mount").args(arguments).arg(path).output() {
-            Ok(output) if output.status.success() => Ok(Self(path.to_owned())),
-            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
-    /// Fills the disk except for this many pages.
-    fn fill_but(&self, pages: u64) {
-        let ballast = self.0.join("ballast");
-        let mut file = File::options()
-            .append(true)
-            .create(true)
-            .open(&ballast)
-            .expect("the ballast can be opened");
-        let page = vec![0; 4096];
-        while file.write_all(&page).is_ok() {}
-        let length = file.metadata().expect("the ballast exists").len();
-        let length = length.next_multiple_of(PAGE_BYTES) - pages * PAGE_BYTES;
-        file.set_len(length).expect("the ballast can shrink");
-    }
-
-    fn empty(&self) {
-        fs::remove_file(self.0.join("ballast")).expect("the ballast exists");
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        // A killed supervisor may still use the disk, so unmount lazily.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_the_update_and_serving_continues() {
     let home = Arc::new(Home::new());
-    let small = match SmallDisk::mount(&home.state()) {
+    let small = match SmallDisk::mount(&home.state(), DISK_BYTES) {
         Ok(small) => small,
         Err(reason) => {
             eprintln!("SKIPPED: cannot mount a small disk: {reason}");

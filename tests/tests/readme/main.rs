@@ -47,7 +47,7 @@ const SKIPPED_COMMANDS: [SkippedCommand; 3] = [
         ),
     },
     SkippedCommand {
-        command: "cargo build --release -p onnxd -p onnxd-worker -p onnxd-fetch",
+        command: "cargo build --release -p onnxd -p onnxd-worker -p onnxd-fetch -p onnxd-index -p onnxd-postgres",
         reason: "builds for minutes; `cargo xtask soak` does so every night",
         instead: None,
     },
@@ -59,12 +59,13 @@ const SKIPPED_COMMANDS: [SkippedCommand; 3] = [
 ];
 
 /// Documents with commands, and the server that they assume is running.
-const DOCUMENTS: [(&str, Option<&str>); 7] = [
+const DOCUMENTS: [(&str, Option<&str>); 8] = [
     ("README.md", None),
     ("docs/getting-started.md", None),
     ("docs/compatibility.md", Some(MINILM)),
     ("docs/models.md", Some(MINILM)),
     ("docs/operating.md", Some(MINILM)),
+    ("docs/search.md", Some(MINILM)),
     ("docs/sources.md", Some(MINILM)),
     ("docs/updating.md", Some(MINILM)),
 ];
@@ -93,6 +94,11 @@ async fn commands_of_the_models_chapter_print_what_it_shows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_the_operating_chapter_print_what_it_shows() {
     follow("docs/operating.md").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_of_the_search_chapter_print_what_it_shows() {
+    follow("docs/search.md").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

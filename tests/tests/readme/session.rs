@@ -85,7 +85,14 @@ impl Session {
             fs::create_dir_all(session.path(directory)).expect("a directory");
         }
         fs::write(session.home().join(".curlrc"), CURLRC).expect("a file");
-        for program in [fixtures::onnxd(), fixtures::onnxd_worker(), fixtures::onnxd_fetch()] {
+        let programs = [
+            fixtures::onnxd(),
+            fixtures::onnxd_worker(),
+            fixtures::onnxd_fetch(),
+            fixtures::onnxd_index(),
+            fixtures::onnxd_postgres(),
+        ];
+        for program in programs {
             let name = program.file_name().expect("a name");
             link(&program, &checkout.join("target/quick").join(name));
             link(&program, &checkout.join("target/release").join(name));
@@ -103,6 +110,7 @@ impl Session {
             link(&variant, &session.home().join(name));
         }
         link(&minilm, &session.path("srv/models/minilm"));
+        link(&fixtures::model("minilm-rerank"), &session.path("srv/models/reranker"));
         link(&variant, &session.path("srv/models/minilm-2"));
         for name in HUB_MODELS {
             session.add_to_hub(name, &minilm);

@@ -4,7 +4,7 @@
 pub(crate) const CYCLE_MAX: usize = 6;
 
 /// Layers of each crate, from top to bottom. None imports from a layer above it.
-pub(crate) const LAYERS: [(&str, &[&[&str]]); 4] = [
+pub(crate) const LAYERS: [(&str, &[&[&str]]); 5] = [
     ("supervisor", &[&["serve", "cli"], &["api", "admin"], &["config"], &["transport", "process"]]),
     ("engine", &[&["engine"], &["dispatch"], &["models"], &["pool"]]),
     (
@@ -16,6 +16,18 @@ pub(crate) const LAYERS: [(&str, &[&[&str]]); 4] = [
             &["sources"],
             &["client", "netrc", "part"],
             &["digest", "environment", "folder"],
+        ],
+    ),
+    (
+        "postgres",
+        &[
+            &["serving"],
+            &["catalog", "listener"],
+            &["collection"],
+            &["existing", "filter", "payload"],
+            &["pool"],
+            &["schema", "tls"],
+            &["address", "failure"],
         ],
     ),
     ("proto", &[&["wire", "layout"], &["domain", "control_page"], &["generation", "limits"]]),

@@ -1,0 +1,142 @@
+//! What the clients of a load saw, checked as it arrives.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use super::{
+    documents::{Asked, Documents},
+    requests::Answer,
+    spaces::Spaces,
+};
+use crate::{
+    client::{self, Response, Unanswered},
+    history::{
+        Invariant, Label, Outcome, Request, Violation,
+        live::{Live, StartInfo},
+    },
+};
+
+/// Everything that was seen so far.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub documents: Documents,
+    pub live: Live,
+    /// The newest generation whose commit is known.
+    pub committed: u64,
+    /// Contents by version.
+    pub contents: BTreeMap<String, String>,
+    /// Times during which the server was killed and not ready again.
+    pub outages: Vec<(Duration, Option<Duration>)>,
+    pub violations: Vec<Violation>,
+    pub summary: Summary,
+}
+
+/// Counts of a load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Searches that were answered. Each equals an exact search in the space of its version.
+    pub searches: usize,
+    /// Those of clients for what they had just written.
+    pub own: usize,
+    /// Answers by content.
+    pub contents: BTreeMap<String, usize>,
+    /// Acknowledged writes.
+    pub writes: usize,
+    /// Requests without an answer because the server was killed.
+    pub excused: usize,
+    /// The longest search.
+    pub longest: Duration,
+    /// The longest write. Updates hold writes back for a while.
+    pub longest_write: Duration,
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { searches, own, contents, writes, excused, longest, longest_write } = self;
+        let contents: Vec<String> =
+            contents.iter().map(|(content, count)| format!("{count} in {content}")).collect();
+        let contents = contents.join(", ");
+        write!(
+            f,
+            "{searches} exact searches ({contents}; {own} for own writes), {writes} writes, {excused} requests lost in outages, longest search {longest:.2?}, longest write {longest_write:.2?}"
+        )
+    }
+}
+
+impl Seen {
+    pub(super) fn new(documents: usize) -> Self {
+        Self {
+            documents: Documents::new(documents),
+            live: Live::new(client::DEADLINE),
+            committed: 0,
+            contents: BTreeMap::new(),
+            outages: Vec::new(),
+            violations: Vec::new(),
+            summary: Summary::default(),
+        }
+    }
+
+    /// Returns whether the server was down at some moment since `start`.
+    pub(super) fn was_down(&self, start: Duration) -> bool {
+        self.outages.iter().any(|(_, end)| end.is_none_or(|end| end >= start))
+    }
+
+    pub(super) fn violated(&mut self, reason: String) {
+        self.violations.push(Violation { invariant: Invariant::Answered, reason });
+    }
+
+    /// Records a search that must have been answered. Returns whether it was.
+    pub(super) fn searched(&mut self, start_info: StartInfo, request: Request) -> bool {
+        let found = self.live.end(start_info, &request);
+        self.violations.extend(found);
+        let Outcome::Answered(label) = &request.outcome else { return false };
+        self.summary.searches += 1;
+        self.summary.longest = self.summary.longest.max(request.end - request.start);
+        if let Ok(content) = &label.content {
+            *self.summary.contents.entry(content.clone()).or_default() += 1;
+        }
+        true
+    }
+
+    /// Returns the outcome of a search.
+    pub(super) fn outcome(
+        &self,
+        spaces: &Spaces,
+        asked: Asked,
+        sent: Result<Response, Unanswered>,
+    ) -> Outcome {
+        let response = match sent {
+            Ok(response) => response,
+            Err(Unanswered(reason)) => return Outcome::Lost(reason),
+        };
+        if response.status != 200 {
+            return Outcome::Failed(response.status, response.text());
+        }
+        match Answer::read(&response) {
+            Ok(answer) => {
+                let content = self.content(spaces, asked, &answer);
+                let Answer { generation, version, .. } = answer;
+                Outcome::Answered(Label { generation, version, content })
+            }
+            Err(reason) => Outcome::Failed(200, reason),
+        }
+    }
+
+    /// Returns the content whose space an answer was searched in.
+    fn content(&self, spaces: &Spaces, asked: Asked, answer: &Answer) -> Result<String, String> {
+        let check = |content: &str| self.documents.check((spaces, content), asked, &answer.hits);
+        let Some(known) = self.contents.get(&answer.version) else {
+            // Its update has not returned yet.
+            let fitting = || spaces.contents().filter(|content| check(content).is_ok());
+            // The same text is the best hit in every space. Then it is the content of no version that
+            // is known, if there is one.
+            let is_new = |content: &&str| self.contents.values().all(|known| known != content);
+            let found = fitting().find(is_new).or_else(|| fitting().next()).map(str::to_owned);
+            return found.ok_or_else(|| "not exact in the space of any content".to_owned());
+        };
+        let Err(reason) = check(known) else { return Ok(known.clone()) };
+        match spaces.contents().find(|content| check(content).is_ok()) {
+            Some(other) => Ok(other.to_owned()),
+            None => Err(format!("not exact in any space; in that of {known}: {reason}")),
+        }
+    }
+}
