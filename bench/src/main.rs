@@ -10,6 +10,8 @@
 //!   of moving large tensors.
 //! - [`subject`] is the server, [`control`] its admin interface, [`traffic`] its clients. Every
 //!   response is checked; a violated guarantee voids the run.
+//! - [`search`]: collections of documents, against numpy and against a [`service`] in Python over
+//!   pgvector or Chroma.
 //! - [`picture`]: draws the latency of requests during updates, beside a service that restarts.
 //! - [`timeline`], [`stats`], [`machine`], [`report`]: evaluation and output.
 
@@ -27,6 +29,8 @@ mod options;
 mod picture;
 mod polling;
 mod report;
+mod search;
+mod service;
 mod serving;
 mod serving_tables;
 mod stats;
@@ -82,6 +86,7 @@ async fn run(options: &Options) -> Result<bool, String> {
     let workers = thread::available_parallelism().map_or(1, Into::into);
     match &options.what {
         BenchCommand::Picture(options) => picture::run(options, workers).await.map(|()| true),
+        BenchCommand::Search(options) => search::run(options, workers, report).await,
         BenchCommand::Update(settings)
         | BenchCommand::Storm(settings)
         | BenchCommand::Serve(settings) => measure(options, settings, workers, report).await,

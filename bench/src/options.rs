@@ -22,6 +22,8 @@ pub(crate) enum BenchCommand {
     Serve(Settings),
     /// Draws latency during updates, beside that of a service that restarts to update
     Picture(PictureOptions),
+    /// Search in documents, against numpy, and against a service over pgvector or Chroma
+    Search(SearchOptions),
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -60,6 +62,65 @@ impl PictureOptions {
     pub(crate) fn update_times(&self) -> Vec<Duration> {
         let times = (0..).map(|number| self.period() / 2 + self.period() * number);
         times.take_while(|time| *time < self.length()).collect()
+    }
+}
+
+/// A part of `search`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SearchPart {
+    /// Search alone and end to end, at each number of documents
+    Sizes,
+    /// Search and ingestion against a service over pgvector or Chroma
+    Peers,
+    /// An update that embeds all documents again while clients search
+    Update,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct SearchOptions {
+    /// Numbers of documents at which to measure search, in ascending order
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', default_values_t = [10_000, 100_000])]
+    pub documents: Vec<usize>,
+    /// Documents to measure ingestion with, against the other services
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000)]
+    pub ingested: usize,
+    /// Documents to embed again in the update
+    #[arg(long, value_name = "NUMBER", default_value_t = 20_000)]
+    pub updated: usize,
+    /// Distinct queries
+    #[arg(long, default_value_t = 500)]
+    pub queries: usize,
+    /// Clients that add documents, and clients that search during the update
+    #[arg(long, default_value_t = 8)]
+    pub clients: usize,
+    /// Seconds per phase
+    #[arg(long, default_value_t = 10)]
+    pub seconds: u64,
+    /// Number of times to run all phases, alternating their order
+    #[arg(long, default_value_t = 3)]
+    pub rounds: usize,
+    /// Seed for the texts
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Run only this part; may be repeated [default: all]
+    #[arg(long, value_name = "PART")]
+    pub only: Vec<SearchPart>,
+    /// Interpreter with the packages of bench/search/requirements.txt; xtask passes its own
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    pub python: PathBuf,
+    /// Also write all figures to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+}
+
+impl SearchOptions {
+    pub(crate) fn has(&self, part: SearchPart) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// Returns the length of each phase.
+    pub(crate) fn phase(&self) -> Duration {
+        Duration::from_secs(self.seconds)
     }
 }
 
@@ -179,7 +240,7 @@ impl Options {
     /// Returns whether a part is selected.
     pub(crate) fn has(&self, part: Part) -> bool {
         match &self.what {
-            BenchCommand::Picture(_) => false,
+            BenchCommand::Picture(_) | BenchCommand::Search(_) => false,
             BenchCommand::Storm(_) => part == Part::Storm,
             BenchCommand::Serve(Settings { only, .. }) => {
                 SERVE.contains(&part) && (only.is_empty() || only.contains(&part))
@@ -213,6 +274,19 @@ mod tests {
         assert_eq!(parts("bench serve"), SERVE);
         assert_eq!(parts("bench serve --only mixed"), [Part::Mixed]);
         assert_eq!(parts("bench picture"), []);
+    }
+
+    #[test]
+    fn numbers_of_documents_are_separated_by_commas() {
+        let parse = |arguments: &str| {
+            let options = Options::parse_from(arguments.split(' '));
+            let BenchCommand::Search(options) = options.what else { unreachable!() };
+            options
+        };
+        assert_eq!(parse("bench search").documents, [10_000, 100_000]);
+        let options = parse("bench search --documents 5,70 --only sizes");
+        assert_eq!(options.documents, [5, 70]);
+        assert!(options.has(SearchPart::Sizes) && !options.has(SearchPart::Peers));
     }
 
     #[test]

@@ -14,21 +14,25 @@ pub(crate) fn run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     build_and_run(layout, &layout.release("bench"), &release(&packages), &args)
 }
 
-/// Adds `--python` to the arguments of `picture`, which starts a Python service, unless it is there.
+/// Adds `--python` to the arguments of the parts that start a Python service, unless it is there.
 fn with_python(layout: &Layout, args: &[String]) -> Result<Vec<OsString>, Error> {
     let mut all: Vec<OsString> = args.iter().map(OsString::from).collect();
     let given = args.iter().any(|arg| arg.starts_with("--python"));
-    if !given && args.first().is_some_and(|part| part == "picture") {
+    let python = match args.first().map(String::as_str) {
+        Some("picture") => Python::of_service(layout),
+        Some("search") => Python::of_search(layout),
+        _ => return Ok(all),
+    };
+    if !given {
         let _lock = layout.lock()?;
-        let python = Python::of_service(layout).command()?;
-        all.extend(["--python".into(), python.get_program().to_owned()]);
+        all.extend(["--python".into(), python.command()?.get_program().to_owned()]);
     }
     Ok(all)
 }
 
 /// Returns the build arguments for the server and `packages` in release mode.
 pub(crate) fn release<'a>(packages: &[&'a str]) -> Vec<&'a str> {
-    let server = ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker"];
+    let server = ["--release", "--bins", "-p", "onnxd", "-p", "onnxd-worker", "-p", "onnxd-index"];
     let packages = packages.iter().flat_map(|package| ["-p", package]);
     server.into_iter().chain(packages).collect()
 }

@@ -22,7 +22,7 @@ pub(crate) enum When {
 /// Builds the executables and runs the tests.
 pub(crate) fn build_and_run(layout: &Layout, args: &[String]) -> Result<ExitCode, Error> {
     let status = process::cargo()
-        .args(["build", "--bin", "onnxd", "--bin", "onnxd-worker"])
+        .args(["build", "--bin", "onnxd", "--bin", "onnxd-worker", "--bin", "onnxd-index"])
         .current_dir(layout.workspace())
         .status()
         .map_err(Error::io("cannot start cargo in", layout.workspace()))?;

@@ -117,8 +117,16 @@ impl Layout {
         self.generated().join("service-venv")
     }
 
+    pub(crate) fn search_venv(&self) -> PathBuf {
+        self.generated().join("search-venv")
+    }
+
     pub(crate) fn sources_venv(&self) -> PathBuf {
         self.generated().join("sources-venv")
+    }
+
+    pub(crate) fn postgres_venv(&self) -> PathBuf {
+        self.generated().join("postgres-venv")
     }
 
     pub(crate) fn models(&self) -> PathBuf {

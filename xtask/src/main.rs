@@ -2,9 +2,9 @@
 //! directory.
 //!
 //! - [`serve`] starts onnxd with a model to try, [`test`] runs all tests (those with third-party
-//!   [`clients`] last), [`sources`] tests sources with real servers, [`bench`] measures, [`soak`]
-//!   injects faults and checks guarantees, [`fuzz`] fuzzes the parsers, [`openapi`] writes the
-//!   OpenAPI document, [`docs`] builds the book.
+//!   [`clients`] last), [`sources`] tests sources with real servers, [`postgres`] tests
+//!   collections in PostgreSQL, [`bench`] measures, [`soak`] injects faults and checks guarantees,
+//!   [`fuzz`] fuzzes the parsers, [`openapi`] writes the OpenAPI document, [`docs`] builds the book.
 //! - They rely on [`fetch`] (downloads verified by hash) and [`model`] (model conversion), which
 //!   run Python through [`python`].
 //! - [`layout`] defines all paths, [`stamp`] records finished steps.
@@ -18,6 +18,7 @@ mod fuzz;
 mod layout;
 mod model;
 mod openapi;
+mod postgres;
 mod process;
 mod python;
 mod serve;
@@ -65,8 +66,11 @@ enum Command {
     /// Runs the tests of sources with real servers: Caddy, SeaweedFS, olah, docker-registry and
     /// tinyproxy.
     TestSources(sources::Options),
+    /// Runs the tests of collections in PostgreSQL with servers of two major versions.
+    TestPostgres(postgres::Options),
     /// Measures ratios within one run: `serve` compares with ONNX Runtime alone, `update` and
-    /// `storm` measure the cost of updates, and `picture` draws it. See `--help`.
+    /// `storm` measure the cost of updates, `picture` draws it, and `search` measures search in
+    /// documents. See `--help`.
     Bench {
         /// Arguments for the benchmark
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGS")]
@@ -119,6 +123,7 @@ fn run(command: Command) -> Result<ExitCode, Error> {
             setup(&layout)?;
             sources::run(&layout, &options)
         }
+        Command::TestPostgres(options) => postgres::run(&layout, &options),
         Command::Bench { args } => {
             setup(&layout)?;
             bench::run(&layout, &args)

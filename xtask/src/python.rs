@@ -56,10 +56,35 @@ impl Python {
         Self::new(layout.service_venv(), requirements, Dependencies::Listed)
     }
 
+    /// Returns the environment of the services that the benchmark of search compares with.
+    pub(crate) fn of_search(layout: &Layout) -> Self {
+        let requirements = layout.workspace().join("bench/search/requirements.txt");
+        Self::new(layout.search_venv(), requirements, Dependencies::Listed)
+    }
+
     /// Returns the environment of the servers that the tests of sources start.
     pub(crate) fn of_sources(layout: &Layout, requirements: &str) -> Self {
         let requirements = layout.workspace().join("tests/sources").join(requirements);
         Self::new(layout.sources_venv(), requirements, Dependencies::Resolved)
+    }
+
+    /// Returns the environment of PostgreSQL's servers. The package's dependencies are for Python.
+    pub(crate) fn of_postgres(layout: &Layout) -> Self {
+        let requirements = layout.workspace().join("tests/sources/requirements-postgres.txt");
+        Self::new(layout.postgres_venv(), requirements, Dependencies::Listed)
+    }
+
+    /// Returns the directory of an installed package.
+    pub(crate) fn package(&self, name: &str) -> Result<PathBuf, Error> {
+        let code = "import importlib.util, sys
+print(importlib.util.find_spec(sys.argv[1]).submodule_search_locations[0])";
+        let output = self.command()?.args(["-c", code, name]).output();
+        let output = output.map_err(Error::io("cannot start", &self.venv))?;
+        let what = format!("looking for package {name}");
+        match output.status.success() {
+            true => Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())),
+            false => Err(Error::Failed { what, status: output.status }),
+        }
     }
 
     /// Returns the directory of installed programs.

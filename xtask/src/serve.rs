@@ -55,12 +55,18 @@ pub(crate) fn run(layout: &Layout, options: Options) -> Result<ExitCode, Error> 
     Ok(process::exit_code(status))
 }
 
-/// Returns the arguments of `cargo build`. The fetcher is built only if a source needs it, so that
-/// the first start of a newcomer stays fast.
+/// Returns the arguments of `cargo build`. The fetcher and the client of PostgreSQL are built only if
+/// an argument needs them, so that the first start of a newcomer stays fast.
 fn build_arguments(options: &Options) -> Vec<&'static str> {
-    let mut arguments = vec!["--profile", "quick", "-p", "onnxd", "-p", "onnxd-worker"];
+    let mut arguments =
+        vec!["--profile", "quick", "-p", "onnxd", "-p", "onnxd-worker", "-p", "onnxd-index"];
     let extra = options.extra.iter().map(|argument| argument.to_string_lossy().into_owned());
-    let is_remote = |text: String| text.contains("://") && !text.contains("file://");
+    if options.extra.iter().any(|argument| argument.to_string_lossy().contains("postgres")) {
+        arguments.extend(["-p", "onnxd-postgres"]);
+    }
+    let is_remote = |text: String| {
+        text.contains("://") && !text.contains("file://") && !text.contains("postgres")
+    };
     if options.models.iter().cloned().chain(extra).any(is_remote) {
         arguments.extend(["-p", "onnxd-fetch"]);
     }
@@ -210,13 +216,17 @@ mod tests {
     }
 
     #[test]
-    fn the_fetcher_is_built_only_for_sources_on_other_servers() {
+    fn the_fetcher_and_the_client_of_databases_are_built_on_demand() {
         let is_built = |options| build_arguments(&options).contains(&"onnxd-fetch");
         assert!(!is_built(options(&[], None)));
         assert!(!is_built(options(&["/m", "x=file:///m"], None)));
         assert!(is_built(options(&["/m", "x=hf://org/name"], None)));
         let extra = vec!["--model".into(), "s3://bucket/m".into()];
         assert!(is_built(Options { extra, ..options(&[], None) }));
+        let extra = vec!["--search".into(), "postgres://me@localhost/db".into()];
+        let database = Options { extra, ..options(&[], None) };
+        assert!(build_arguments(&database).contains(&"onnxd-postgres") && !is_built(database));
+        assert!(!build_arguments(&options(&[], None)).contains(&"onnxd-postgres"));
     }
 
     #[test]

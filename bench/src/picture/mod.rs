@@ -1,5 +1,5 @@
 //! `cargo xtask bench picture`: draws request latency over time for two ways of updating a model.
-//! onnxd replaces it with `onnxd update`; a [`service`] of the usual kind is stopped and started
+//! onnxd replaces it with `onnxd update`; a [`service`](crate::service) of the usual kind is stopped and started
 //! again. Models, texts, load and update times are the same in both runs.
 //!
 //! [`clients`] send the requests, [`bins`] and [`updates`] evaluate them, [`axis`] chooses scales,
@@ -10,7 +10,6 @@ mod bins;
 mod clients;
 mod draw;
 mod legend;
-mod service;
 mod theme;
 mod updates;
 
@@ -31,10 +30,10 @@ use crate::{
         bins::{Bin, Summary},
         clients::{Clients, Sample},
         draw::{Panel, Picture},
-        service::Service,
         updates::Update,
     },
     report::{Table, print_line},
+    service::{Script, Service},
     stats::ms,
     subject::{CONTENTS, ModelPair, Subject},
     texts::Texts,
@@ -125,7 +124,9 @@ async fn restart(
     texts: &Arc<Texts>,
     options: &PictureOptions,
 ) -> Result<Run, String> {
-    let mut service = Service::start(&options.python, initial).await?;
+    let (python, path) = (options.python.clone(), "bench/service/service.py");
+    let script = Script { python, path, argument: None };
+    let mut service = Service::start(script, initial).await?;
     start_clients(service.address(), texts, options, WARM_UP).finish().await?;
     let clients = start_clients(service.address(), texts, options, options.length());
     let begin = clients.begin();

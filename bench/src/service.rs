@@ -1,5 +1,5 @@
-//! The service that restarts to update: `bench/service/service.py`, started with one model
-//! directory, and stopped and started again for another. Called by [`crate::picture`].
+//! A service in Python that onnxd is compared with, started with one model directory, and stopped
+//! and started again for another. Called by [`crate::picture`] and [`crate::search`].
 
 use std::{
     net::SocketAddr,
@@ -24,19 +24,29 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Interval between checks whether it listens.
 const POLL: Duration = Duration::from_millis(10);
 
+/// What runs the service.
+#[derive(Clone, Debug)]
+pub(crate) struct Script {
+    pub python: PathBuf,
+    /// Path within the workspace.
+    pub path: &'static str,
+    /// The argument after the model directory and the port.
+    pub argument: Option<&'static str>,
+}
+
 /// The running service.
 pub(crate) struct Service {
-    python: PathBuf,
+    script: Script,
     address: SocketAddr,
     child: Child,
 }
 
 impl Service {
     /// Starts the service and waits until it listens.
-    pub(crate) async fn start(python: &Path, model: &Path) -> Result<Self, String> {
+    pub(crate) async fn start(script: Script, model: &Path) -> Result<Self, String> {
         let address = free_address();
-        let child = spawn(python, model, address)?;
-        let mut service = Self { python: python.to_owned(), address, child };
+        let child = spawn(&script, model, address)?;
+        let mut service = Self { script, address, child };
         service.listening().await?;
         Ok(service)
     }
@@ -45,17 +55,21 @@ impl Service {
         self.address
     }
 
+    pub(crate) fn pid(&self) -> Result<i32, String> {
+        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
+        pid.ok_or_else(|| "the service has exited early".to_owned())
+    }
+
     /// Stops the service, starts it with another model, and waits until it listens.
     pub(crate) async fn restart(&mut self, model: &Path) -> Result<(), String> {
         self.stop().await?;
-        self.child = spawn(&self.python, model, self.address)?;
+        self.child = spawn(&self.script, model, self.address)?;
         self.listening().await
     }
 
     /// Sends SIGTERM and waits for the exit. uvicorn then answers the requests in flight.
     pub(crate) async fn stop(&mut self) -> Result<(), String> {
-        let pid = self.child.id().and_then(|pid| i32::try_from(pid).ok());
-        processes::signal(pid.ok_or("the service has exited early")?, Signal::SIGTERM);
+        processes::signal(self.pid()?, Signal::SIGTERM);
         let exit = time::timeout(PATIENCE, self.child.wait()).await;
         let exit = exit.map_err(|_| format!("the service did not exit within {PATIENCE:?}"))?;
         exit.map(|_| ()).map_err(|error| format!("service: {error}"))
@@ -76,11 +90,12 @@ impl Service {
     }
 }
 
-fn spawn(python: &Path, model: &Path, address: SocketAddr) -> Result<Child, String> {
-    let script = fixtures::workspace().join("bench/service/service.py");
-    let mut command = Command::new(python);
-    command.arg(script).arg(model).arg(address.port().to_string());
-    command.env("ORT_DISABLE_TELEMETRY", "1").kill_on_drop(true);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-    child.map_err(|error| format!("{}: {error}", python.display()))
+fn spawn(script: &Script, model: &Path, address: SocketAddr) -> Result<Child, String> {
+    let mut command = Command::new(&script.python);
+    command.arg(fixtures::workspace().join(script.path)).arg(model);
+    command.arg(address.port().to_string()).args(script.argument);
+    // Do not write bytecode: the scripts are in the workspace, which must stay clean.
+    command.env("ORT_DISABLE_TELEMETRY", "1").env("PYTHONDONTWRITEBYTECODE", "1");
+    let command = command.kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::null());
+    command.spawn().map_err(|error| format!("{}: {error}", script.python.display()))
 }
