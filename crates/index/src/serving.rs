@@ -124,9 +124,9 @@ pub(crate) fn serve(socket: &UnixStream, folder: &Path, threads: usize) -> io::R
             return Ok(());
         }
         let Frame { id, control, payload } = frame;
-        match message::decode(&control) {
+        match message::decode::<ToIndex>(&control) {
             Ok(message) => {
-                let pool = if is_change(&message) { &changes } else { &searches };
+                let pool = if message.is_change() { &changes } else { &searches };
                 let sent = pool.requests.send(Request { id, message, payload });
                 sent.map_err(|_| io::Error::other("all threads have ended"))?;
             }
@@ -135,31 +135,6 @@ pub(crate) fn serve(socket: &UnixStream, folder: &Path, threads: usize) -> io::R
                 send(&writer, id, &FromIndex::Failed(error))?;
             }
         }
-    }
-}
-
-fn is_change(message: &ToIndex) -> bool {
-    match message {
-        ToIndex::List
-        | ToIndex::Search { .. }
-        | ToIndex::SearchSparse { .. }
-        | ToIndex::Scroll { .. }
-        | ToIndex::Retrieve { .. }
-        | ToIndex::Count { .. }
-        | ToIndex::Unembedded { .. }
-        | ToIndex::Committed { .. } => false,
-        ToIndex::Create(..)
-        | ToIndex::Configure(..)
-        | ToIndex::Drop(_)
-        | ToIndex::SetAliases(..)
-        | ToIndex::Upsert { .. }
-        | ToIndex::UpsertSparse { .. }
-        | ToIndex::Delete { .. }
-        | ToIndex::ChangePayload { .. }
-        | ToIndex::Embedded { .. }
-        | ToIndex::EmbeddedSparse { .. }
-        | ToIndex::Keep { .. }
-        | ToIndex::Reuse { .. } => true,
     }
 }
 

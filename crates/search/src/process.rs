@@ -127,7 +127,7 @@ impl Index {
     ) -> FromIndex {
         let failed = |message: String| FromIndex::Failed(IndexErrorKind::Storage.because(message));
         let (reply, answer) = oneshot::channel();
-        let permits = if is_change(&message) { &self.changes } else { &self.reads };
+        let permits = if message.is_change() { &self.changes } else { &self.reads };
         let answered = time::timeout(self.timeout, async {
             // Never closed.
             let permit = Arc::clone(permits).acquire_owned().await.ok();
@@ -294,27 +294,13 @@ fn take_next(again: &mut Vec<Request>, in_flight: &BTreeMap<u64, Request>) -> Op
     let is_repeated = in_flight.values().any(|request| request.attempts > 1);
     let was_sent = again.iter().filter(|request| request.attempts > 0);
     let repeated = was_sent.chain(in_flight.values().filter(|request| request.attempts > 1));
-    let changes_again = repeated.into_iter().any(|request| is_change(&request.message));
+    let changes_again = repeated.into_iter().any(|request| request.message.is_change());
     let can_be_sent = |request: &Request| match request.attempts {
-        0 => !(changes_again && is_change(&request.message)),
+        0 => !(changes_again && request.message.is_change()),
         _ => !is_repeated,
     };
     let index = again.iter().position(can_be_sent)?;
     Some(again.remove(index))
-}
-
-/// Returns whether a request changes something.
-fn is_change(message: &ToIndex) -> bool {
-    !matches!(
-        message,
-        ToIndex::List
-            | ToIndex::Search { .. }
-            | ToIndex::SearchSparse { .. }
-            | ToIndex::Scroll { .. }
-            | ToIndex::Retrieve { .. }
-            | ToIndex::Count { .. }
-            | ToIndex::Unembedded { .. }
-    )
 }
 
 impl Request {

@@ -14,7 +14,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use onnxd_proto::search::{Distance, IndexError, IndexErrorKind, Settings, VersionInfo};
+use onnxd_proto::search::{Distance, IndexError, IndexErrorKind, Settings, VersionInfo, normalize};
 use roaring::RoaringBitmap;
 
 use crate::{
@@ -192,13 +192,7 @@ impl Collection {
             return Err(IndexErrorKind::Invalid.because(message));
         }
         if let (Distance::Cosine, Vector::Dense(vector)) = (self.distance, &mut vector) {
-            let square: f64 =
-                vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
-            let norm = square.sqrt();
-            if norm > 0.0 {
-                #[expect(clippy::cast_possible_truncation, reason = "vectors are f32")]
-                vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
-            }
+            normalize(vector);
         }
         Ok(vector)
     }

@@ -1,10 +1,10 @@
 //! Searches, and reading documents. None changes anything.
 
-use std::{collections::HashMap, time::Instant};
+use std::time::Instant;
 
 use onnxd_proto::search::{
-    DocumentId, Filter, FromIndex, HITS_MAX, Hit, IndexError, IndexErrorKind, Query, Shown, Source,
-    Unembedded,
+    DocumentId, FUSED_RANKS, Filter, FromIndex, HITS_MAX, Hit, IndexError, IndexErrorKind, Query,
+    Shown, Source, Unembedded, fuse,
 };
 use roaring::RoaringBitmap;
 
@@ -16,10 +16,6 @@ use crate::{
     vectors::Searchable,
 };
 
-/// Ranks of a text search that are combined with those of a vector search.
-const FUSED_RANKS: usize = 100;
-/// Dampens the weight of the first ranks, as usual in reciprocal rank fusion.
-const FUSION_CONSTANT: f32 = 60.0;
 /// Bytes of texts that one answer names for embedding.
 const UNEMBEDDED_BYTES_MAX: usize = 2 << 20;
 /// Bytes of texts, payloads and vectors in one page, unless its first document is larger.
@@ -318,18 +314,4 @@ fn match_text(
         found.len() < limit
     })?;
     Ok(found)
-}
-
-/// Combines two rankings by reciprocal rank fusion.
-fn fuse(by_vector: &[(u32, f32)], by_text: &[u32]) -> Vec<(u32, f32)> {
-    let mut scores: HashMap<u32, f32> = HashMap::new();
-    let by_vector = by_vector.iter().map(|(key, _)| *key);
-    #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
-    let share = |rank: usize| 1.0 / (FUSION_CONSTANT + rank as f32 + 1.0);
-    for (rank, key) in by_vector.enumerate().chain(by_text.iter().copied().enumerate()) {
-        *scores.entry(key).or_default() += share(rank);
-    }
-    let mut fused: Vec<(u32, f32)> = scores.into_iter().collect();
-    fused.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
-    fused
 }

@@ -13,7 +13,7 @@ pub(crate) mod search;
 mod vectors;
 pub(crate) mod view;
 
-use onnxd_proto::search::{Distance, IndexError, IndexErrorKind, Settings};
+use onnxd_proto::search::{Distance, IndexError, IndexErrorKind, Settings, normalize};
 
 use crate::{existing::Existing, failure::Failure, pool::Connection};
 
@@ -174,13 +174,7 @@ impl Collection {
             return Err(IndexErrorKind::Invalid.because(message));
         }
         if self.settings.distance == Distance::Cosine {
-            let square: f64 =
-                vector.iter().map(|value| f64::from(*value) * f64::from(*value)).sum();
-            let norm = square.sqrt();
-            if norm > 0.0 {
-                #[expect(clippy::cast_possible_truncation, reason = "vectors are f32")]
-                vector.iter_mut().for_each(|value| *value = (f64::from(*value) / norm) as f32);
-            }
+            normalize(&mut vector);
         }
         Ok(vector)
     }

@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, time::Instant};
 
-use onnxd_proto::search::{Distance, FromIndex, HITS_MAX, Hit, IndexErrorKind, Query, Source};
+use onnxd_proto::search::{
+    Distance, FUSED_RANKS, FromIndex, HITS_MAX, Hit, IndexErrorKind, Query, Source, fuse,
+};
 use pgvector::Vector;
 use tokio_postgres::Row;
 
@@ -19,10 +21,6 @@ const NEIGHBOURS_MIN: usize = 100;
 const NEIGHBOURS_MAX: usize = 1000;
 /// Documents that a search visits in the graph before it compares all that a filter leaves.
 const VISITED_MAX: usize = 2000;
-/// Ranks of a text search that are combined with those of a vector search.
-const FUSED_RANKS: usize = 100;
-/// Dampens the weight of the first ranks, as usual in reciprocal rank fusion.
-const FUSION_CONSTANT: f32 = 60.0;
 
 /// Finds the documents nearest to a vector of the query's version.
 ///
@@ -246,18 +244,4 @@ fn scores(rows: &[Row]) -> Vec<(i64, f32)> {
     #[expect(clippy::cast_possible_truncation, reason = "scores are f32")]
     let score = |row: &Row| (row.get(0), row.get::<_, f64>(1) as f32);
     rows.iter().map(score).collect()
-}
-
-/// Combines two rankings by reciprocal rank fusion.
-fn fuse(by_vector: &[(i64, f32)], by_text: &[i64]) -> Vec<(i64, f32)> {
-    let mut scores: HashMap<i64, f32> = HashMap::new();
-    let by_vector = by_vector.iter().map(|(key, _)| *key);
-    #[expect(clippy::cast_precision_loss, reason = "ranks are small")]
-    let share = |rank: usize| 1.0 / (FUSION_CONSTANT + rank as f32 + 1.0);
-    for (rank, key) in by_vector.enumerate().chain(by_text.iter().copied().enumerate()) {
-        *scores.entry(key).or_default() += share(rank);
-    }
-    let mut fused: Vec<(i64, f32)> = scores.into_iter().collect();
-    fused.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
-    fused
 }

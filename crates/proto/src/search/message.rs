@@ -77,6 +77,34 @@ pub enum ToIndex {
     Committed { collection: String, version: String },
 }
 
+impl ToIndex {
+    /// Returns whether the request changes something.
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::List
+            | Self::Search { .. }
+            | Self::SearchSparse { .. }
+            | Self::Scroll { .. }
+            | Self::Retrieve { .. }
+            | Self::Count { .. }
+            | Self::Unembedded { .. } => false,
+            Self::Create(..)
+            | Self::Configure(..)
+            | Self::Drop(_)
+            | Self::SetAliases(..)
+            | Self::Upsert { .. }
+            | Self::UpsertSparse { .. }
+            | Self::Delete { .. }
+            | Self::ChangePayload { .. }
+            | Self::Embedded { .. }
+            | Self::EmbeddedSparse { .. }
+            | Self::Keep { .. }
+            | Self::Reuse { .. }
+            | Self::Committed { .. } => true,
+        }
+    }
+}
+
 /// Which documents a change concerns.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Selection {

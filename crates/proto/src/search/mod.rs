@@ -7,6 +7,7 @@
 
 mod filter;
 mod message;
+mod ranking;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ pub use self::{
         CollectionInfo, FromIndex, Hit, IndexError, IndexErrorKind, PayloadChange, Query,
         Selection, Shown, Source, ToIndex, Unembedded, VersionInfo,
     },
+    ranking::{FUSED_RANKS, fuse, normalize},
 };
 
 /// Maximum bytes of a collection's name or alias.
