@@ -1,6 +1,6 @@
 //! `/aliases`: other names of collections, changed all together or not at all.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use axum::{
     body::Body,
@@ -11,14 +11,10 @@ use onnxd_proto::search::CollectionInfo;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{
-    api::{
-        app::App,
-        error::{Class, Fault},
-        qdrant::error::{Answer, QdrantErrors, answer, respond},
-        request::parse,
-    },
-    transport::bodies::read_body,
+use crate::api::{
+    app::App,
+    error::{Class, Fault},
+    qdrant::error::{Answer, QdrantErrors, answered, read},
 };
 
 /// Changes of aliases.
@@ -78,17 +74,14 @@ pub(crate) async fn change_aliases(
     State(app): State<App>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let ChangeAliases { actions } = parse(&body)?;
+    answered(&app, async {
+        let (_call, ChangeAliases { actions }) = read(&app, request).await?;
         let search = app.search()?;
         let known = Aliases::new(search.collections().await?).aliases;
         let before = known.into_iter().map(|alias| (alias.alias_name, alias.collection_name));
         let (removed, added) = changes(&before.collect(), actions)?;
         search.set_aliases(removed, added).await?;
-        answer(app.engine.memory(), started, true)
+        Ok(true)
     })
     .await
 }
@@ -131,10 +124,9 @@ fn changes(before: &BTreeMap<String, String>, actions: Vec<AliasAction>) -> Resu
     responses((status = 200, description = "All aliases", body = Answer<Aliases>), QdrantErrors)
 )]
 pub(crate) async fn aliases(State(app): State<App>) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let all = Aliases::new(app.search()?.collections().await?);
-        answer(app.engine.memory(), started, all)
+        Ok(all)
     })
     .await
 }
@@ -149,10 +141,9 @@ pub(crate) async fn collection_aliases(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let own = Aliases::new([app.search()?.collection(&name).await?]);
-        answer(app.engine.memory(), started, own)
+        Ok(own)
     })
     .await
 }

@@ -1,7 +1,5 @@
 //! Changes of payloads, several changes in one request, and indexes of payload fields.
 
-use std::time::Instant;
-
 use axum::{
     body::Body,
     extract::{Path, State},
@@ -19,7 +17,7 @@ use crate::{
         app::App,
         error::Fault,
         qdrant::{
-            error::{Answer, QdrantErrors, answer, respond, wrong},
+            error::{Answer, QdrantErrors, answered, read, wrong},
             filter::GivenFilter,
             ids::PointId,
             points::{
@@ -30,7 +28,7 @@ use crate::{
         },
         request::{context, parse},
     },
-    transport::bodies::{read_body, read_charged},
+    transport::bodies::read_charged,
 };
 
 /// Fields of payloads to set.
@@ -126,7 +124,7 @@ pub(crate) async fn set_payload(
     request: Request<Body>,
 ) -> Response<Body> {
     let change = |body: SetPayload| body.convert(false);
-    respond(change_payload(&app, &name, request, change)).await
+    answered(&app, change_payload(&app, &name, request, change)).await
 }
 
 /// Replaces payloads.
@@ -141,7 +139,7 @@ pub(crate) async fn overwrite_payload(
     request: Request<Body>,
 ) -> Response<Body> {
     let change = |body: SetPayload| body.convert(true);
-    respond(change_payload(&app, &name, request, change)).await
+    answered(&app, change_payload(&app, &name, request, change)).await
 }
 
 /// Removes fields of payloads.
@@ -155,7 +153,7 @@ pub(crate) async fn delete_payload(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(change_payload(&app, &name, request, DeletePayload::convert)).await
+    answered(&app, change_payload(&app, &name, request, DeletePayload::convert)).await
 }
 
 /// Removes payloads.
@@ -170,7 +168,7 @@ pub(crate) async fn clear_payload(
     request: Request<Body>,
 ) -> Response<Body> {
     let change = |body: PointsSelector| Ok((body.convert()?, cleared()));
-    respond(change_payload(&app, &name, request, change)).await
+    answered(&app, change_payload(&app, &name, request, change)).await
 }
 
 async fn change_payload<T: serde::de::DeserializeOwned>(
@@ -178,13 +176,11 @@ async fn change_payload<T: serde::de::DeserializeOwned>(
     collection: &str,
     request: Request<Body>,
     change: impl FnOnce(T) -> Result<(Selection, PayloadChange), Fault>,
-) -> Result<Response<Body>, Fault> {
-    let started = Instant::now();
-    let _call = app.search()?.enter()?;
-    let body = read_body(app.engine.memory(), request).await?;
-    let (which, change) = change(parse(&body)?)?;
+) -> Result<UpdateResult, Fault> {
+    let (_call, body) = read(app, request).await?;
+    let (which, change) = change(body)?;
     app.search()?.change_payload(collection, which, change).await?;
-    answer(app.engine.memory(), started, UpdateResult::DONE)
+    Ok(UpdateResult::DONE)
 }
 
 /// Applies several changes in order. If one fails, those before it stay.
@@ -198,8 +194,7 @@ pub(crate) async fn batch_update(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let context = context(request.headers())?;
         let version = named_version(request.headers());
         let memory = app.engine.memory();
@@ -217,7 +212,7 @@ pub(crate) async fn batch_update(
             })?;
             results.push(UpdateResult::DONE);
         }
-        answer(memory, started, results)
+        Ok(results)
     })
     .await
 }
@@ -267,13 +262,10 @@ pub(crate) async fn create_index(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let _: CreateIndex = parse(&body)?;
+    answered(&app, async {
+        let (_call, _): (_, CreateIndex) = read(&app, request).await?;
         app.search()?.settings(&name).await?;
-        answer(app.engine.memory(), started, UpdateResult::DONE)
+        Ok(UpdateResult::DONE)
     })
     .await
 }
@@ -291,10 +283,9 @@ pub(crate) async fn delete_index(
     State(app): State<App>,
     Path((name, _)): Path<(String, String)>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         app.search()?.settings(&name).await?;
-        answer(app.engine.memory(), started, UpdateResult::DONE)
+        Ok(UpdateResult::DONE)
     })
     .await
 }

@@ -1,7 +1,5 @@
 //! `/collections`: lists, creates, changes, describes and deletes collections.
 
-use std::time::Instant;
-
 use axum::{
     body::Body,
     extract::{Path, State},
@@ -12,22 +10,18 @@ use onnxd_proto::{
     domain::Task,
     search::{CollectionInfo, Settings},
 };
-use onnxd_search::SearchErrorKind;
+use onnxd_search::{SearchError, SearchErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::{
-    api::{
-        app::App,
-        error::Fault,
-        qdrant::{
-            error::{Answer, QdrantErrors, answer, respond, wrong},
-            settings::{self, GivenDistance, VectorsConfig},
-        },
-        request::parse,
+use crate::api::{
+    app::App,
+    error::Fault,
+    qdrant::{
+        error::{Answer, QdrantErrors, answered, read, wrong},
+        settings::{self, GivenDistance, VectorsConfig},
     },
-    transport::bodies::read_body,
 };
 
 /// A new collection. Settings of storage and indexing are accepted and ignored, since no result
@@ -186,11 +180,10 @@ impl CollectionDescription {
     responses((status = 200, description = "All collections", body = Answer<CollectionNames>), QdrantErrors)
 )]
 pub(crate) async fn collections(State(app): State<App>) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let all = app.search()?.collections().await?;
         let collections = all.into_iter().map(|info| CollectionName { name: info.name }).collect();
-        answer(app.engine.memory(), started, CollectionNames { collections })
+        Ok(CollectionNames { collections })
     })
     .await
 }
@@ -202,11 +195,10 @@ pub(crate) async fn collections(State(app): State<App>) -> Response<Body> {
     responses((status = 200, description = "The collection", body = Answer<CollectionDescription>), QdrantErrors)
 )]
 pub(crate) async fn collection(State(app): State<App>, Path(name): Path<String>) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let info = app.search()?.collection(&name).await?;
         let described = CollectionDescription::new(&app.engine, &info);
-        answer(app.engine.memory(), started, described)
+        Ok(described)
     })
     .await
 }
@@ -221,14 +213,9 @@ pub(crate) async fn collection_exists(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let exists = match app.search()?.settings(&name).await {
-            Ok(_) => true,
-            Err(error) if error.kind() == SearchErrorKind::NotFound => false,
-            Err(error) => return Err(error.into()),
-        };
-        answer(app.engine.memory(), started, CollectionExistence { exists })
+    answered(&app, async {
+        let exists = found(app.search()?.settings(&name).await)?;
+        Ok(CollectionExistence { exists })
     })
     .await
 }
@@ -244,16 +231,14 @@ pub(crate) async fn create_collection(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let CreateCollection { vectors, metadata, sparse_vectors, others } = parse(&body)?;
+    answered(&app, async {
+        let (_call, CreateCollection { vectors, metadata, sparse_vectors, others }) =
+            read(&app, request).await?;
         refuse_others(sparse_vectors.as_ref(), &others)?;
         let settings = settings::new(vectors, metadata.unwrap_or_default())?;
         check_dimension(&app.engine, &settings)?;
         app.search()?.create(&name, settings).await?;
-        answer(app.engine.memory(), started, true)
+        Ok(true)
     })
     .await
 }
@@ -269,11 +254,9 @@ pub(crate) async fn update_collection(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let UpdateCollection { metadata, sparse_vectors, others, .. } = parse(&body)?;
+    answered(&app, async {
+        let (_call, UpdateCollection { metadata, sparse_vectors, others, .. }) =
+            read(&app, request).await?;
         refuse_others(sparse_vectors.as_ref(), &others)?;
         let search = app.search()?;
         let (name, settings) = search.settings(&name).await?;
@@ -286,7 +269,7 @@ pub(crate) async fn update_collection(
             }
             search.configure(&name, settings).await?;
         }
-        answer(app.engine.memory(), started, true)
+        Ok(true)
     })
     .await
 }
@@ -301,16 +284,16 @@ pub(crate) async fn delete_collection(
     State(app): State<App>,
     Path(name): Path<String>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let existed = match app.search()?.remove(&name).await {
-            Ok(()) => true,
-            Err(error) if error.kind() == SearchErrorKind::NotFound => false,
-            Err(error) => return Err(error.into()),
-        };
-        answer(app.engine.memory(), started, existed)
-    })
-    .await
+    answered(&app, async { found(app.search()?.remove(&name).await) }).await
+}
+
+/// Returns whether a call found its collection.
+fn found<T>(result: Result<T, SearchError>) -> Result<bool, Fault> {
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == SearchErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn refuse_others(

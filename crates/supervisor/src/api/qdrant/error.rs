@@ -1,13 +1,14 @@
-//! Answers and errors in Qdrant's format.
+//! Reads requests, and writes answers and errors in Qdrant's format.
 
 use std::{collections::BTreeMap, future::Future, time::Instant};
 
 use axum::{
     body::Body,
-    http::{HeaderValue, Response, StatusCode, header},
+    http::{HeaderValue, Request, Response, StatusCode, header},
 };
 use onnxd_engine::{ErrorKind, engine::MemoryBudget};
-use serde::Serialize;
+use onnxd_search::Call;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 use utoipa::{
     IntoResponses, PartialSchema, ToSchema,
@@ -17,10 +18,15 @@ use utoipa::{
 use crate::{
     api::{
         answer::UNCHARGED_BYTES_MAX,
+        app::App,
         error::{self, Class, Fault, described},
         numbers,
+        request::parse,
     },
-    transport::chunks::{self, with_reservation},
+    transport::{
+        bodies::read_body,
+        chunks::{self, with_reservation},
+    },
 };
 
 /// An answer in Qdrant's format.
@@ -81,6 +87,29 @@ pub(super) async fn respond(
     handler: impl Future<Output = Result<Response<Body>, Fault>>,
 ) -> Response<Body> {
     error::respond(render, handler).await
+}
+
+/// Runs a handler, and renders its result or its error.
+pub(super) async fn answered<T: Serialize>(
+    app: &App,
+    handler: impl Future<Output = Result<T, Fault>>,
+) -> Response<Body> {
+    let started = Instant::now();
+    respond(async { answer(app.engine.memory(), started, handler.await?) }).await
+}
+
+/// Reads a request. A successor gets the collections only after the returned call is dropped, so hold it
+/// until the answer is known.
+///
+/// # Errors
+/// There are no collections, or the body is invalid.
+pub(super) async fn read<T: DeserializeOwned>(
+    app: &App,
+    request: Request<Body>,
+) -> Result<(Call, T), Fault> {
+    let call = app.search()?.enter()?;
+    let body = read_body(app.engine.memory(), request).await?;
+    Ok((call, parse(&body)?))
 }
 
 /// Answers with a result. A large body stays reserved until it is sent.

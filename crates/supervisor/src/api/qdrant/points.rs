@@ -1,7 +1,5 @@
 //! `/collections/{collection}/points`: adds, reads, deletes, counts and lists points.
 
-use std::time::Instant;
-
 use axum::{
     body::Body,
     extract::{Path, State},
@@ -18,7 +16,7 @@ use crate::{
         app::App,
         error::{Class, Fault},
         qdrant::{
-            error::{Answer, QdrantErrors, answer, respond, wrong},
+            error::{Answer, QdrantErrors, answered, read, wrong},
             filter::{self, GivenFilter},
             ids::{PointId, into_documents},
             payloads::{Parts, PointRecord, WithPayload, WithVector},
@@ -27,7 +25,7 @@ use crate::{
         },
         request::{context, parse},
     },
-    transport::bodies::{read_body, read_charged},
+    transport::bodies::read_charged,
 };
 
 /// Maximum body of a request that adds points, which carries many vectors.
@@ -91,8 +89,7 @@ pub(crate) async fn upsert_points(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let context = context(request.headers())?;
         let version = named_version(request.headers());
         let memory = app.engine.memory();
@@ -101,7 +98,7 @@ pub(crate) async fn upsert_points(
         let points: Upsert = parse(&body)?;
         drop(body);
         upsert::put(app.search()?, &context, (&name, version.as_deref()), points).await?;
-        answer(memory, started, UpdateResult::DONE)
+        Ok(UpdateResult::DONE)
     })
     .await
 }
@@ -122,13 +119,10 @@ pub(crate) async fn delete_points(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let selector: PointsSelector = parse(&body)?;
+    answered(&app, async {
+        let (_call, selector): (_, PointsSelector) = read(&app, request).await?;
         app.search()?.delete(&name, selector.convert()?).await?;
-        answer(app.engine.memory(), started, UpdateResult::DONE)
+        Ok(UpdateResult::DONE)
     })
     .await
 }
@@ -146,8 +140,7 @@ pub(crate) async fn point(
     State(app): State<App>,
     Path((name, id)): Path<(String, String)>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
+    answered(&app, async {
         let search = app.search()?;
         let _call = search.enter()?;
         let (_, settings) = search.settings(&name).await?;
@@ -160,7 +153,7 @@ pub(crate) async fn point(
             let message = format!("point `{id:.100}` does not exist in collection `{name}`");
             Fault::new(Class::Engine(ErrorKind::NotFound), message)
         })?;
-        answer(app.engine.memory(), started, parts.record(found))
+        Ok(parts.record(found))
     })
     .await
 }
@@ -191,11 +184,9 @@ pub(crate) async fn retrieve_points(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let RetrieveRequest { ids, with_payload, with_vector, .. } = parse(&body)?;
+    answered(&app, async {
+        let (_call, RetrieveRequest { ids, with_payload, with_vector, .. }) =
+            read(&app, request).await?;
         let search = app.search()?;
         let (_, settings) = search.settings(&name).await?;
         let vector = vector_name(&settings);
@@ -203,7 +194,7 @@ pub(crate) async fn retrieve_points(
         let asked = (false, parts.payload(), parts.vector());
         let hits = search.retrieve(&name, into_documents(ids)?, asked).await?;
         let records: Vec<PointRecord> = hits.into_iter().map(|hit| parts.record(hit)).collect();
-        answer(app.engine.memory(), started, records)
+        Ok(records)
     })
     .await
 }
@@ -249,12 +240,11 @@ pub(crate) async fn scroll_points(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let ScrollRequest { offset, limit, filter, with_payload, with_vector, order_by, .. } =
-            parse(&body)?;
+    answered(&app, async {
+        let (
+            _call,
+            ScrollRequest { offset, limit, filter, with_payload, with_vector, order_by, .. },
+        ) = read(&app, request).await?;
         if order_by.is_some() {
             return Err(wrong("`order_by` is not supported; points are in the order of their ids"));
         }
@@ -271,7 +261,7 @@ pub(crate) async fn scroll_points(
             points: hits.into_iter().map(|hit| parts.record(hit)).collect(),
             next_page_offset: next.map(PointId::from),
         };
-        answer(app.engine.memory(), started, result)
+        Ok(result)
     })
     .await
 }
@@ -318,13 +308,10 @@ pub(crate) async fn count_points(
     Path(name): Path<String>,
     request: Request<Body>,
 ) -> Response<Body> {
-    respond(async {
-        let started = Instant::now();
-        let _call = app.search()?.enter()?;
-        let body = read_body(app.engine.memory(), request).await?;
-        let CountRequest { filter, .. } = parse(&body)?;
+    answered(&app, async {
+        let (_call, CountRequest { filter, .. }) = read(&app, request).await?;
         let count = app.search()?.count(&name, filter::convert(filter)?).await?;
-        answer(app.engine.memory(), started, CountResult { count })
+        Ok(CountResult { count })
     })
     .await
 }
