@@ -284,10 +284,7 @@ impl Catalog {
     /// # Errors
     /// The index refuses it or cannot answer.
     pub(crate) async fn count(&self, message: ToIndex, payload: Bytes) -> Result<u64, IndexError> {
-        match self.ask(message, payload).await? {
-            FromIndex::Changed(count) => Ok(count),
-            other => Err(unexpected(&other)),
-        }
+        counted(self.index.ask(message, payload).await)
     }
 
     /// Changes documents, and holds back commits until that is done, even if the caller goes away.
@@ -300,11 +297,7 @@ impl Catalog {
         payload: Bytes,
         fence: OwnedRwLockReadGuard<()>,
     ) -> Result<u64, IndexError> {
-        match self.index.ask_holding(message, payload, Some(Box::new(fence))).await {
-            FromIndex::Changed(count) => Ok(count),
-            FromIndex::Failed(error) => Err(error),
-            other => Err(unexpected(&other)),
-        }
+        counted(self.index.ask_holding(message, payload, Some(Box::new(fence))).await)
     }
 
     /// Holds back commits of a model until dropped.
@@ -338,6 +331,15 @@ impl Catalog {
 pub(crate) fn missing(name: &str) -> IndexError {
     let message = format!("collection `{name}` does not exist; create it first");
     IndexErrorKind::NotFound.because(message)
+}
+
+/// Reads an answer that must be a number.
+fn counted(answer: FromIndex) -> Result<u64, IndexError> {
+    match answer {
+        FromIndex::Changed(count) => Ok(count),
+        FromIndex::Failed(error) => Err(error),
+        other => Err(unexpected(&other)),
+    }
 }
 
 /// Reports an answer of the wrong kind.

@@ -36,6 +36,11 @@ impl Kind {
         }
     }
 
+    /// Returns the kind of the vectors of the serving version; dense if none serves.
+    pub(crate) fn serving(model: &Model) -> Self {
+        model.serving().map_or(Self::Dense, |(_, record)| Self::of(record.facts.task))
+    }
+
     /// Encodes vectors as the payload of a message.
     pub(crate) fn payload(self, vectors: &[Bytes]) -> Bytes {
         match self {

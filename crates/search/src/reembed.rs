@@ -93,8 +93,8 @@ impl Reembedding<'_> {
                 let message = "the predecessor still has the collections of documents; update again after the upgrade";
                 return Err(RefusalKind::Busy.because(message));
             }
-            for collection in self.collections().await? {
-                if let Some(from) = reuse_from {
+            if let Some(from) = reuse_from {
+                for collection in self.collections().await? {
                     self.reuse(&collection, from).await?;
                 }
             }

@@ -112,7 +112,7 @@ async fn progress_counts_each_batch_without_listing_the_collections() {
     assert_eq!(done[..7], [0, 512, 1024, 1536, 2048, 2560, 3000]);
     assert!(done[7..].iter().all(|&done| done == 3000), "{done:?}");
     assert!(reported.iter().all(|progress| progress.total == 3000), "{reported:?}");
-    assert_eq!(setup.index.lists(), 6, "two for each pass, one before and one after them");
+    assert_eq!(setup.index.lists(), 5, "two for each pass, and one after them");
 }
 
 #[tokio::test]

@@ -16,11 +16,8 @@ use onnxd_engine::{
     },
     models::registry::Model,
 };
-use onnxd_proto::{
-    domain::Task,
-    search::{
-        DocumentId, FromIndex, Hit, IndexError, IndexErrorKind, Query, Settings, Shown, ToIndex,
-    },
+use onnxd_proto::search::{
+    DocumentId, FromIndex, Hit, IndexError, IndexErrorKind, Query, Settings, Shown, ToIndex,
 };
 
 use crate::{
@@ -164,7 +161,9 @@ fn prepare<'r>(
     for request in requests {
         let vector = match &request.query {
             SearchQuery::Text(_) => embedded.next(),
-            SearchQuery::Vector(_) | SearchQuery::Document(_) if is_sparse(model) => {
+            SearchQuery::Vector(_) | SearchQuery::Document(_)
+                if Kind::serving(model) == Kind::Sparse =>
+            {
                 let message =
                     "the model has sparse vectors, so a search needs the text of the query";
                 return Err(SearchError::invalid(message));
@@ -221,10 +220,6 @@ async fn vector_of(
         IndexErrorKind::Version.because("the document to search by is not embedded yet")
     })?;
     Ok(to_bytes(&vector))
-}
-
-fn is_sparse(model: &Model) -> bool {
-    model.serving().is_some_and(|(_, record)| record.facts.task == Task::Sparse)
 }
 
 fn query_request(settings: &Settings, texts: Vec<Text>) -> Embed {

@@ -104,8 +104,7 @@ async fn put_chunk(
         let version = serving(model);
         let current = |embedded: &Embedded| embedded.version == version;
         if embedded.iter().all(current) {
-            let kind =
-                model.serving().map_or(Kind::Dense, |(_, record)| Kind::of(record.facts.task));
+            let kind = Kind::serving(model);
             let parts = embedded.into_iter().map(|embedded| (embedded.document, embedded.vector));
             let (documents, vectors): (_, Vec<Bytes>) = parts.unzip();
             let message = kind.upsert(bound.name.clone(), version.clone(), documents);

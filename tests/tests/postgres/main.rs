@@ -34,6 +34,13 @@ async fn create(client: &mut Client, metadata: &serde_json::Value) {
     assert_eq!(created.status, 200, "{}", created.text());
 }
 
+/// Creates the collection and stores all texts, whose ids count up from 0.
+async fn fill(client: &mut Client) {
+    create(client, &json!({"model": "m"})).await;
+    let stored = requests::put(client, "notes", (0..).zip(TEXTS)).await.expect("an answer");
+    assert_eq!(stored.status, 200, "{}", stored.text());
+}
+
 async fn found(client: &mut Client, query: &str) -> Answer {
     let response = requests::search(client, "notes", query, 10).await.expect("an answer");
     assert_eq!(response.status, 200, "{}", response.text());
@@ -61,9 +68,7 @@ async fn an_update_embeds_the_documents_and_the_view_follows_the_commit() {
     let database = Database::start();
     let server = serve(&database).await;
     let mut client = server.client().await;
-    create(&mut client, &json!({"model": "m"})).await;
-    let stored = requests::put(&mut client, "notes", (0..).zip(TEXTS)).await.expect("an answer");
-    assert_eq!(stored.status, 200, "{}", stored.text());
+    fill(&mut client).await;
     let before = found(&mut client, TEXTS[1]).await;
     assert_eq!((before.generation, before.hits[0].id), (1, 1));
 
@@ -122,9 +127,7 @@ async fn embedding_goes_on_while_the_database_is_gone() {
     let database = Database::start();
     let server = serve(&database).await;
     let mut client = server.client().await;
-    create(&mut client, &json!({"model": "m"})).await;
-    let stored = requests::put(&mut client, "notes", (0..).zip(TEXTS)).await.expect("an answer");
-    assert_eq!(stored.status, 200, "{}", stored.text());
+    fill(&mut client).await;
     database.crash();
     let search = requests::search(&mut client, "notes", "hello", 1).await.expect("an answer");
     assert_eq!(search.status, 503, "{}", search.text());
