@@ -19,7 +19,7 @@ DIMENSION = 384
 
 
 class Pgvector:
-    """PostgreSQL with pgvector, in a directory of its own and without TCP."""
+    """PostgreSQL with pgvector, in its own directory and without TCP."""
 
     def __init__(self):
         self.files = tempfile.TemporaryDirectory(prefix="bench-")

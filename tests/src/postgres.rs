@@ -18,7 +18,7 @@ const NOBODY: u32 = 65534;
 /// The password of the only user. Tests look for it where it must not be.
 pub const PASSWORD: &str = "a-secret-of-the-test";
 
-/// A server with its data in a directory of its own, stopped when dropped.
+/// A server with its own data directory, stopped when dropped.
 #[derive(Debug)]
 pub struct Database {
     folder: TempDir,

@@ -1,4 +1,4 @@
-//! Documents are embedded by a version that does not serve, on worker processes of its own.
+//! Documents are embedded by a version that does not serve, on separate worker processes.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 

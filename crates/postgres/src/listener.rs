@@ -1,6 +1,6 @@
-//! A session of its own. It holds the lock on the schema, so that one server uses it. And it learns
-//! when rows of existing tables change, so that the question for texts to embed costs nothing while
-//! there are none. Called by [`crate::serving`].
+//! A separate session. It holds the lock on the schema, so that only one server uses it. It also learns
+//! when rows of existing tables change, so that asking for texts to embed costs nothing while nothing
+//! changes. Called by [`crate::serving`].
 
 use std::{
     cell::{Cell, RefCell},

@@ -239,7 +239,7 @@ impl Catalog {
     /// Finds a collection by its name or an alias.
     ///
     /// # Errors
-    /// There is none, or the index cannot answer.
+    /// No such collection exists, or the index cannot answer.
     pub(crate) async fn find(&self, name: &str) -> Result<Bound, IndexError> {
         if let Some(found) = self.known().await?.get(name) {
             return Ok(found.clone());

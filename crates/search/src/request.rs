@@ -89,7 +89,7 @@ impl SearchRequest {
     /// Checks that what is asked for can be combined.
     ///
     /// # Errors
-    /// It needs a text, and there is none.
+    /// It needs a text, and has no text.
     pub(crate) fn check(&self) -> Result<(), SearchError> {
         if self.text().is_none() && (self.hybrid || self.rerank.is_some()) {
             let message = "hybrid search and reranking need the text of the query, not its vector";

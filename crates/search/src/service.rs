@@ -70,7 +70,7 @@ impl Search {
     /// Returns the collection with this name or alias.
     ///
     /// # Errors
-    /// There is none, or the index cannot answer.
+    /// No such collection exists, or the index cannot answer.
     pub async fn collection(&self, name: &str) -> Result<CollectionInfo, SearchError> {
         let _call = self.catalog.enter()?;
         self.info(name).await
@@ -80,7 +80,7 @@ impl Search {
     /// [`Search::collection`], since it counts nothing.
     ///
     /// # Errors
-    /// There is none, or the index cannot answer.
+    /// No such collection exists, or the index cannot answer.
     pub async fn settings(&self, name: &str) -> Result<(String, Settings), SearchError> {
         let bound = self.catalog.find(name).await?;
         Ok((bound.name, bound.settings))

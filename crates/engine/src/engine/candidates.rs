@@ -1,6 +1,6 @@
 //! Embeds documents by a version that need not serve, for the step of updates that completes the indexes.
-//! The version runs on worker processes of its own, with a control page and a queue of its own: what
-//! goes wrong there reaches no request, and requests wait for no document. The processes run
+//! The version runs on separate worker processes, with their own control page and queue. Failures there
+//! do not affect requests, and requests do not wait for documents. The processes run
 //! at a lower priority than serving, and end with the step.
 
 use std::{
@@ -201,7 +201,7 @@ impl Pool {
                 onnxruntime: parts.executable.onnxruntime().to_owned(),
                 state_dir: layout.root().to_owned(),
                 models: registry.slots(),
-                // There is none, so the workers remove none.
+                // No such socket exists, so the workers have nothing to remove.
                 admin_socket: NamedSocket { path: layout.root().join("none"), device: 0, inode: 0 },
                 helper_cpus: Vec::new(),
             },

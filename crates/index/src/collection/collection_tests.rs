@@ -11,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 
-/// A collection in a directory of its own.
+/// A collection in its own directory.
 struct Fixture {
     folder: TempDir,
     collection: Collection,
@@ -40,7 +40,7 @@ fn document(id: u64, text: &str, payload: &str) -> Document {
     Document { id: DocumentId::Number(id), text: text.to_owned(), payload: payload.to_owned() }
 }
 
-/// "Embeds" a text: each version in a space of its own.
+/// "Embeds" a text. Each version has its own space.
 fn embed(version: &str, text: &str) -> Vector {
     let turn = if version == "v1" { 1.0 } else { -1.0 };
     let mut vector = vec![0.1, turn, 0.0, 0.0];

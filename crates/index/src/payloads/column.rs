@@ -77,7 +77,7 @@ impl Column {
         found
     }
 
-    /// Returns the documents with a value that is none of these.
+    /// Returns the documents with a value other than these.
     pub(super) fn except(&self, values: &[Scalar]) -> RoaringBitmap {
         let mut found = RoaringBitmap::new();
         for (_, documents) in self.values.iter().filter(|(value, _)| !values.contains(value)) {

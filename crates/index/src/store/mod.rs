@@ -94,7 +94,7 @@ impl Store {
         })?;
         if format != FORMAT {
             return Err(store.error(&format!(
-                "its file has format {format}, and this release reads {FORMAT}; start the release that wrote it. If there is none, the file is damaged; {REMEDY}"
+                "its file has format {format}, and this release reads {FORMAT}; start the release that wrote it. If no release did, the file is damaged; {REMEDY}"
             )));
         }
         store.check("documents")?;
@@ -171,7 +171,7 @@ impl Store {
         }
     }
 
-    /// Ends a transaction without effect. Does nothing if there is none.
+    /// Rolls the transaction back. Does nothing outside a transaction.
     pub(crate) fn roll_back(&self) {
         if !self.connection.is_autocommit()
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
@@ -270,7 +270,7 @@ impl Store {
         })
     }
 
-    /// Returns the last edition that was given to a text, also if its document is gone.
+    /// Returns the last edition given to a text, even if its document has been deleted.
     pub(crate) fn last_edition(&self) -> Result<u64, IndexError> {
         let found = self.with(|connection| {
             let query = "SELECT last, checksum FROM editions";

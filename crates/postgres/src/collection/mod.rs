@@ -70,7 +70,7 @@ impl Collection {
     /// Returns the collection with this name or alias.
     ///
     /// # Errors
-    /// There is none, or the database failed.
+    /// No such collection exists, or the database failed.
     pub(crate) async fn find(
         name: &str,
         locking: Locking,

@@ -21,7 +21,7 @@ use tokio_postgres::{Client, NoTls};
 const NOBODY: u32 = 65534;
 const START_MAX: Duration = Duration::from_secs(60);
 
-/// A server with its data in a directory of its own, stopped when dropped.
+/// A server with its own data directory, stopped when dropped.
 pub(crate) struct Database {
     folder: TempDir,
     port: u16,
@@ -147,7 +147,7 @@ impl Drop for Database {
     }
 }
 
-/// Runs a future on a runtime of its own.
+/// Runs a future on a new runtime.
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

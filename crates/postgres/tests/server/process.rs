@@ -212,7 +212,7 @@ pub(crate) fn query(version: &str, limit: usize) -> Query {
     }
 }
 
-/// "Embeds" a text: each version in a space of its own.
+/// "Embeds" a text. Each version has its own space.
 pub(crate) fn embed(version: &str, text: &str) -> Vec<f32> {
     let turn = if version == "v1" { 1.0 } else { -1.0 };
     let mut vector = vec![0.1, turn, 0.0, 0.0];

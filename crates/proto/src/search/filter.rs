@@ -24,7 +24,7 @@ pub struct Filter {
 pub enum Condition {
     /// The field has one of these values.
     Any(String, Vec<Scalar>),
-    /// The field has a value that is none of these.
+    /// The field has a value other than these.
     Except(String, Vec<Scalar>),
     /// The field is a number in this range.
     Range(String, Range),
@@ -36,7 +36,7 @@ pub enum Condition {
     IsNull(String),
     /// The document has one of these ids.
     HasId(Vec<DocumentId>),
-    /// The document satisfies a filter of its own.
+    /// The document satisfies a nested filter.
     Nested(Box<Filter>),
 }
 

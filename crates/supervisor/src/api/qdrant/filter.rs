@@ -81,7 +81,7 @@ pub(crate) enum GivenCondition {
     HasId { has_id: Vec<PointId> },
     /// A condition on an element of a list.
     Nested { nested: Nested },
-    /// A filter of its own.
+    /// A nested filter.
     Filter(InnerFilter),
 }
 
@@ -142,7 +142,7 @@ pub(crate) enum Match {
     Value { value: GivenScalar },
     /// One of these values.
     Any { any: Vec<GivenScalar> },
-    /// A value that is none of these.
+    /// A value other than these.
     Except { except: Vec<GivenScalar> },
     /// All words of this text.
     Text { text: String },
