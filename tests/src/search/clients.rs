@@ -119,13 +119,22 @@ impl SearchClient {
                 seen.outcome(&shared.spaces, Asked { query, limit, times: (start, end) }, sent);
             let (client, sequence) = (self.number, self.sequence);
             self.sequence += 1;
-            if !matches!(outcome, Outcome::Answered(_)) && seen.was_down(start) {
-                seen.live.excuse(start_info);
-                seen.summary.excused += 1;
-                false
-            } else {
-                let request = Request { client, sequence, texts: 1, start, end, outcome };
-                seen.searched(start_info, request)
+            match outcome {
+                None => {
+                    seen.live.excuse(start_info);
+                    true
+                }
+                Some(outcome)
+                    if !matches!(outcome, Outcome::Answered(_)) && seen.was_down(start) =>
+                {
+                    seen.live.excuse(start_info);
+                    seen.summary.excused += 1;
+                    false
+                }
+                Some(outcome) => {
+                    let request = Request { client, sequence, texts: 1, start, end, outcome };
+                    seen.searched(start_info, request)
+                }
             }
         };
         if lost {

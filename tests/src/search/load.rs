@@ -106,7 +106,7 @@ impl SearchLoad {
         }
         let generations = seen.committed + 1..=generation;
         seen.committed = generation;
-        seen.contents.insert(version.to_owned(), content.to_owned());
+        seen.state(version, content);
         let found = seen.live.committed(start, generations, version, Some(content));
         seen.violations.extend(found);
     }

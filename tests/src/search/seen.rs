@@ -24,10 +24,22 @@ pub(super) struct Seen {
     pub committed: u64,
     /// Contents by version.
     pub contents: BTreeMap<String, String>,
+    /// Answers of a version whose content is not known yet, which fit several contents: the same text is
+    /// the best hit in every space.
+    undecided: Vec<Undecided>,
     /// Times during which the server was killed and not ready again.
     pub outages: Vec<(Duration, Option<Duration>)>,
     pub violations: Vec<Violation>,
     pub summary: Summary,
+}
+
+/// An answer that is compared once the content of its version is known.
+#[derive(Debug)]
+struct Undecided {
+    version: String,
+    /// The contents that it fits.
+    contents: Vec<String>,
+    hits: String,
 }
 
 /// Counts of a load.
@@ -69,6 +81,7 @@ impl Seen {
             live: Live::new(client::DEADLINE),
             committed: 0,
             contents: BTreeMap::new(),
+            undecided: Vec::new(),
             outages: Vec::new(),
             violations: Vec::new(),
             summary: Summary::default(),
@@ -97,46 +110,70 @@ impl Seen {
         true
     }
 
-    /// Returns the outcome of a search.
-    pub(super) fn outcome(
-        &self,
-        spaces: &Spaces,
-        asked: Asked,
-        sent: Result<Response, Unanswered>,
-    ) -> Outcome {
-        let response = match sent {
-            Ok(response) => response,
-            Err(Unanswered(reason)) => return Outcome::Lost(reason),
-        };
-        if response.status != 200 {
-            return Outcome::Failed(response.status, response.text());
-        }
-        match Answer::read(&response) {
-            Ok(answer) => {
-                let content = self.content(spaces, asked, &answer);
-                let Answer { generation, version, .. } = answer;
-                Outcome::Answered(Label { generation, version, content })
+    /// States the content of a version, and compares the answers that were undecided until now.
+    pub(super) fn state(&mut self, version: &str, content: &str) {
+        self.contents.insert(version.to_owned(), content.to_owned());
+        let is_stated = |undecided: &mut Undecided| undecided.version == version;
+        for Undecided { contents, hits, .. } in self.undecided.extract_if(.., is_stated) {
+            if !contents.iter().any(|fitting| fitting == content) {
+                let reason = format!(
+                    "{hits}: exact in the spaces of {contents:?}; but version {version:.8} is {content}"
+                );
+                self.violations.push(Violation { invariant: Invariant::LabelTruth, reason });
             }
-            Err(reason) => Outcome::Failed(200, reason),
         }
     }
 
-    /// Returns the content whose space an answer was searched in.
-    fn content(&self, spaces: &Spaces, asked: Asked, answer: &Answer) -> Result<String, String> {
+    /// Returns the outcome of a search; `None` if it fits several contents, and which one its version
+    /// has is not known yet.
+    pub(super) fn outcome(
+        &mut self,
+        spaces: &Spaces,
+        asked: Asked,
+        sent: Result<Response, Unanswered>,
+    ) -> Option<Outcome> {
+        let response = match sent {
+            Ok(response) => response,
+            Err(Unanswered(reason)) => return Some(Outcome::Lost(reason)),
+        };
+        if response.status != 200 {
+            return Some(Outcome::Failed(response.status, response.text()));
+        }
+        match Answer::read(&response) {
+            Ok(answer) => {
+                let content = self.content(spaces, asked, &answer)?;
+                let Answer { generation, version, .. } = answer;
+                Some(Outcome::Answered(Label { generation, version, content }))
+            }
+            Err(reason) => Some(Outcome::Failed(200, reason)),
+        }
+    }
+
+    /// Returns the content whose space an answer was searched in; `None` if several fit, and the
+    /// content of its version is not known yet.
+    fn content(
+        &mut self,
+        spaces: &Spaces,
+        asked: Asked,
+        answer: &Answer,
+    ) -> Option<Result<String, String>> {
         let check = |content: &str| self.documents.check((spaces, content), asked, &answer.hits);
+        let fitting = || spaces.contents().filter(|content| check(content).is_ok());
         let Some(known) = self.contents.get(&answer.version) else {
             // Its update has not returned yet.
-            let fitting = || spaces.contents().filter(|content| check(content).is_ok());
-            // The same text is the best hit in every space. Then it is the content of no version that
-            // is known, if there is one.
-            let is_new = |content: &&str| self.contents.values().all(|known| known != content);
-            let found = fitting().find(is_new).or_else(|| fitting().next()).map(str::to_owned);
-            return found.ok_or_else(|| "not exact in the space of any content".to_owned());
+            let mut contents: Vec<String> = fitting().map(str::to_owned).collect();
+            if contents.len() > 1 {
+                let (version, hits) = (answer.version.clone(), format!("{:?}", answer.hits));
+                self.undecided.push(Undecided { version, contents, hits });
+                return None;
+            }
+            let none = || "not exact in the space of any content".to_owned();
+            return Some(contents.pop().ok_or_else(none));
         };
-        let Err(reason) = check(known) else { return Ok(known.clone()) };
-        match spaces.contents().find(|content| check(content).is_ok()) {
+        let Err(reason) = check(known) else { return Some(Ok(known.clone())) };
+        Some(match fitting().next() {
             Some(other) => Ok(other.to_owned()),
             None => Err(format!("not exact in any space; in that of {known}: {reason}")),
-        }
+        })
     }
 }
