@@ -10,6 +10,9 @@ use super::{NO_BODY, TIMEOUT, assert_serves, metric, open};
 
 const ROUNDS: usize = 5;
 const ROUNDS_MAX: usize = 3 * ROUNDS;
+/// The part of their rate that others keep at least. They keep about 0.8 on an idle machine; what this
+/// test must find is work for each connection in each request, which would leave a tenth.
+const KEPT_MIN: f64 = 0.5;
 const WINDOW: Duration = Duration::from_millis(1500);
 /// Memory that a connection may cost the supervisor, on average.
 const CONNECTION_BYTES_MAX: u64 = 64 * 1024;
@@ -60,7 +63,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_of_idle_clients_costs_others_a_fifth_at_most() {
+async fn a_crowd_of_idle_clients_costs_others_less_than_half() {
     let hard = crate::raise_descriptors();
     let room = usize::try_from(hard).unwrap_or(usize::MAX).saturating_sub(3000);
     let idle = room.saturating_sub(1000).clamp(100, 10_000);
@@ -71,7 +74,7 @@ async fn a_crowd_of_idle_clients_costs_others_a_fifth_at_most() {
     let (mut alone, mut ratios, mut peak) = (Vec::new(), Vec::new(), 0);
     // Other load on the machine disturbs single rounds, so add rounds if the first ones do not
     // pass.
-    while ratios.len() < ROUNDS || (ratios.len() < ROUNDS_MAX && median(ratios.clone()) < 0.8) {
+    while ratios.len() < ROUNDS || (ratios.len() < ROUNDS_MAX && median(ratios.clone()) < KEPT_MIN) {
         let undisturbed = rate(&server).await;
         let streams = crowd(&server, idle, slow).await;
         let open = metric(&mut client, "onnxd_connections").await;
@@ -90,7 +93,7 @@ async fn a_crowd_of_idle_clients_costs_others_a_fifth_at_most() {
         "{idle} idle, {slow} slow: ratios {ratios:.2?} to the undisturbed {alone:?}, {each} bytes each"
     );
     assert!(each < CONNECTION_BYTES_MAX, "{each} bytes per connection");
-    assert!(median(ratios.clone()) >= 0.8, "others kept {ratios:.2?} of their rate");
+    assert!(median(ratios.clone()) >= KEPT_MIN, "others kept {ratios:.2?} of their rate");
     server.stop().await;
 }
 
