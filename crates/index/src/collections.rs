@@ -202,7 +202,8 @@ impl Collections {
         // It may have been deleted meanwhile. Opening would create its file again.
         self.entry(&entry.name)?;
         let path = self.folder.join(format!("{}.db", entry.number));
-        let opened = Arc::new(Collection::open(&path, &entry.name, settings.distance)?);
+        let opened =
+            Arc::new(Collection::open(&path, (entry.number, &entry.name), settings.distance)?);
         *collection = Some(Arc::clone(&opened));
         Ok(opened)
     }

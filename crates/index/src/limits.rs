@@ -44,6 +44,7 @@ pub(crate) fn check(message: &ToIndex) -> Result<(), IndexError> {
         | ToIndex::Drop(_)
         | ToIndex::Unembedded { .. }
         | ToIndex::Keep { .. }
+        | ToIndex::Discard { .. }
         | ToIndex::Reuse { .. }
         | ToIndex::Committed { .. } => Ok(()),
     }

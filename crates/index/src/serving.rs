@@ -230,6 +230,9 @@ fn handle(
         ToIndex::Keep { collection, versions } => {
             collections.get(&collection)?.keep(&versions).map(|()| FromIndex::Done)
         }
+        ToIndex::Discard { collection, version } => {
+            collections.get(&collection)?.discard(&version).map(|()| FromIndex::Done)
+        }
         ToIndex::Reuse { collection, from, to } => {
             collections.get(&collection)?.reuse(&from, &to).map(changed)
         }

@@ -30,6 +30,7 @@ pub(crate) async fn list(connection: &mut Connection) -> Result<Vec<CollectionIn
             version: version.version.clone(),
             dimension: u32::try_from(version.dimension).unwrap_or(u32::MAX),
             documents,
+            reused_from: version.reused_from.clone(),
         };
         let versions = collection.versions.iter().zip(counts).map(version).collect();
         all.push(CollectionInfo {

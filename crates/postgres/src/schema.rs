@@ -7,7 +7,7 @@ use tokio_postgres::{Client, error::SqlState};
 use crate::{address::NAME_BYTES_MAX, failure::Failure};
 
 /// Raised with every change to the tables.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
 /// The oldest release of pgvector that goes on searching when a filter leaves too few.
 const VECTOR_MIN: (u32, u32) = (0, 8);
 /// Taken by changes of the catalog, so that they happen one after another: "onnxd".
@@ -39,6 +39,8 @@ const TABLES: &str = "
         documents bigint NOT NULL DEFAULT 0,
         -- Whether the vectors have an index, so that a search need not compare all of them.
         has_graph boolean NOT NULL DEFAULT false,
+        -- The version whose vectors some of these are, if any.
+        reused_from text COLLATE \"C\",
         UNIQUE (collection, version)
     );
 ";

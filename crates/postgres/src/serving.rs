@@ -227,6 +227,10 @@ impl Server {
                 self.changes.forget();
                 pool.write(async |on| changes::keep(collection, versions, on).await).await?;
             }
+            ToIndex::Discard { collection, version } => {
+                self.changes.forget();
+                pool.write(async |on| changes::discard(collection, version, on).await).await?;
+            }
             ToIndex::Reuse { collection, from, to } => {
                 self.changes.forget();
                 let count = self.reuse(collection, (from, to)).await?;

@@ -103,6 +103,8 @@ impl Drop for Forget {
 #[derive(Debug)]
 pub struct Catalog {
     index: Index,
+    /// Served names of models by their aliases.
+    aliases: HashMap<String, String>,
     listed: Arc<Listed>,
     calls: watch::Sender<Calls>,
     /// Held from the check of a collection's settings until they are stored.
@@ -116,10 +118,12 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// Returns the collections of an index. Nothing is read yet.
-    pub fn new(index: Index) -> Self {
+    /// Returns the collections of an index. Nothing is read yet. `aliases` are the served names of models
+    /// by their aliases: a collection may be bound to the name that a model had before.
+    pub fn new(index: Index, aliases: HashMap<String, String>) -> Self {
         Self {
             index,
+            aliases,
             listed: Arc::default(),
             calls: watch::Sender::default(),
             settings: AsyncMutex::default(),
@@ -186,11 +190,19 @@ impl Catalog {
     pub(crate) fn binds(&self, model: &str) -> bool {
         let known = self.listed.known.read().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some(known) => {
-                known.values().any(|bound| bound.settings.model.as_deref() == Some(model))
-            }
+            Some(known) => known.values().any(|bound| self.is_bound(&bound.settings, model)),
             None => self.index.exists(),
         }
+    }
+
+    /// Returns whether settings name the model with this served name, or an alias of it.
+    pub(crate) fn is_bound(&self, settings: &Settings, model: &str) -> bool {
+        settings.model.as_deref().is_some_and(|named| self.served(named) == model)
+    }
+
+    /// Returns the served name of a model.
+    fn served<'n>(&'n self, named: &'n str) -> &'n str {
+        self.aliases.get(named).map_or(named, String::as_str)
     }
 
     /// Lists all collections, with their counts.

@@ -12,7 +12,8 @@ fn catalog() -> Catalog {
     let directory = std::env::temp_dir();
     let executable = IndexExecutable::embedded(&executable, &directory, false).unwrap();
     let guard = EssentialTasks::default().guard("index");
-    Catalog::new(Index::start(executable, Duration::from_secs(60), guard).unwrap())
+    let index = Index::start(executable, Duration::from_secs(60), guard).unwrap();
+    Catalog::new(index, HashMap::new())
 }
 
 #[tokio::test]

@@ -7,12 +7,14 @@ use std::{fmt, time::Duration};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future, stream};
 use onnxd_engine::models::{
-    indexes::{Embedder, Fence, IndexProgress, Indexes},
+    indexes::{Copies, Embedder, Fence, IndexProgress, Indexes},
     workers::Boxed,
 };
 use onnxd_proto::{
     domain::{Refusal, RefusalKind},
-    search::{CollectionInfo, FromIndex, IndexError, ToIndex, Unembedded},
+    search::{
+        CollectionInfo, FromIndex, IndexError, IndexErrorKind, ToIndex, Unembedded, VersionInfo,
+    },
 };
 use tokio::time;
 
@@ -43,11 +45,11 @@ impl Indexes for Catalog {
         &'a self,
         model: &'a str,
         candidate: &'a dyn Embedder,
-        reuse_from: Option<&'a str>,
+        copies: Copies<'a>,
         progress: &'a (dyn Fn(IndexProgress) + Sync),
     ) -> Boxed<'a, Result<Fence, Refusal>> {
         let update = Reembedding { catalog: self, model, candidate, progress };
-        Box::pin(async move { update.run(reuse_from).await })
+        Box::pin(async move { update.run(copies).await })
     }
 
     fn keep<'a>(&'a self, model: &'a str, versions: Vec<String>) -> Boxed<'a, ()> {
@@ -87,16 +89,14 @@ struct Batch {
 }
 
 impl Reembedding<'_> {
-    async fn run(&self, reuse_from: Option<&str>) -> Result<Fence, Refusal> {
+    async fn run(&self, copies: Copies<'_>) -> Result<Fence, Refusal> {
         if self.catalog.may_have_collections() {
             if self.catalog.is_awaited() {
                 let message = "the predecessor still has the collections of documents; update again after the upgrade";
                 return Err(RefusalKind::Busy.because(message));
             }
-            if let Some(from) = reuse_from {
-                for collection in self.collections().await? {
-                    self.reuse(&collection, from).await?;
-                }
+            for collection in self.collections().await? {
+                self.copy(&collection, copies).await?;
             }
             let passes = async {
                 while self.pass().await? > LEFT_FOR_FENCE {}
@@ -150,7 +150,7 @@ impl Reembedding<'_> {
         Ok(own.map(missing).sum())
     }
 
-    /// Embeds some documents of a collection.
+    /// Embeds some documents of a collection; none if it was deleted meanwhile.
     async fn batch(&self, collection: &CollectionInfo) -> Result<Batch, Refusal> {
         let concurrency = self.candidate.concurrency().max(1);
         let message = ToIndex::Unembedded {
@@ -159,8 +159,9 @@ impl Reembedding<'_> {
             limit: concurrency * READ_AHEAD * EMBEDDED_AT_ONCE,
         };
         let (texts, missing) = match self.ask(message, Bytes::new()).await? {
-            FromIndex::Unembedded(texts, missing) => (texts, missing),
-            other => return Err(refusal(&unexpected(&other))),
+            Some(FromIndex::Unembedded(texts, missing)) => (texts, missing),
+            Some(other) => return Err(refusal(&unexpected(&other))),
+            None => (Vec::new(), 0),
         };
         let calls: Vec<_> =
             texts.chunks(EMBEDDED_AT_ONCE).map(|texts| self.embed(collection, texts)).collect();
@@ -181,8 +182,9 @@ impl Reembedding<'_> {
         let kind = Kind::of(self.candidate.task());
         let message = kind.embedded(collection, version, documents);
         match self.ask(message, kind.payload(&vectors)).await? {
-            FromIndex::Changed(stored) => Ok(stored),
-            other => Err(refusal(&unexpected(&other))),
+            Some(FromIndex::Changed(stored)) => Ok(stored),
+            Some(other) => Err(refusal(&unexpected(&other))),
+            None => Ok(0),
         }
     }
 
@@ -215,11 +217,26 @@ impl Reembedding<'_> {
         Ok(vectors)
     }
 
-    /// Lets the candidate use the vectors of a version that computes the same.
-    async fn reuse(&self, collection: &CollectionInfo, from: &str) -> Result<(), Refusal> {
-        let (from, to) = (from.to_owned(), self.candidate.version().to_owned());
-        let message = ToIndex::Reuse { collection: collection.name.clone(), from, to };
-        self.ask(message, Bytes::new()).await.map(drop)
+    /// Removes vectors of the candidate that are copies but may not be, and copies those that may.
+    async fn copy(&self, info: &CollectionInfo, copies: Copies<'_>) -> Result<(), Refusal> {
+        let from = match copies {
+            Copies::Kept => return Ok(()),
+            Copies::Removed => None,
+            Copies::From(from) => Some(from),
+        };
+        let to = self.candidate.version();
+        let earlier = self.own(info).and_then(|version| version.reused_from.as_deref());
+        if earlier.is_some() && earlier != from {
+            let (collection, version) = (info.name.clone(), to.to_owned());
+            let message = "embedding documents again that have copied vectors";
+            tracing::info!(model = self.model, collection, "{message}");
+            self.ask(ToIndex::Discard { collection, version }, Bytes::new()).await?;
+        }
+        if let Some(from) = from {
+            let (collection, from, to) = (info.name.clone(), from.to_owned(), to.to_owned());
+            self.ask(ToIndex::Reuse { collection, from, to }, Bytes::new()).await?;
+        }
+        Ok(())
     }
 
     /// Checks under the fence that no document lacks a vector.
@@ -249,17 +266,19 @@ impl Reembedding<'_> {
 
     /// Returns how many documents have a vector of the candidate.
     fn embedded(&self, info: &CollectionInfo) -> u64 {
-        let own = |version: &&onnxd_proto::search::VersionInfo| {
-            version.version == self.candidate.version()
-        };
-        info.versions.iter().find(own).map_or(0, |version| version.documents)
+        self.own(info).map_or(0, |version| version.documents)
+    }
+
+    /// Returns what a collection has of the candidate.
+    fn own<'i>(&self, info: &'i CollectionInfo) -> Option<&'i VersionInfo> {
+        info.versions.iter().find(|version| version.version == self.candidate.version())
     }
 
     /// Returns the collections of the model.
     async fn collections(&self) -> Result<Vec<CollectionInfo>, Refusal> {
         let mut all = self.catalog.list().await.map_err(|error| refusal(&error))?;
         all.retain(|info| {
-            let is_own = info.settings.model.as_deref() == Some(self.model);
+            let is_own = self.catalog.is_bound(&info.settings, self.model);
             if let (true, Some(reason)) = (is_own, &info.damaged) {
                 tracing::warn!(collection = info.name, reason, "skipping a damaged collection");
             }
@@ -268,15 +287,20 @@ impl Reembedding<'_> {
         Ok(all)
     }
 
-    async fn ask(&self, message: ToIndex, payload: Bytes) -> Result<FromIndex, Refusal> {
-        self.catalog.ask(message, payload).await.map_err(|error| refusal(&error))
+    /// Asks about a collection. Returns `None` if it was deleted meanwhile.
+    async fn ask(&self, message: ToIndex, payload: Bytes) -> Result<Option<FromIndex>, Refusal> {
+        match self.catalog.ask(message, payload).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.kind == IndexErrorKind::NotFound => Ok(None),
+            Err(error) => Err(refusal(&error)),
+        }
     }
 }
 
 impl Catalog {
     async fn keep_versions(&self, model: &str, versions: &[String]) -> Result<(), IndexError> {
         for (name, bound) in self.known().await?.iter() {
-            if bound.name != *name || bound.settings.model.as_deref() != Some(model) {
+            if bound.name != *name || !self.is_bound(&bound.settings, model) {
                 continue;
             }
             let (collection, versions) = (bound.name.clone(), versions.to_vec());

@@ -1,6 +1,12 @@
 //! Completes an index of a [`FakeIndex`] while documents are written.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use futures_util::FutureExt;
 use onnxd_engine::models::indexes::DocumentOptions;
@@ -25,6 +31,18 @@ struct Candidate {
     catalog: Arc<Catalog>,
     index: Arc<FakeIndex>,
     writes: Writes,
+    /// The collection is deleted while texts are embedded.
+    deletes: AtomicBool,
+    /// Texts that were embedded.
+    embedded: AtomicUsize,
+}
+
+impl Candidate {
+    fn of(catalog: &Arc<Catalog>, index: &Arc<FakeIndex>, writes: Writes) -> Self {
+        let (catalog, index) = (Arc::clone(catalog), Arc::clone(index));
+        let (deletes, embedded) = (AtomicBool::default(), AtomicUsize::default());
+        Self { catalog, index, writes, deletes, embedded }
+    }
 }
 
 impl Embedder for Candidate {
@@ -45,6 +63,10 @@ impl Embedder for Candidate {
         if may_write {
             self.index.write("new");
         }
+        if self.deletes.load(Ordering::Relaxed) {
+            self.index.delete();
+        }
+        self.embedded.fetch_add(texts.len(), Ordering::Relaxed);
         let is_unusable = texts.iter().any(|text| text == "unusable");
         Box::pin(future::ready(match is_unusable {
             true => Err(RefusalKind::Contract.because("it is unusable")),
@@ -71,16 +93,19 @@ struct Setup {
 impl Setup {
     fn new(metadata: &str, documents: usize, writes: Writes) -> Self {
         let (index, handle) = FakeIndex::start(metadata, documents);
-        let catalog = Arc::new(Catalog::new(handle));
-        let of = (Arc::clone(&catalog), Arc::clone(&index));
-        let candidate = Candidate { catalog: of.0, index: of.1, writes };
+        let catalog = Arc::new(Catalog::new(handle, HashMap::new()));
+        let candidate = Candidate::of(&catalog, &index, writes);
         Self { index, catalog, candidate, reported: Mutex::default() }
     }
 
-    /// Completes the index, which must not take long.
     async fn complete(&self) -> Result<Fence, Refusal> {
+        self.complete_with(Copies::Removed).await
+    }
+
+    /// Completes the index, which must not take long.
+    async fn complete_with(&self, copies: Copies<'_>) -> Result<Fence, Refusal> {
         let progress = |progress| self.reported.lock().unwrap().push(progress);
-        let completed = self.catalog.complete("m", &self.candidate, None, &progress);
+        let completed = self.catalog.complete("m", &self.candidate, copies, &progress);
         let completed = time::timeout(Duration::from_secs(10), completed).await;
         completed.expect("it ends")
     }
@@ -112,7 +137,48 @@ async fn progress_counts_each_batch_without_listing_the_collections() {
     assert_eq!(done[..7], [0, 512, 1024, 1536, 2048, 2560, 3000]);
     assert!(done[7..].iter().all(|&done| done == 3000), "{done:?}");
     assert!(reported.iter().all(|progress| progress.total == 3000), "{reported:?}");
-    assert_eq!(setup.index.lists(), 5, "two for each pass, and one after them");
+    assert_eq!(setup.index.lists(), 6, "one before, two for each pass, and one after them");
+}
+
+#[tokio::test]
+async fn copies_of_vectors_are_replaced_unless_the_update_may_keep_them() {
+    let setup = Setup::new("{}", 10, Writes::None);
+    let embedded = || setup.candidate.embedded.swap(0, Ordering::Relaxed);
+    for key in 0..10 {
+        setup.index.embed("earlier", key);
+    }
+    setup.complete_with(Copies::From("earlier")).await.unwrap();
+    assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 0), "all are copied");
+    setup.complete_with(Copies::Kept).await.unwrap();
+    setup.complete_with(Copies::From("earlier")).await.unwrap();
+    assert_eq!(embedded(), 0, "copies of that version stay");
+    setup.complete_with(Copies::From("another")).await.unwrap();
+    assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 10), "it has none to copy");
+    setup.complete_with(Copies::From("earlier")).await.unwrap();
+    setup.complete_with(Copies::Removed).await.unwrap();
+    assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 10));
+    setup.complete().await.unwrap();
+    assert_eq!(embedded(), 0, "they are its own now");
+}
+
+#[tokio::test]
+async fn collection_deleted_during_an_update_does_not_refuse_it() {
+    let setup = Setup::new("{}", 3000, Writes::None);
+    setup.candidate.deletes.store(true, Ordering::Relaxed);
+    let _fence = setup.complete().await.unwrap();
+}
+
+#[tokio::test]
+async fn collections_bound_to_an_alias_belong_to_the_model() {
+    // The collection is bound to `m`, which is served as `new` now.
+    let (index, handle) = FakeIndex::start("{}", 10);
+    let aliases = HashMap::from([("m".to_owned(), "new".to_owned())]);
+    let catalog = Arc::new(Catalog::new(handle, aliases));
+    let candidate = Candidate::of(&catalog, &index, Writes::None);
+    assert!(catalog.has_documents("new"));
+    let _fence = catalog.complete("new", &candidate, Copies::Removed, &|_| {}).await.unwrap();
+    assert_eq!(index.counts("v"), (10, 10));
+    assert!(catalog.has_documents("new") && !catalog.has_documents("m"));
 }
 
 #[tokio::test]

@@ -276,7 +276,12 @@ impl Search {
     }
 
     async fn set(&self, info: CollectionInfo, settings: Settings) -> Result<(), SearchError> {
-        let settings = self.checked(settings)?;
+        let mut settings = self.checked(settings)?;
+        let is_same = |model: &String| self.catalog.is_bound(&info.settings, model);
+        if settings.model.as_ref().is_some_and(is_same) {
+            // It may be an alias by now.
+            settings.model.clone_from(&info.settings.model);
+        }
         let bound = |settings: &Settings| {
             let Settings { model, dimensions, document_prompt, distance, .. } = settings;
             (model.clone(), *dimensions, document_prompt.clone(), *distance)

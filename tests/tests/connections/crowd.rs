@@ -74,7 +74,8 @@ async fn a_crowd_of_idle_clients_costs_others_less_than_half() {
     let (mut alone, mut ratios, mut peak) = (Vec::new(), Vec::new(), 0);
     // Other load on the machine disturbs single rounds, so add rounds if the first ones do not
     // pass.
-    while ratios.len() < ROUNDS || (ratios.len() < ROUNDS_MAX && median(ratios.clone()) < KEPT_MIN) {
+    while ratios.len() < ROUNDS || (ratios.len() < ROUNDS_MAX && median(ratios.clone()) < KEPT_MIN)
+    {
         let undisturbed = rate(&server).await;
         let streams = crowd(&server, idle, slow).await;
         let open = metric(&mut client, "onnxd_connections").await;

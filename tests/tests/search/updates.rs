@@ -3,7 +3,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -147,6 +150,51 @@ async fn another_version_with_the_same_vectors_needs_no_embedding() {
     assert_eq!(embedded_again(&server).await, 0);
     let answer = found(&mut client, "notes", "london", 1).await;
     assert_eq!((answer.ids(), answer.version), (vec![2], committed.version));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vectors_kept_by_mistake_are_embedded_by_the_next_update() {
+    let server = builder().start().await;
+    let mut client = server.client().await;
+    create(&mut client, "notes").await;
+    let spaces = spaces(20).await;
+    let texts: Vec<&str> = (0..20).map(|number| spaces.text(number)).collect();
+    put(&mut client, "notes", &texts).await;
+    let update = async |more: &[&str]| server.update_with("m", Some(&tiny("b")), more).await;
+    let refusal = update(&["--reuse-index"]).await.expect_err("another space");
+    assert!(refusal.message.contains("far from those of the serving version"), "{refusal:?}");
+    update(&["--reuse-index", "--force"]).await.expect("an update");
+    assert_eq!(embedded_again(&server).await, 0);
+    server.rollback("m", None).await.expect("a rollback");
+    let refusal = update(&["--reuse-index"]).await.expect_err("it is still another space");
+    assert!(refusal.message.contains("mean cosine"), "{refusal:?}");
+    update(&[]).await.expect("an update");
+    assert_eq!(embedded_again(&server).await, 20);
+    for (id, text) in (0..).zip(&texts) {
+        let answer = found(&mut client, "notes", text, 1).await;
+        assert_eq!((answer.ids(), answer.generation), (vec![id], 4));
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_follow_a_model_to_its_new_name() {
+    let server = builder().start().await;
+    let mut client = server.client().await;
+    create(&mut client, "notes").await;
+    put(&mut client, "notes", &["hello", "world", "london"]).await;
+    let home = Arc::clone(server.home());
+    server.stop().await;
+    let builder = Server::builder().home(&home).model("new", &tiny("a"));
+    let server = builder.argument("--model-alias=m=new").start().await;
+    let mut client = server.client().await;
+    assert_eq!(found(&mut client, "notes", "london", 1).await.ids(), [2]);
+    server.update("new", Some(&tiny("b"))).await.expect("an update");
+    let answer = found(&mut client, "notes", "london", 1).await;
+    assert_eq!((answer.ids(), answer.generation), (vec![2], 2));
+    let metrics = client.get("/metrics").await.expect("an answer").text();
+    assert!(metrics.contains("onnxd_index_documents_embedded_total{model=\"new\"} 3"));
     server.stop().await;
 }
 

@@ -27,13 +27,12 @@ pub trait Indexes: Debug + Send + Sync {
     ///
     /// It is called before each commit of a model, also without documents: one that is bound to the model
     /// just now must not miss the commit. A generation that served before a restart is committed without:
-    /// its index was complete, and what lacks a vector since is embedded while it serves. Dropping the future ends the work. Vectors that are stored
-    /// stay, so that the next call goes on there.
+    /// its index was complete, and what lacks a vector since is embedded while it serves. Dropping the
+    /// future ends the work. Vectors that are stored stay, so that the next call goes on there.
     ///
     /// `progress` is called before anything is embedded, and then after each batch. It is cheap.
     ///
-    /// With `reuse_from`, the vectors of that version are in the same space and serve as the
-    /// candidate's: only texts that lack both are embedded.
+    /// `copies` says which vectors of the candidate may be another version's.
     ///
     /// # Errors
     /// The index cannot become complete. The update is then refused, but a rollback goes on: searches
@@ -42,13 +41,25 @@ pub trait Indexes: Debug + Send + Sync {
         &'a self,
         model: &'a str,
         candidate: &'a dyn Embedder,
-        reuse_from: Option<&'a str>,
+        copies: Copies<'a>,
         progress: &'a (dyn Fn(IndexProgress) + Sync),
     ) -> Boxed<'a, Result<Fence, Refusal>>;
 
     /// Removes a model's vectors of other versions than these. They include the serving one and those
     /// that a rollback may serve. Never called during [`Indexes::complete`] of the same model.
     fn keep<'a>(&'a self, model: &'a str, versions: Vec<String>) -> Boxed<'a, ()>;
+}
+
+/// Which vectors of a candidate may be another version's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copies<'v> {
+    /// All that it has: they were accepted when it served.
+    Kept,
+    /// None. Those that an earlier update copied are removed, and their texts embedded.
+    Removed,
+    /// Those of this version, which is in the same space. They are copied, so that only texts that lack
+    /// both are embedded. Copies of other versions are removed first.
+    From(&'v str),
 }
 
 /// Embeds documents by one version of a model, which need not serve.
@@ -131,7 +142,7 @@ impl Indexes for NoIndexes {
         &'a self,
         _: &'a str,
         _: &'a dyn Embedder,
-        _: Option<&'a str>,
+        _: Copies<'a>,
         _: &'a (dyn Fn(IndexProgress) + Sync),
     ) -> Boxed<'a, Result<Fence, Refusal>> {
         Box::pin(future::ready(Ok(Box::new(()) as Fence)))

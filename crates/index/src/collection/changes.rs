@@ -194,7 +194,7 @@ impl Collection {
                 let message = format!("collection {} has no vectors of version {from}", self.name);
                 return Err(IndexErrorKind::Version.because(message));
             };
-            let stored = self.stored_version(writer, to, source.dimension)?;
+            let mut stored = self.stored_version(writer, to, source.dimension)?;
             let missing: Vec<u32> = {
                 let memory = self.memory();
                 let missing = memory.present(from) - memory.present(to);
@@ -204,10 +204,15 @@ impl Collection {
             for (key, vector) in missing.iter().zip(&vectors) {
                 writer.store.put_vector(&stored, *key, vector)?;
             }
+            if !missing.is_empty() {
+                writer.store.set_reused_from(stored.number, from)?;
+                stored.reused_from = Some(from.to_owned());
+            }
             let count = missing.len() as u64;
             Ok((count, move |memory: &mut Memory| {
                 let new = || Loaded::new(stored.clone());
                 let loaded = memory.versions.entry(stored.version.clone()).or_insert_with(new);
+                loaded.stored = stored;
                 for (key, vector) in missing.iter().zip(&vectors) {
                     loaded.vectors.insert(*key, vector);
                 }
@@ -220,9 +225,20 @@ impl Collection {
     /// # Errors
     /// The disk is full.
     pub(crate) fn keep(&self, versions: &[String]) -> Result<(), IndexError> {
-        let is_unwanted = |version: &String| !versions.contains(version);
+        self.remove_versions(|version| !versions.contains(version))
+    }
+
+    /// Removes the vectors of a version.
+    ///
+    /// # Errors
+    /// The disk is full.
+    pub(crate) fn discard(&self, version: &String) -> Result<(), IndexError> {
+        self.remove_versions(|known| known == version)
+    }
+
+    fn remove_versions(&self, is_unwanted: impl Fn(&String) -> bool) -> Result<(), IndexError> {
         // Most calls find nothing to do, and need not wait for a sync.
-        if !self.memory().versions.keys().any(is_unwanted) {
+        if !self.memory().versions.keys().any(&is_unwanted) {
             return Ok(());
         }
         self.write(|writer| {
@@ -231,9 +247,8 @@ impl Collection {
                     writer.store.remove_version(version.number)?;
                 }
             }
-            let versions = versions.to_vec();
             Ok(((), move |memory: &mut Memory| {
-                memory.versions.retain(|version, _| versions.contains(version));
+                memory.versions.retain(|version, _| !is_unwanted(version));
             }))
         })
     }

@@ -24,6 +24,10 @@ use crate::{
     vectors::Searchable,
 };
 
+/// Editions of a collection's texts begin at its number shifted by these bits: after 2^40 changes they
+/// would reach those of the next one.
+const NUMBER_SHIFT: u32 = 40;
+
 /// A collection's documents and vectors.
 #[derive(Debug)]
 pub(crate) struct Collection {
@@ -70,11 +74,17 @@ impl Loaded {
 }
 
 impl Collection {
-    /// Opens a collection's database, or creates it, and reads its vectors.
+    /// Opens a collection's database, or creates it, and reads its vectors. Editions of its texts are
+    /// higher than those of collections with lower numbers: a vector for a text of one that was deleted
+    /// must not be stored in one that has its name now.
     ///
     /// # Errors
     /// The database is damaged or cannot be written.
-    pub(crate) fn open(path: &Path, name: &str, distance: Distance) -> Result<Self, IndexError> {
+    pub(crate) fn open(
+        path: &Path,
+        (number, name): (i64, &str),
+        distance: Distance,
+    ) -> Result<Self, IndexError> {
         let store = Store::open(path, name)?;
         let mut memory = Memory { all: store.keys()?, ..Memory::default() };
         for stored in store.versions()? {
@@ -84,7 +94,7 @@ impl Collection {
             })?;
             memory.versions.insert(loaded.stored.version.clone(), loaded);
         }
-        let last_edition = store.last_edition()?;
+        let last_edition = store.last_edition()?.max(number.cast_unsigned() << NUMBER_SHIFT);
         Ok(Self {
             name: name.to_owned(),
             path: path.to_owned(),
@@ -102,6 +112,7 @@ impl Collection {
             version: version.clone(),
             dimension: u32::try_from(loaded.stored.dimension).unwrap_or(u32::MAX),
             documents: loaded.vectors.present().len(),
+            reused_from: loaded.stored.reused_from.clone(),
         };
         (memory.all.len(), memory.versions.iter().map(version).collect())
     }

@@ -28,7 +28,7 @@ const LOG_PAGES_MAX: i64 = 1000;
 /// What to do about a damaged collection.
 const REMEDY: &str = "delete the collection and import its documents again";
 /// Raised with every change to the tables.
-const FORMAT: i64 = 2;
+const FORMAT: i64 = 3;
 
 const TABLES: &str = "
     CREATE TABLE documents (
@@ -42,7 +42,9 @@ const TABLES: &str = "
     CREATE TABLE versions (
         number INTEGER PRIMARY KEY,
         version TEXT NOT NULL UNIQUE,
-        dimension INTEGER NOT NULL
+        dimension INTEGER NOT NULL,
+        -- The version whose vectors some of these are, if any.
+        reused_from TEXT
     );
     -- The last edition that was given to a text; at most one row.
     CREATE TABLE editions (last INTEGER NOT NULL, checksum INTEGER NOT NULL);

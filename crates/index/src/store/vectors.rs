@@ -15,6 +15,8 @@ pub(crate) struct StoredVersion {
     pub(crate) version: String,
     /// Components of a vector; 0 if the vectors are sparse.
     pub(crate) dimension: usize,
+    /// The version whose vectors some of these are, if any.
+    pub(crate) reused_from: Option<String>,
 }
 
 impl StoredVersion {
@@ -35,13 +37,14 @@ impl Store {
     /// Returns the versions that have a table of vectors.
     pub(crate) fn versions(&self) -> Result<Vec<StoredVersion>, IndexError> {
         self.with(|connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT number, version, dimension FROM versions")?;
+            let query = "SELECT number, version, dimension, reused_from FROM versions";
+            let mut statement = connection.prepare_cached(query)?;
             let version = |row: &rusqlite::Row<'_>| {
                 Ok(StoredVersion {
                     number: row.get(0)?,
                     version: row.get(1)?,
                     dimension: row.get::<_, u32>(2)? as usize,
+                    reused_from: row.get(3)?,
                 })
             };
             statement.query_map([], version)?.collect()
@@ -66,7 +69,15 @@ impl Store {
                     key INTEGER PRIMARY KEY, vector BLOB NOT NULL, checksum INTEGER NOT NULL
                 )"
             ))?;
-            Ok(StoredVersion { number, version: version.to_owned(), dimension })
+            Ok(StoredVersion { number, version: version.to_owned(), dimension, reused_from: None })
+        })
+    }
+
+    /// Notes whose vectors some of a version's are.
+    pub(crate) fn set_reused_from(&self, number: i64, from: &str) -> Result<(), IndexError> {
+        self.with(|connection| {
+            let query = "UPDATE versions SET reused_from = ? WHERE number = ?";
+            connection.execute(query, params![from, number]).map(drop)
         })
     }
 

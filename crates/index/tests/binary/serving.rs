@@ -132,6 +132,9 @@ fn a_search_fails_until_its_version_has_all_vectors() {
     };
     assert_eq!(index.ask(&reuse("v0")), FromIndex::Changed(0));
     assert_eq!(index.ask(&reuse("v2")), FromIndex::Changed(2));
+    let discard = ToIndex::Discard { collection: "docs".into(), version: "v3".into() };
+    assert_eq!(index.ask(&discard), FromIndex::Done);
+    assert_eq!(index.ask(&reuse("v2")), FromIndex::Changed(2));
     let keep = ToIndex::Keep { collection: "docs".into(), versions: vec!["v3".into()] };
     assert_eq!(index.ask(&keep), FromIndex::Done);
     assert_eq!(ids(&hits(index.search("docs", query("v3", 1), &[1.0, 0.0]))), [2]);
@@ -165,11 +168,12 @@ fn sparse_vectors_are_added_embedded_and_searched() {
         IndexErrorKind::Version
     );
     assert_eq!(failure(index.ask_with(&search("s1"), &[1, 2, 3])), IndexErrorKind::Invalid);
-    let message = ToIndex::EmbeddedSparse {
-        collection: "docs".into(),
-        version: "s2".into(),
-        documents: vec![(0, 1), (1, 2)],
-    };
+    let version = "s2".to_owned();
+    let unembedded =
+        ToIndex::Unembedded { collection: "docs".into(), version: version.clone(), limit: 9 };
+    let FromIndex::Unembedded(texts, _) = index.ask(&unembedded) else { panic!() };
+    let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
+    let message = ToIndex::EmbeddedSparse { collection: "docs".into(), version, documents };
     assert_eq!(
         index.ask_with(&message, &[sparse(&[]), sparse(&[(9, 1.0)])].concat()),
         FromIndex::Changed(2)

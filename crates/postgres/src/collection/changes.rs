@@ -159,10 +159,30 @@ pub(crate) async fn keep(
     versions: &[String],
     connection: &mut Connection,
 ) -> Result<(), Failure> {
+    remove_versions(name, |version| !versions.contains(version), connection).await
+}
+
+/// Removes the vectors of a version.
+///
+/// # Errors
+/// There is no such collection, or the database failed.
+pub(crate) async fn discard(
+    name: &str,
+    version: &str,
+    connection: &mut Connection,
+) -> Result<(), Failure> {
+    remove_versions(name, |known| known == version, connection).await
+}
+
+async fn remove_versions(
+    name: &str,
+    is_unwanted: impl Fn(&String) -> bool,
+    connection: &mut Connection,
+) -> Result<(), Failure> {
     let mut collection = Collection::find(name, Locking::Write, connection).await?;
-    let (kept, unwanted): (Vec<_>, Vec<_>) = std::mem::take(&mut collection.versions)
+    let (unwanted, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut collection.versions)
         .into_iter()
-        .partition(|version| versions.contains(&version.version));
+        .partition(|version| is_unwanted(&version.version));
     collection.versions = kept;
     if unwanted.iter().any(|version| Some(version.number) == collection.committed) {
         collection.committed = None;
@@ -193,6 +213,8 @@ pub(crate) async fn reuse(
     let collection = Collection::find(name, Locking::Write, connection).await?;
     let Some(from) = collection.version(from) else { return Ok((None, 0)) };
     let to = collection.add_version(to, from.dimension, connection).await?;
+    let note = "UPDATE _versions SET reused_from = $1 WHERE number = $2 AND reused_from IS DISTINCT FROM $1";
+    connection.execute(note, &[&from.version, &to.number]).await?;
     let copy = format!(
         "WITH portion AS (
             SELECT key, edition, vector FROM {} WHERE key > $1 ORDER BY key LIMIT {REUSED_AT_ONCE}

@@ -64,6 +64,8 @@ pub(crate) struct Version {
     documents: i64,
     /// Whether a search can follow a graph of neighbours.
     has_graph: bool,
+    /// The version whose vectors some of these are, if any.
+    pub(crate) reused_from: Option<String>,
 }
 
 impl Collection {
@@ -97,8 +99,8 @@ impl Collection {
         // Not in the query before: a writer must see what the one it waited for added.
         let versions = connection
             .query(
-                "SELECT number, version, dimension, documents, has_graph FROM _versions
-                WHERE collection = $1 ORDER BY version",
+                "SELECT number, version, dimension, documents, has_graph, reused_from
+                FROM _versions WHERE collection = $1 ORDER BY version",
                 &[&number],
             )
             .await?;
@@ -109,6 +111,7 @@ impl Collection {
             dimension: usize::try_from(row.get::<_, i32>(2)).unwrap_or_default(),
             documents: row.get(3),
             has_graph: row.get(4),
+            reused_from: row.get(5),
         };
         Ok(Self {
             number,

@@ -41,8 +41,15 @@ impl Collection {
         let number =
             connection.query(insert, &[&self.number, &version, &components]).await?[0].get(0);
         let (collection, version) = (self.number, version.to_owned());
-        let version =
-            Version { number, collection, version, dimension, documents: 0, has_graph: false };
+        let version = Version {
+            number,
+            collection,
+            version,
+            dimension,
+            documents: 0,
+            has_graph: false,
+            reused_from: None,
+        };
         let (table, documents) = (version.table(), self.documents_table());
         let mut create = format!(
             "CREATE TABLE {table} (

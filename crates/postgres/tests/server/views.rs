@@ -143,6 +143,16 @@ fn vectors_of_an_equal_version_are_copied_and_get_a_graph() {
     assert_eq!(process.ask(&reuse(), &[]), FromIndex::Changed(7600));
     assert_eq!(process.ask(&reuse(), &[]), FromIndex::Changed(0));
     assert_eq!(process.unembedded("docs", "v2").1, 0);
+    let reused_from = || {
+        let FromIndex::Collections(all) = process.ask(&ToIndex::List, &[]) else { panic!() };
+        let known = all[0].versions.iter().find(|known| known.version == "v2");
+        known.and_then(|known| known.reused_from.clone())
+    };
+    assert_eq!(reused_from().as_deref(), Some("v1"));
+    let discard = ToIndex::Discard { collection: "docs".into(), version: "v2".into() };
+    process.done(&discard);
+    assert_eq!((process.unembedded("docs", "v2").1, reused_from()), (7600, None));
+    assert_eq!(process.ask(&reuse(), &[]), FromIndex::Changed(7600));
     // A write does not wait for the graph.
     let one = upsert("docs", "v2", vec![document(9000, "text", "{}")]);
     assert_eq!(process.ask(&one, &[embed("v1", "text")]), FromIndex::Changed(1));

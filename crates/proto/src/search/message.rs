@@ -61,8 +61,11 @@ pub enum ToIndex {
     },
     /// Removes all vectors of versions other than these. Answered by `Done`.
     Keep { collection: String, versions: Vec<String> },
+    /// Removes all vectors of this version. Answered by `Done`.
+    Discard { collection: String, version: String },
     /// Gives documents that lack a vector of version `to` their vector of version `from`: the caller
-    /// knows that both versions compute the same. Answered by `Changed`.
+    /// knows that both versions compute the same, or was told so. The index remembers it as
+    /// [`VersionInfo::reused_from`]. Answered by `Changed`.
     Reuse { collection: String, from: String, to: String },
     /// [`ToIndex::Upsert`] with sparse vectors. In the payload, each vector begins with its number of
     /// tokens (u32). Each token is a u32 with its weight, an f32; all are little-endian.
@@ -99,6 +102,7 @@ impl ToIndex {
             | Self::Embedded { .. }
             | Self::EmbeddedSparse { .. }
             | Self::Keep { .. }
+            | Self::Discard { .. }
             | Self::Reuse { .. }
             | Self::Committed { .. } => true,
         }
@@ -193,6 +197,8 @@ pub struct VersionInfo {
     pub dimension: u32,
     /// Documents that have a vector of it.
     pub documents: u64,
+    /// The version whose vectors some of these are, if any.
+    pub reused_from: Option<String>,
 }
 
 /// Where a search got its result from.

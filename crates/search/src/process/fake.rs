@@ -6,7 +6,7 @@ use std::{
 };
 
 use onnxd_proto::search::{
-    CollectionInfo, Distance, DocumentId, Settings, Unembedded, VersionInfo,
+    CollectionInfo, Distance, DocumentId, IndexErrorKind, Settings, Unembedded, VersionInfo,
 };
 
 use super::{
@@ -23,6 +23,9 @@ struct State {
     texts: Vec<String>,
     /// Keys that have a vector, by version.
     embedded: HashMap<String, HashSet<u32>>,
+    /// By version.
+    reused_from: HashMap<String, String>,
+    is_deleted: bool,
     lists: usize,
 }
 
@@ -70,6 +73,17 @@ impl FakeIndex {
         self.0.lock().unwrap().texts.push(text.to_owned());
     }
 
+    /// Gives a document a vector of a version.
+    pub(crate) fn embed(&self, version: &str, key: u32) {
+        let mut state = self.0.lock().unwrap();
+        state.embedded.entry(version.to_owned()).or_default().insert(key);
+    }
+
+    /// Deletes the collection.
+    pub(crate) fn delete(&self) {
+        self.0.lock().unwrap().is_deleted = true;
+    }
+
     /// Returns how many documents there are, and how many have a vector of a version.
     pub(crate) fn counts(&self, version: &str) -> (usize, usize) {
         let state = self.0.lock().unwrap();
@@ -84,12 +98,17 @@ impl FakeIndex {
     fn answer(&self, message: ToIndex) -> FromIndex {
         let mut state = self.0.lock().unwrap();
         match message {
+            ToIndex::List if state.is_deleted => FromIndex::Collections(Vec::new()),
+            _ if state.is_deleted => {
+                FromIndex::Failed(IndexErrorKind::NotFound.because("it was deleted"))
+            }
             ToIndex::List => {
                 state.lists += 1;
                 let versions = state.embedded.iter().map(|(version, keys)| VersionInfo {
                     version: version.clone(),
                     dimension: 1,
                     documents: keys.len() as u64,
+                    reused_from: state.reused_from.get(version).cloned(),
                 });
                 FromIndex::Collections(vec![CollectionInfo {
                     name: "notes".into(),
@@ -118,6 +137,18 @@ impl FakeIndex {
                 let keys = documents.into_iter().map(|(key, _)| key);
                 state.embedded.entry(version).or_default().extend(keys);
                 FromIndex::Changed(count)
+            }
+            ToIndex::Reuse { from, to, .. } => {
+                let keys = state.embedded.get(&from).cloned().unwrap_or_default();
+                let count = keys.len() as u64;
+                state.embedded.entry(to.clone()).or_default().extend(keys);
+                state.reused_from.insert(to, from);
+                FromIndex::Changed(count)
+            }
+            ToIndex::Discard { version, .. } => {
+                state.embedded.remove(&version);
+                state.reused_from.remove(&version);
+                FromIndex::Done
             }
             other => panic!("not expected: {other:?}"),
         }

@@ -249,6 +249,7 @@ pub(crate) struct UpdateArguments {
     ///
     /// Without this flag, documents are embedded again, unless the check shows that both versions compute the same
     /// vectors. Pass it only if the new version embeds into the same space: otherwise searches find the wrong documents.
+    /// It is refused if the check measures a mean cosine below 0.9, unless --force is given.
     ///
     /// Example: --reuse-index
     #[arg(long)]

@@ -4,7 +4,10 @@ use std::{io, sync::Arc};
 
 use onnxd_engine::{
     Engine,
-    models::indexes::{Indexes, NoIndexes},
+    models::{
+        indexes::{Indexes, NoIndexes},
+        registry::ModelSource,
+    },
     tasks::EssentialTasks,
 };
 use onnxd_proto::exit::Failure;
@@ -41,7 +44,12 @@ pub(super) fn collections(
     let failed = |error: io::Error| Failure::configuration(format!("--index-binary: {error}"));
     let guard = tasks.guard("link to the index");
     let index = Index::start(executable.map_err(failed)?, config.request_timeout, guard);
-    let collections = Catalog::new(index.map_err(failed)?);
+    let served = |model: &ModelSource| {
+        let name = model.name.to_string();
+        model.aliases.clone().into_iter().map(move |alias| (alias, name.clone()))
+    };
+    let aliases = config.models.iter().flat_map(served).collect();
+    let collections = Catalog::new(index.map_err(failed)?, aliases);
     // A database serves both.
     let is_embedded = matches!(config.search, SearchStore::Embedded(_));
     collections.await_predecessor(is_successor && is_embedded);

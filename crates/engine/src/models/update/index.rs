@@ -11,11 +11,14 @@ use onnxd_proto::domain::{
 };
 
 use crate::models::{
-    indexes::{Fence, IndexProgress, IndexedVersion, Indexes},
+    indexes::{Copies, Fence, IndexProgress, IndexedVersion, Indexes},
     machine::events::{Job, Target},
     registry::Model,
     store::{Store, pins::PinnedVersion},
-    update::driver::{Driver, Input},
+    update::{
+        driver::{Driver, Input},
+        unfinished::FAR,
+    },
 };
 
 /// How often progress is reported at most.
@@ -59,7 +62,8 @@ impl Driver {
         let configured_source = self.model.source.clone();
         let record = Record { version: digest, configured_source, facts, drift };
         let serving = self.model.last().map(|(_, record)| record);
-        let reuse = Reuse { store: &self.deps.store, is_requested: job.reuse_index };
+        let Job { reuse_index: is_requested, force: is_forced, .. } = *job;
+        let reuse = Reuse { store: &self.deps.store, is_requested, is_forced };
         let is_needed = self.deps.indexes.has_documents(self.model.name.as_str());
         let reused = match reuse.from(&record, serving.as_deref().filter(|_| is_needed)) {
             Ok(reused) => reused,
@@ -69,6 +73,9 @@ impl Driver {
             let (model, requested) = (&self.model.name, job.reuse_index);
             tracing::info!(%model, from, requested, "the vectors of the serving version are kept");
         }
+        // Those of a generation that served were accepted then.
+        let is_accepted = matches!(job.target, Target::Generation(_) | Target::Version(_))
+            || serving.is_some_and(|serving| serving.version == record.version);
         (self.indexing.first, self.indexing.last) = (None, IndexProgress::default());
         self.indexing.reused_from.clone_from(&reused);
         let lock = Arc::clone(&self.indexing.lock);
@@ -86,8 +93,12 @@ impl Driver {
                     let _ = inputs.try_send(Input::Indexing(progress));
                 }
             };
-            let (model, reuse) = (model.as_str(), reused.as_deref());
-            Input::Indexed(indexes.complete(model, &*embedder, reuse, &progress).await)
+            let copies = match &reused {
+                Some(from) => Copies::From(from),
+                None if is_accepted => Copies::Kept,
+                None => Copies::Removed,
+            };
+            Input::Indexed(indexes.complete(model.as_str(), &*embedder, copies, &progress).await)
         });
     }
 
@@ -196,13 +207,16 @@ struct Reuse<'a> {
     store: &'a Store,
     /// The operator says that both are in one space.
     is_requested: bool,
+    /// The operator insists, whatever the check has measured.
+    is_forced: bool,
 }
 
 impl Reuse<'_> {
     /// Returns the version whose vectors are kept, if any.
     ///
     /// # Errors
-    /// It is requested, but the vectors have different shapes.
+    /// It is requested, but the vectors have different shapes, or the check has shown that they are in
+    /// different spaces.
     fn from(
         &self,
         candidate: &Record,
@@ -217,6 +231,16 @@ impl Reuse<'_> {
                 return Ok(None);
             }
             let message = "--reuse-index: the candidate's vectors have another shape than the serving version's; update without it";
+            return Err(RefusalKind::Contract.because(message));
+        }
+        let mean_cosine = candidate.drift.map(|drift| drift.mean_cosine);
+        if let Some(mean_cosine) = mean_cosine.filter(|mean| *mean < FAR)
+            && self.is_requested
+            && !self.is_forced
+        {
+            let message = format!(
+                "--reuse-index: the embeddings are far from those of the serving version (mean cosine {mean_cosine:.4}), so searches would compare vectors of different spaces; update without it, or add --force to keep the vectors all the same"
+            );
             return Err(RefusalKind::Contract.because(message));
         }
         let is_same = self.is_requested

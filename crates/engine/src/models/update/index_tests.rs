@@ -85,11 +85,11 @@ impl Indexes for Script {
         &'a self,
         model: &'a str,
         candidate: &'a dyn Embedder,
-        reuse_from: Option<&'a str>,
+        copies: Copies<'a>,
         progress: &'a (dyn Fn(IndexProgress) + Sync),
     ) -> Boxed<'a, Result<Fence, Refusal>> {
         Box::pin(async move {
-            self.note(format!("complete {model} for {}, {reuse_from:?}", candidate.version()));
+            self.note(format!("complete {model} for {}, {copies:?}", candidate.version()));
             progress(IndexProgress { done: 5, total: 20 });
             self.running.notify_one();
             let outcome = *self.outcome.lock().unwrap();
@@ -194,7 +194,8 @@ fn record(store: &Store, generation: Generation) -> String {
 }
 
 fn described(version: &str, facts: Facts, min_cosine: Option<f64>) -> Record {
-    let drift = min_cosine.map(|min_cosine| Drift { min_cosine, mean_cosine: 1.0, probes: 16 });
+    let drift =
+        min_cosine.map(|cosine| Drift { min_cosine: cosine, mean_cosine: cosine, probes: 16 });
     Record { version: version.into(), configured_source: "/x".parse().unwrap(), facts, drift }
 }
 
@@ -298,7 +299,7 @@ async fn writes_are_held_back_until_the_commit_is_published() {
         setup.script.running.notified().await;
     }
     let expected =
-        [format!("complete m for {first}, None"), released(3), "keep 2 versions of m".to_owned()];
+        [format!("complete m for {first}, Kept"), released(3), "keep 2 versions of m".to_owned()];
     assert_eq!(setup.script.events(), expected);
 }
 
@@ -362,15 +363,19 @@ fn vectors_are_kept_if_the_check_or_the_operator_says_so() {
     let serving = described("a", facts.clone(), None);
     let reused = |is_requested, version: &str, facts: &Facts, min_cosine| {
         let candidate = described(version, facts.clone(), min_cosine);
-        let reused = Reuse { store: &store, is_requested }.from(&candidate, Some(&serving));
-        reused.map_err(|refusal| refusal.kind)
+        let reuse = Reuse { store: &store, is_requested, is_forced: false };
+        reuse.from(&candidate, Some(&serving)).map_err(|refusal| refusal.kind)
     };
     let kept = Ok(Some("a".to_owned()));
     assert_eq!(reused(false, "b", &facts, Some(0.9999)), kept);
     assert_eq!(reused(false, "b", &facts, Some(0.9998)), Ok(None));
     assert_eq!(reused(false, "b", &facts, None), Ok(None), "nothing was measured");
     assert_eq!(reused(false, "c", &facts, Some(1.0)), Ok(None), "other settings");
-    assert_eq!(reused(true, "c", &facts, Some(0.1)), kept);
+    assert_eq!(reused(true, "c", &facts, Some(0.9)), kept);
+    assert_eq!(reused(true, "c", &facts, Some(0.1)), Err(RefusalKind::Contract), "other spaces");
+    let far = described("c", facts.clone(), Some(0.1));
+    let forced = Reuse { store: &store, is_requested: true, is_forced: true };
+    assert_eq!(forced.from(&far, Some(&serving)).unwrap(), Some("a".to_owned()));
     assert_eq!(reused(true, "a", &facts, None), Ok(None), "the vectors are its own");
     let switch = SwitchFacts { name: "s".into(), default: None, values: Default::default() };
     for other in [
@@ -385,8 +390,8 @@ fn vectors_are_kept_if_the_check_or_the_operator_says_so() {
     assert_eq!(reused(false, "b", &wider, None), Ok(None));
     assert_eq!(reused(true, "b", &wider, None), Err(RefusalKind::Contract));
     let candidate = described("b", facts, None);
-    let first = Reuse { store: &store, is_requested: true }.from(&candidate, None);
-    assert_eq!(first, Ok(None), "nothing serves");
+    let reuse = Reuse { store: &store, is_requested: true, is_forced: false };
+    assert_eq!(reuse.from(&candidate, None), Ok(None), "nothing serves");
 }
 
 #[test]

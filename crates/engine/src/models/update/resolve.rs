@@ -157,7 +157,8 @@ pub(super) fn resolve(
         require_complete(&store.files(&staged), &store.files_of(serving), &serving.facts.file)?;
     }
     // A version that served once may be far from the one serving now.
-    let needs_drift = requirements.min_cosine && changes && matches!(job.target, Target::Source(_));
+    let is_drift_needed = requirements.min_cosine || job.reuse_index;
+    let needs_drift = is_drift_needed && changes && matches!(job.target, Target::Source(_));
     let quarantined = store.is_quarantined(&model.name, &staged.version);
     // Facts of an earlier release may be incomplete, and text limits may have been raised since. A
     // restart uses the stored facts; an update checks again.

@@ -18,7 +18,7 @@ const BLOCK: usize = 64 * 1024;
 const READ_MAX: u64 = 16 << 20;
 /// With a lower mean cosine, embeddings are far from those of the serving version. Retraining changes
 /// them less, another model more.
-const FAR: f64 = 0.9;
+pub(super) const FAR: f64 = 0.9;
 
 /// A file that ends with zeros.
 #[derive(Debug, PartialEq, Eq)]
