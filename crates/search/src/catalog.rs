@@ -188,11 +188,15 @@ impl Catalog {
     /// Returns whether a collection is bound to a model. Does not block: collections that are not
     /// listed yet count.
     pub(crate) fn binds(&self, model: &str) -> bool {
+        self.has_bound(model).unwrap_or_else(|| self.index.exists())
+    }
+
+    /// Returns whether the last list has a collection that is bound to a model; `None` if none was listed
+    /// since the last change.
+    pub(crate) fn has_bound(&self, model: &str) -> Option<bool> {
         let known = self.listed.known.read().unwrap_or_else(PoisonError::into_inner);
-        match &*known {
-            Some(known) => known.values().any(|bound| self.is_bound(&bound.settings, model)),
-            None => self.index.exists(),
-        }
+        let is_own = |bound: &Bound| self.is_bound(&bound.settings, model);
+        known.as_ref().map(|known| known.values().any(is_own))
     }
 
     /// Returns whether settings name the model with this served name, or an alias of it.

@@ -90,11 +90,19 @@ struct Batch {
 
 impl Reembedding<'_> {
     async fn run(&self, copies: Copies<'_>) -> Result<Fence, Refusal> {
+        if self.catalog.may_have_collections() && self.catalog.is_awaited() {
+            let message = "the predecessor still has the collections of documents; update again after the upgrade";
+            return Err(RefusalKind::Busy.because(message));
+        }
+        match self.complete(copies).await {
+            Ok(fence) => Ok(fence),
+            Err(refusal) => self.without_collections(refusal).await,
+        }
+    }
+
+    /// Embeds what is missing, holds back writes, and embeds what they left.
+    async fn complete(&self, copies: Copies<'_>) -> Result<Fence, Refusal> {
         if self.catalog.may_have_collections() {
-            if self.catalog.is_awaited() {
-                let message = "the predecessor still has the collections of documents; update again after the upgrade";
-                return Err(RefusalKind::Busy.because(message));
-            }
             for collection in self.collections().await? {
                 self.copy(&collection, copies).await?;
             }
@@ -116,6 +124,23 @@ impl Reembedding<'_> {
             }
             self.verify().await?;
         }
+        Ok(Box::new(fence))
+    }
+
+    /// Lets a model be updated although the index fails, if no collection is bound to it: there is nothing
+    /// to complete.
+    async fn without_collections(&self, refusal: Refusal) -> Result<Fence, Refusal> {
+        let fence = self.catalog.hold_writes(self.model).await;
+        // Under the fence: documents of a collection that is bound from now on wait for the commit.
+        if self.catalog.has_bound(self.model) != Some(false) {
+            return Err(refusal);
+        }
+        let (model, reason) = (self.model, refusal.message);
+        tracing::warn!(
+            model,
+            reason,
+            "the index cannot answer; no collection was bound to the model"
+        );
         Ok(Box::new(fence))
     }
 
@@ -275,8 +300,11 @@ impl Reembedding<'_> {
     }
 
     /// Returns the collections of the model.
+    ///
+    /// # Errors
+    /// The index cannot list them, and some may exist.
     async fn collections(&self) -> Result<Vec<CollectionInfo>, Refusal> {
-        let mut all = self.catalog.list().await.map_err(|error| refusal(&error))?;
+        let mut all = self.catalog.list().await.map_err(|error| self.unlisted(&error))?;
         all.retain(|info| {
             let is_own = self.catalog.is_bound(&info.settings, self.model);
             if let (true, Some(reason)) = (is_own, &info.damaged) {
@@ -285,6 +313,17 @@ impl Reembedding<'_> {
             is_own && info.damaged.is_none()
         });
         Ok(all)
+    }
+
+    /// Returns the refusal if the collections cannot be listed.
+    fn unlisted(&self, error: &IndexError) -> Refusal {
+        if self.catalog.has_bound(self.model).is_some() {
+            return refusal(error);
+        }
+        RefusalKind::Internal.because(format!(
+            "it is unknown whether collections are bound to {}, because they cannot be listed: {error}; once they can, update again",
+            self.model
+        ))
     }
 
     /// Asks about a collection. Returns `None` if it was deleted meanwhile.

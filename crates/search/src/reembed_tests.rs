@@ -13,7 +13,7 @@ use onnxd_engine::models::indexes::DocumentOptions;
 use onnxd_proto::{domain::Task, search::DocumentId};
 
 use super::*;
-use crate::process::fake::FakeIndex;
+use crate::process::fake::{FakeIndex, settings};
 
 /// Who writes a document with each call that embeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -102,10 +102,14 @@ impl Setup {
         self.complete_with(Copies::Removed).await
     }
 
-    /// Completes the index, which must not take long.
     async fn complete_with(&self, copies: Copies<'_>) -> Result<Fence, Refusal> {
+        self.complete_of("m", copies).await
+    }
+
+    /// Completes the index of a model, which must not take long.
+    async fn complete_of(&self, model: &str, copies: Copies<'_>) -> Result<Fence, Refusal> {
         let progress = |progress| self.reported.lock().unwrap().push(progress);
-        let completed = self.catalog.complete("m", &self.candidate, copies, &progress);
+        let completed = self.catalog.complete(model, &self.candidate, copies, &progress);
         let completed = time::timeout(Duration::from_secs(10), completed).await;
         completed.expect("it ends")
     }
@@ -189,6 +193,36 @@ async fn refusal_names_the_document_that_cannot_be_embedded() {
     assert_eq!(refusal.kind, RefusalKind::Contract);
     let expected = "the version cannot embed document 40 of collection notes: it is unusable";
     assert_eq!(refusal.message, expected);
+}
+
+#[tokio::test]
+async fn model_without_collections_is_updated_while_the_index_is_away() {
+    let setup = Setup::new("{}", 1, Writes::None);
+    setup.catalog.list().await.unwrap();
+    setup.index.set_away(true);
+    let fence = setup.complete_of("other", Copies::Removed).await.unwrap();
+    assert!(setup.catalog.hold_commits("other").now_or_never().is_none(), "writes wait");
+    drop(fence);
+    let refusal = setup.complete_of("m", Copies::Removed).await.err().unwrap();
+    let expected = "the index of the documents cannot be completed: the database cannot be reached";
+    assert_eq!(refusal.message, expected);
+    assert!(setup.catalog.hold_commits("m").now_or_never().is_some(), "writes go on");
+}
+
+#[tokio::test]
+async fn update_is_refused_if_no_list_says_what_is_bound() {
+    let setup = Setup::new("{}", 1, Writes::None);
+    setup.index.set_away(true);
+    let refused = async || setup.complete_of("other", Copies::Removed).await.err().unwrap().message;
+    let unknown = "it is unknown whether collections are bound to other, because they cannot be listed: the database cannot be reached; once they can, update again";
+    assert_eq!(refused().await, unknown);
+    setup.index.set_away(false);
+    setup.catalog.list().await.unwrap();
+    setup.index.set_away(true);
+    // It may have created a collection of the model.
+    let created = ToIndex::Create("more".to_owned(), settings("{}"));
+    setup.catalog.change(created).await.unwrap_err();
+    assert_eq!(refused().await, unknown);
 }
 
 #[test]

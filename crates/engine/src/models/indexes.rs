@@ -35,8 +35,9 @@ pub trait Indexes: Debug + Send + Sync {
     /// `copies` says which vectors of the candidate may be another version's.
     ///
     /// # Errors
-    /// The index cannot become complete. The update is then refused, but a rollback goes on: searches
-    /// are refused until the index is complete for the version after all.
+    /// The index cannot become complete. The update is then refused. A rollback goes on, and so does the
+    /// update of a model that does not serve: searches are refused until the index is complete for the
+    /// version after all.
     fn complete<'a>(
         &'a self,
         model: &'a str,

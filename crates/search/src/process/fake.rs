@@ -27,6 +27,8 @@ struct State {
     reused_from: HashMap<String, String>,
     is_deleted: bool,
     lists: usize,
+    /// Whether it answers nothing but errors.
+    is_away: bool,
 }
 
 /// Returns settings with this metadata.
@@ -95,8 +97,17 @@ impl FakeIndex {
         self.0.lock().unwrap().lists
     }
 
+    /// Fails all requests from now on, or answers them again.
+    pub(crate) fn set_away(&self, is_away: bool) {
+        self.0.lock().unwrap().is_away = is_away;
+    }
+
     fn answer(&self, message: ToIndex) -> FromIndex {
         let mut state = self.0.lock().unwrap();
+        if state.is_away {
+            let error = IndexErrorKind::Unavailable.because("the database cannot be reached");
+            return FromIndex::Failed(error);
+        }
         match message {
             ToIndex::List if state.is_deleted => FromIndex::Collections(Vec::new()),
             _ if state.is_deleted => {

@@ -43,13 +43,18 @@ impl<P: Payload> UpdateMachine<P> {
             return;
         };
         match result {
-            Err(refusal) if !update.is_rollback() => {
+            Err(refusal) if !self.may_lack_indexes(&update) => {
                 self.refuse(now, update, Leftovers::after(ahead), &refusal);
             }
-            // A rollback is the way out of a version that fails, also while the indexes cannot be
-            // completed. Searches are refused until they are.
             Ok(()) | Err(_) => self.propose(now, update, prepared, ahead),
         }
+    }
+
+    /// Returns whether a version is better committed without its indexes than not at all: a rollback is
+    /// the way out of a version that fails, and while nothing serves, no request is answered. Searches are
+    /// refused until the indexes are complete.
+    fn may_lack_indexes(&self, update: &Update<P>) -> bool {
+        update.is_rollback() || self.serving.is_none()
     }
 }
 

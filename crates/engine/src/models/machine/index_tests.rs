@@ -103,6 +103,33 @@ fn rollbacks_go_on_if_the_indexes_cannot_be_completed() {
 }
 
 #[test]
+fn model_that_does_not_serve_starts_without_complete_indexes() {
+    fn unload(world: &mut World) {
+        world.call(Job::unload());
+        world.settle();
+    }
+    fn use_first(world: &mut World) {
+        *world = World::new(1);
+        world.request_load();
+    }
+    fn update(world: &mut World) {
+        unload(world);
+        world.call(job("c", Load::Ahead));
+    }
+    for (begin, served) in
+        [(use_first as fn(&mut World), &["source"][..]), (update, &["a", "b", "c"])]
+    {
+        let mut world = on_probation();
+        begin(&mut world);
+        run_to_index(&mut world);
+        world.finish_one(0);
+        assert!(matches!(world.pending[..], [Action::Propose(_)]), "{:?}", world.pending);
+        world.settle();
+        assert_eq!(versions(&world), served);
+    }
+}
+
+#[test]
 fn cancel_ends_indexing() {
     let mut world = indexing(Load::Ahead);
     assert_eq!(world.cancel(), Ok(1));

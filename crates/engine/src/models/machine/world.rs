@@ -65,8 +65,8 @@ pub(super) struct World {
     pub(super) recorded: BTreeMap<Generation, String>,
     pub(super) quarantined: Vec<String>,
     pub(super) pauses: u32,
-    /// The version for which the indexes are complete and writes are held back, or to which a rollback
-    /// goes on without.
+    /// The version for which the indexes are complete and writes are held back, or which is committed
+    /// without: a rollback's, or the first one to serve.
     pub(super) fence: Option<String>,
 }
 
@@ -264,7 +264,8 @@ impl World {
                 self.handle(Event::Worker(WorkerEvent::Loaded(worker, version, result)));
             }
             Action::Index(job, version) => {
-                self.fence = (succeeds || is_rollback(&job)).then_some(version);
+                let may_lack = is_rollback(&job) || self.page == 0;
+                self.fence = (succeeds || may_lack).then_some(version);
                 self.handle(Event::Indexed(if succeeds { Ok(()) } else { Err(bad()) }));
             }
             Action::Propose(Proposal { after, .. }) => {
