@@ -1,22 +1,30 @@
 //! A PostgreSQL server of a test's own, with pgvector. Its programs are in the directory that
-//! `ONNXD_TEST_POSTGRES` names; `cargo xtask test-postgres` installs them.
+//! `ONNXD_TEST_POSTGRES` names; `cargo xtask test-postgres` installs them. The tests of
+//! `crates/postgres` include this file, so it needs nothing of this crate.
 
 use std::{
     env, fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
-use nix::unistd::{Gid, Uid, chown};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Gid, Pid, Uid, chown},
+};
 use tempfile::TempDir;
-
-use crate::launch::free_address;
 
 /// PostgreSQL refuses to run as root; nobody's user and group.
 const NOBODY: u32 = 65534;
-/// The password of the only user. Tests look for it where it must not be.
-pub const PASSWORD: &str = "a-secret-of-the-test";
+/// The password of the user `owner`, with a character that a URL must escape.
+const PASSWORD: &str = "a'secret-of-the-test";
+/// The password in a URL.
+const ESCAPED: &str = "a%27secret-of-the-test";
+/// What both forms of the password contain. Tests look for it where it must not be.
+pub const SECRET: &str = "secret-of-the-test";
 
 /// A server with its own data directory, stopped when dropped.
 #[derive(Debug)]
@@ -36,7 +44,7 @@ impl Database {
             let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
             chown(folder.path(), Some(user), Some(group)).expect("root may give files away");
         }
-        let database = Self { folder, port: free_address().port() };
+        let database = Self { folder, port: free_port() };
         let password = database.folder.path().join("password");
         fs::write(&password, PASSWORD).expect("the directory is writable");
         let readable = fs::Permissions::from_mode(0o644);
@@ -61,17 +69,32 @@ impl Database {
         self.run("pg_ctl", &["-D", &self.data(), "-o", &options, "-l", &log, "-w", "start"]);
     }
 
-    /// Stops the server as a loss of power would.
+    /// Stops the server: `immediate` is like a loss of power, and `fast` ends sessions.
     ///
     /// # Panics
     /// Panics if it is not running.
-    pub fn crash(&self) {
-        self.run("pg_ctl", &["-D", &self.data(), "-m", "immediate", "-w", "stop"]);
+    pub fn stop(&self, mode: &str) {
+        self.run("pg_ctl", &["-D", &self.data(), "-m", mode, "-w", "stop"]);
+    }
+
+    /// Sends a signal to the process that accepts connections.
+    ///
+    /// # Panics
+    /// Panics if it is not running.
+    pub fn signal(&self, signal: Signal) {
+        let file = fs::read_to_string(self.pid_file()).expect("the server runs");
+        let pid = file.lines().next().and_then(|line| line.parse().ok()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("the server runs");
+    }
+
+    /// Returns the address at which the server listens.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// Returns the URL for `--search`.
     pub fn url(&self) -> String {
-        format!("postgres://owner:{PASSWORD}@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://owner:{ESCAPED}@{}/postgres", self.address())
     }
 
     /// Runs SQL as another program, and returns the rows, with `|` between columns.
@@ -95,6 +118,10 @@ impl Database {
         self.folder.path().join("data").display().to_string()
     }
 
+    fn pid_file(&self) -> PathBuf {
+        Path::new(&self.data()).join("postmaster.pid")
+    }
+
     fn run(&self, program: &str, arguments: &[&str]) {
         let status = self.command(program).args(arguments).status().expect("it starts");
         assert!(status.success(), "{program}");
@@ -114,8 +141,22 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let stop = ["-D", &self.data(), "-m", "immediate", "-w", "stop"];
-        // It may have been stopped.
-        let _ = self.command("pg_ctl").args(stop).stderr(Stdio::null()).status();
+        if self.pid_file().exists() {
+            let stop = ["-D", &self.data(), "-m", "immediate", "-w", "stop"];
+            let _ = self.command("pg_ctl").args(stop).status();
+        }
     }
+}
+
+/// Returns a free port. It is outside the kernel's ephemeral range and different for each call, so that
+/// it stays free while the server is stopped.
+fn free_port() -> u16 {
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    let own = std::process::id().wrapping_mul(131);
+    let candidate = || {
+        let number = own.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(10_000 + number % 10_000).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok().then_some(port)
+    };
+    std::iter::repeat_with(candidate).take(1000).flatten().next().expect("a free port")
 }

@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use e2e::{
     client::Client,
     eventually, fixtures,
-    postgres::{Database, PASSWORD},
+    postgres::{Database, SECRET},
     search::requests::{self, Answer},
     server::Server,
 };
@@ -128,7 +128,7 @@ async fn embedding_goes_on_while_the_database_is_gone() {
     let server = serve(&database).await;
     let mut client = server.client().await;
     fill(&mut client).await;
-    database.crash();
+    database.stop("immediate");
     let search = requests::search(&mut client, "notes", "hello", 1).await.expect("an answer");
     assert_eq!(search.status, 503, "{}", search.text());
     let write = requests::put(&mut client, "notes", [(9, "more")]).await.expect("an answer");
@@ -144,8 +144,8 @@ async fn embedding_goes_on_while_the_database_is_gone() {
     assert!(found(&mut client, "hello").await.ids().len() >= TEXTS.len());
     for process in fs::read_dir("/proc").expect("/proc").flatten() {
         let arguments = fs::read(process.path().join("cmdline")).unwrap_or_default();
-        assert!(!String::from_utf8_lossy(&arguments).contains(PASSWORD), "{process:?}");
+        assert!(!String::from_utf8_lossy(&arguments).contains(SECRET), "{process:?}");
     }
-    assert!(!server.stderr().contains(PASSWORD));
+    assert!(!server.stderr().contains(SECRET));
     server.stop().await;
 }

@@ -196,7 +196,7 @@ fn a_user_with_few_privileges_is_enough() {
             CREATE TABLE public.t (id text PRIMARY KEY, body text);
             GRANT INSERT, SELECT ON public.t TO writer";
         client.batch_execute(roles).await.unwrap();
-        let url = database.url_with("t").replace("owner:se%27cret", "app:app");
+        let url = format!("{}&tables=t", database.url_of("app", "app", "postgres"));
         let expect = |kind, process: &Process| {
             let metadata = r#"{"table": "t", "id": "id", "text": "body"}"#;
             let create = ToIndex::Create("docs".into(), settings(metadata));

@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 use onnxd_proto::search::{Filter, FromIndex, IndexErrorKind, Shown, ToIndex};
 
 use crate::{
-    database::Database,
+    database::{Database, SECRET},
     process::{Process, document, embed, hits, upsert},
 };
 
@@ -157,7 +157,7 @@ fn the_password_is_in_no_command_line() {
     let process = Process::postgres(&database.url());
     assert_eq!(process.ask(&ToIndex::List, &[]), FromIndex::Collections(vec![]));
     let read = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", process.pid())).unwrap();
-    assert!(!read("cmdline").contains("cret"));
+    assert!(!read("cmdline").contains(SECRET));
     assert_eq!(read("comm").trim(), "onnxd-postgres");
     let status = read("status");
     assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");

@@ -58,10 +58,9 @@ fn only_servers_with_a_trusted_certificate_get_the_password() {
     let port = listener.local_addr().unwrap().port();
     runtime.spawn(proxy(listener, database.address(), key));
     let url = |host: &str, mode: &str, file: &std::path::Path| {
-        let file = file.display();
-        format!(
-            "postgres://owner:se%27cret@{host}:{port}/postgres?sslmode={mode}&sslrootcert={file}"
-        )
+        let (server, proxy) = (database.address().to_string(), format!("{host}:{port}"));
+        let (url, file) = (database.url().replace(&server, &proxy), file.display());
+        format!("{url}&sslmode={mode}&sslrootcert={file}")
     };
     let empty = FromIndex::Collections(vec![]);
     for mode in ["require", "verify-full", "prefer"] {
