@@ -12,6 +12,8 @@ use tokio_postgres::{
 const SCHEMA: &str = "onnxd";
 /// Longer names would be cut off by PostgreSQL.
 pub(crate) const NAME_BYTES_MAX: usize = 63;
+/// The port of PostgreSQL, unless the URL names another.
+const DEFAULT_PORT: u16 = 5432;
 /// Time for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time after which a silent server counts as gone.
@@ -84,6 +86,31 @@ impl Address {
         Ok(Self { config, schema, tables, root_certificates })
     }
 
+    /// Returns the hosts and ports, for messages.
+    pub(crate) fn server(&self) -> String {
+        let ports = self.config.get_ports();
+        let server = |(place, host): (usize, &Host)| {
+            // One port may be meant for all hosts.
+            let port = ports.get(place).or(ports.first()).unwrap_or(&DEFAULT_PORT);
+            match host {
+                Host::Tcp(name) if name.contains(':') => format!("[{name}]:{port}"),
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(path) => path.display().to_string(),
+            }
+        };
+        self.config.get_hosts().iter().enumerate().map(server).collect::<Vec<_>>().join(" or ")
+    }
+
+    /// Returns the user, for messages.
+    pub(crate) fn user(&self) -> &str {
+        self.config.get_user().unwrap_or("of this process")
+    }
+
+    /// Returns the name of the database, which is that of the user unless the URL names one.
+    pub(crate) fn database(&self) -> &str {
+        self.config.get_dbname().unwrap_or(self.user())
+    }
+
     /// Returns whether a host is a local socket.
     pub(crate) fn is_local_socket(&self) -> bool {
         self.config.get_hosts().iter().any(|host| matches!(host, Host::Unix(_)))
@@ -127,6 +154,19 @@ mod tests {
         assert_eq!(address.config.get_password(), Some(&b"p@ss"[..]));
         assert_eq!(address.config.get_options(), Some("-c geqo=off"));
         assert!(!format!("{address:?}").contains("p@ss"));
+    }
+
+    #[test]
+    fn messages_name_hosts_with_ports_and_the_database() {
+        for (url, server, database) in [
+            ("postgres://me:secret@db.example/shop", "db.example:5432", "shop"),
+            ("postgres://me:secret@a,b:5433/", "a:5432 or b:5433", "me"),
+            ("postgres://me@[::1]:5434", "[::1]:5434", "me"),
+        ] {
+            let address = Address::parse(url).unwrap();
+            assert_eq!((&*address.server(), address.database()), (server, database), "{url}");
+            assert_eq!(address.user(), "me");
+        }
     }
 
     #[test]

@@ -34,6 +34,26 @@ impl Failure {
         }
     }
 
+    /// Returns whether the server refuses what the URL asks for, until the URL or the database is changed.
+    /// Only for failures of opening a session and of creating what is missing.
+    pub(crate) fn is_final(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.kind == IndexErrorKind::Storage)
+    }
+
+    /// Returns whether a table does not exist.
+    pub(crate) fn lacks_table(&self) -> bool {
+        self.has_code(&SqlState::UNDEFINED_TABLE)
+    }
+
+    /// Returns whether a lock was not got in time.
+    pub(crate) fn is_lock_timeout(&self) -> bool {
+        self.has_code(&SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    fn has_code(&self, code: &SqlState) -> bool {
+        matches!(self, Self::Database(error) if error.code() == Some(code))
+    }
+
     /// Returns what the supervisor is told.
     pub(crate) fn explain(self) -> IndexError {
         match self {

@@ -8,12 +8,12 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, sleep, timeout},
 };
-use tokio_postgres::{Client, Row, Statement, types::ToSql};
+use tokio_postgres::{Client, Row, Statement, error::SqlState, types::ToSql};
 
 use crate::{
     address::Address,
     failure::{Failure, with_cause},
-    schema,
+    schema::{self, quoted},
     tls::Connector,
 };
 
@@ -28,6 +28,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// Time after which a failed attempt to connect is repeated; doubled after each further one.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How the client says that the server asks for a password and the URL has none. It has no code for it.
+const NO_PASSWORD: &str = "password missing";
 
 /// Settings of a session. Iterative scans go on until a filter has left enough; a full-text or
 /// exact search gains nothing from compiling.
@@ -190,11 +193,10 @@ impl Pool {
             return Err(outage.error.clone());
         }
         let connected = timeout(CONNECT_MAX, self.connect()).await.unwrap_or_else(|_| {
-            let seconds = CONNECT_MAX.as_secs();
-            let message = format!("the database accepts connections, and did not answer within {seconds} seconds; see its log");
-            Err(IndexErrorKind::Unavailable.because(message))
+            let message = slow(&self.0.address, CONNECT_MAX);
+            Err(IndexErrorKind::Unavailable.because(message).into())
         });
-        match connected {
+        match connected.map_err(Failure::explain) {
             Ok(connection) => {
                 if self.0.state.borrow_mut().outage.take().is_some() {
                     tracing::info!("the database is available");
@@ -215,38 +217,77 @@ impl Pool {
         }
     }
 
-    async fn connect(&self) -> Result<Connection, IndexError> {
+    async fn connect(&self) -> Result<Connection, Failure> {
         let Shared { address, tls, .. } = &*self.0;
-        let connected = address.config.connect(tls.clone()).await;
-        let (mut client, driver) = connected.map_err(|error| refused(&error))?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::warn!(error = with_cause(&error), "a connection to the database ended");
-            }
-        });
+        let mut client = open(address, tls).await?;
         let known = self.0.state.borrow().path.clone();
         let path = match known {
             Some(path) => path,
             None => {
-                let path = schema::prepare(&mut client, &address.schema).await;
-                let path = path.map_err(Failure::explain)?;
+                let path = schema::prepare(&mut client, address).await?;
                 self.0.state.borrow_mut().path = Some(path.clone());
                 path
             }
         };
         let settings = format!("SET search_path = {path}; {SESSION}");
-        client.batch_execute(&settings).await.map_err(|error| Failure::from(error).explain())?;
+        client.batch_execute(&settings).await?;
         Ok(Connection { client, statements: HashMap::new() })
     }
 }
 
-/// Explains why a connection was not opened.
-fn refused(error: &tokio_postgres::Error) -> IndexError {
-    let message = format!(
-        "the database cannot be reached ({}); start it, or correct the address of --search",
-        with_cause(error)
-    );
-    IndexErrorKind::Unavailable.because(message)
+/// Opens a session.
+///
+/// # Errors
+/// The server cannot be reached, or refuses the session.
+pub(crate) async fn open(address: &Address, tls: &Connector) -> Result<Client, Failure> {
+    let connected = address.config.connect(tls.clone()).await;
+    let (client, driver) = connected.map_err(|error| refused(&error, address))?;
+    tokio::spawn(async move {
+        if let Err(error) = driver.await {
+            tracing::warn!(error = with_cause(&error), "a connection to the database ended");
+        }
+    });
+    Ok(client)
+}
+
+/// Explains why a session was not opened.
+fn refused(error: &tokio_postgres::Error, address: &Address) -> IndexError {
+    let (server, user, database) = (address.server(), address.user(), address.database());
+    let reason = with_cause(error);
+    let refused = |remedy: String| {
+        let message = format!(
+            "the database server at {server} refuses user {user} and database {database} ({reason}); {remedy}"
+        );
+        IndexErrorKind::Storage.because(message)
+    };
+    let is = |code: SqlState| error.code() == Some(&code);
+    if is(SqlState::INVALID_CATALOG_NAME) {
+        refused("create the database, or correct its name in the URL of --search".to_owned())
+    } else if is(SqlState::INSUFFICIENT_PRIVILEGE) {
+        let (database, user) = (quoted(database), quoted(user));
+        refused(format!("as its owner, run GRANT CONNECT ON DATABASE {database} TO {user}"))
+    } else if is(SqlState::INVALID_PASSWORD)
+        || is(SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+        || reason.contains(NO_PASSWORD)
+    {
+        refused(
+            "correct the user and the password in the URL of --search, or let the user in with ALTER ROLE and pg_hba.conf"
+                .to_owned(),
+        )
+    } else {
+        IndexErrorKind::Unavailable.because(format!(
+            "the database at {server} cannot be reached ({reason}); start it, or correct the address in the URL of --search"
+        ))
+    }
+}
+
+/// Says that the database did not answer in time.
+pub(crate) fn slow(address: &Address, time: Duration) -> String {
+    format!(
+        "the database at {} did not answer within {} seconds; start it, see its log, or correct the address in the URL of --search",
+        address.server(),
+        time.as_secs()
+    )
 }
 
 impl Connection {

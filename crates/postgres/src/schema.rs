@@ -2,9 +2,12 @@
 //! all other relations begin with an underscore.
 
 use onnxd_proto::search::IndexErrorKind;
-use tokio_postgres::{Client, error::SqlState};
+use tokio_postgres::{Client, Transaction, error::SqlState};
 
-use crate::{address::NAME_BYTES_MAX, failure::Failure};
+use crate::{
+    address::{Address, NAME_BYTES_MAX},
+    failure::{Failure, with_cause},
+};
 
 /// Raised with every change to the tables.
 const FORMAT: i32 = 2;
@@ -67,49 +70,100 @@ pub(crate) fn view_name(collection: &str, number: i64) -> String {
 ///
 /// # Errors
 /// The server lacks something, or the user may not create it.
-pub(crate) async fn prepare(client: &mut Client, schema: &str) -> Result<String, Failure> {
-    let encoding: String = client.query_one("SHOW server_encoding", &[]).await?.get(0);
-    if encoding != "UTF8" {
-        let message =
-            format!("the database has encoding {encoding}; create one with encoding UTF8");
-        return Err(IndexErrorKind::Storage.because(message).into());
-    }
-    let path = format!("{}, {}", quoted(schema), quoted(&extension(client).await?));
+pub(crate) async fn prepare(client: &mut Client, address: &Address) -> Result<String, Failure> {
     let transaction = client.transaction().await?;
-    let lock = "SELECT pg_advisory_xact_lock($1)";
-    transaction.execute(lock, &[&CATALOG_LOCK]).await?;
-    let name = quoted(schema);
-    let found = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
-    // `IF NOT EXISTS` would need the privilege to create, even if the schema exists.
-    if !transaction.query_one(found, &[&schema]).await?.get::<_, bool>(0) {
-        transaction.batch_execute(&format!("CREATE SCHEMA {name}")).await?;
-    }
-    transaction.batch_execute(&format!("SET search_path = {path}")).await?;
-    let found = "SELECT to_regclass($1) IS NOT NULL";
-    if transaction.query_one(found, &[&format!("{name}._format")]).await?.get(0) {
-        let format: i32 = transaction.query_one("SELECT format FROM _format", &[]).await?.get(0);
-        if format != FORMAT {
-            let message = format!(
-                "schema {schema} has format {format}, and this release reads {FORMAT}; start the release that wrote it"
-            );
-            return Err(IndexErrorKind::Storage.because(message).into());
-        }
-    } else {
-        let tables = format!("{TABLES} INSERT INTO _format VALUES ({FORMAT});");
-        transaction.batch_execute(&tables).await?;
-    }
+    transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&CATALOG_LOCK]).await?;
+    let path = create(&transaction, address).await?;
     transaction.commit().await?;
     Ok(path)
 }
 
+/// Tries [`prepare`], and undoes it. Does not wait for changes of the catalog, which may take long.
+///
+/// # Errors
+/// The server lacks something, or the user may not create it.
+pub(crate) async fn rehearse(client: &mut Client, address: &Address) -> Result<(), Failure> {
+    let transaction = client.transaction().await?;
+    create(&transaction, address).await?;
+    Ok(transaction.rollback().await?)
+}
+
+async fn create(transaction: &Transaction<'_>, address: &Address) -> Result<String, Failure> {
+    let encoding: String = transaction.query_one("SHOW server_encoding", &[]).await?.get(0);
+    if encoding != "UTF8" {
+        let message = format!(
+            "database {} has encoding {encoding}; create one with ENCODING 'UTF8', and name it in the URL of --search",
+            address.database()
+        );
+        return Err(IndexErrorKind::Storage.because(message).into());
+    }
+    let extension = extension(transaction).await?;
+    let path = format!("{}, {}", quoted(&address.schema), quoted(&extension));
+    let created = tables(transaction, address, &path).await;
+    created.map_err(|failure| match &failure {
+        Failure::Database(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            denied(&with_cause(error), address)
+        }
+        _ => failure,
+    })?;
+    Ok(path)
+}
+
+/// Creates the schema and its tables, if they are missing.
+async fn tables(
+    transaction: &Transaction<'_>,
+    address: &Address,
+    path: &str,
+) -> Result<(), Failure> {
+    let schema = &address.schema;
+    let name = quoted(schema);
+    let found = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+    // `IF NOT EXISTS` would need the privilege to create, even if the schema exists.
+    if !transaction.query_one(found, &[schema]).await?.get::<_, bool>(0) {
+        transaction.batch_execute(&format!("CREATE SCHEMA {name}")).await?;
+    }
+    transaction.batch_execute(&format!("SET search_path = {path}")).await?;
+    let found = "SELECT to_regclass($1) IS NOT NULL";
+    if !transaction.query_one(found, &[&format!("{name}._format")]).await?.get::<_, bool>(0) {
+        let tables = format!("{TABLES} INSERT INTO _format VALUES ({FORMAT});");
+        return Ok(transaction.batch_execute(&tables).await?);
+    }
+    let format: i32 = transaction.query_one("SELECT format FROM _format", &[]).await?.get(0);
+    if format != FORMAT {
+        let message = format!(
+            "schema {schema} has format {format}, and this release reads {FORMAT}; start the release that wrote it, or name another schema in the URL of --search"
+        );
+        return Err(IndexErrorKind::Storage.because(message).into());
+    }
+    // Each collection has tables of its own.
+    let may_create = "SELECT has_schema_privilege($1, 'CREATE')";
+    if !transaction.query_one(may_create, &[schema]).await?.get::<_, bool>(0) {
+        return Err(denied("it may not create tables there", address));
+    }
+    Ok(())
+}
+
+/// Returns the failure of a user who lacks a privilege.
+fn denied(reason: &str, address: &Address) -> Failure {
+    let (schema, user, database) = (&address.schema, address.user(), address.database());
+    let message = format!(
+        "user {user} may not use schema {schema} in database {database} ({reason}); as a superuser, run GRANT CREATE ON DATABASE {} TO {role}, or ALTER SCHEMA {} OWNER TO {role} if the schema exists",
+        quoted(database),
+        quoted(schema),
+        role = quoted(user),
+    );
+    IndexErrorKind::Storage.because(message).into()
+}
+
 /// Returns the schema in which pgvector is installed. Installs it if it is not.
-async fn extension(client: &Client) -> Result<String, Failure> {
+async fn extension(transaction: &Transaction<'_>) -> Result<String, Failure> {
     let query = "SELECT nspname::text, extversion FROM pg_extension JOIN pg_namespace n
         ON n.oid = extnamespace WHERE extname = 'vector'";
-    let mut found = client.query_opt(query, &[]).await?;
+    let mut found = transaction.query_opt(query, &[]).await?;
     if found.is_none() {
-        client.batch_execute("CREATE EXTENSION IF NOT EXISTS vector").await.map_err(missing)?;
-        found = client.query_opt(query, &[]).await?;
+        let create = "CREATE EXTENSION IF NOT EXISTS vector";
+        transaction.batch_execute(create).await.map_err(missing)?;
+        found = transaction.query_opt(query, &[]).await?;
     }
     let (schema, version): (String, String) =
         found.map(|row| (row.get(0), row.get(1))).unwrap_or_default();

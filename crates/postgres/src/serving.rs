@@ -9,6 +9,7 @@ use onnxd_proto::{
         message,
     },
 };
+use onnxd_telemetry::log_limit::LogLimit;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -46,6 +47,7 @@ struct Server {
     ownership: Ownership,
     /// Told of each change of vectors.
     vectors_changed: Rc<Notify>,
+    failures: Rc<LogLimit>,
 }
 
 /// Answers requests until the socket closes.
@@ -64,8 +66,9 @@ pub(crate) fn serve(socket: net::UnixStream, address: Address, tls: Connector) -
             changes: Changes::default(),
             ownership: Ownership::default(),
             vectors_changed: Rc::default(),
+            failures: Rc::default(),
         };
-        let Server { pool, changes, ownership, vectors_changed } = server.clone();
+        let Server { pool, changes, ownership, vectors_changed, .. } = server.clone();
         tokio::task::spawn_local(graphs::make(pool.clone(), vectors_changed));
         tokio::task::spawn_local(listener::listen(pool, changes, ownership));
         let permits = Arc::new(Semaphore::new(REQUESTS_MAX));
@@ -117,8 +120,10 @@ impl Server {
             Err(error) => Err(IndexErrorKind::Invalid.because(format!("not a request: {error}"))),
         };
         answered.unwrap_or_else(|error| {
-            if error.kind == IndexErrorKind::Storage {
-                tracing::error!(reason = error.message, "the database cannot be used");
+            if error.kind == IndexErrorKind::Storage
+                && let Some(suppressed) = self.failures.admit()
+            {
+                tracing::error!(reason = error.message, suppressed, "the database cannot be used");
             }
             FromIndex::Failed(error)
         })

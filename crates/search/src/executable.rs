@@ -11,14 +11,19 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
-use tokio::{net::UnixStream, process::Child};
+use onnxd_proto::search::DatabaseProbe;
+use tokio::{net::UnixStream, process::Child, time};
 
 /// The file in which the process keeps the names of collections.
 const CATALOG: &str = "catalog.db";
 /// The variable in which `onnxd-postgres` finds the URL of its database.
 const DATABASE_VARIABLE: &str = "ONNXD_SEARCH_URL";
+
+/// How long a start waits for a database. The process answers earlier, unless it is held up.
+const PROBE_MAX: Duration = Duration::from_secs(5);
 
 /// How the process is started.
 #[derive(Clone)]
@@ -74,25 +79,54 @@ impl IndexExecutable {
     pub(crate) fn start(&self) -> io::Result<(Child, UnixStream)> {
         let (ours, theirs) = net::UnixStream::pair()?;
         ours.set_nonblocking(true)?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
-        command.arg0(self.name()).env_clear().envs(onnxd_telemetry::log::variables());
-        match &self.store {
-            Store::Directory(directory) => {
-                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-                command.arg("--directory").arg(directory);
-            }
-            // Arguments are visible to other users.
-            Store::Database(url) => {
-                command.env(DATABASE_VARIABLE, url);
-            }
-        }
-        if !self.confined {
-            command.arg("--no-sandbox");
+        let mut command = self.command();
+        if let Store::Directory(directory) = &self.store {
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
         let mut command = tokio::process::Command::from(command);
         let child = command.kill_on_drop(true).spawn()?;
         Ok((child, UnixStream::from_std(ours)?))
+    }
+
+    /// Finds out whether the database can be used, by a process of its own, which changes nothing. A
+    /// directory always can.
+    ///
+    /// # Errors
+    /// The process cannot be started, or is not `onnxd-postgres` of this release.
+    pub async fn probe(&self) -> io::Result<DatabaseProbe> {
+        if matches!(self.store, Store::Directory(_)) {
+            return Ok(DatabaseProbe::Usable);
+        }
+        let mut command = self.command();
+        command.arg("--probe").stdin(Stdio::null());
+        let mut command = tokio::process::Command::from(command);
+        let Ok(output) = time::timeout(PROBE_MAX, command.kill_on_drop(true).output()).await else {
+            let message = format!("no answer within {} s", PROBE_MAX.as_secs());
+            return Ok(DatabaseProbe::Unavailable(message));
+        };
+        let output = output?;
+        serde_json::from_slice(&output.stdout).map_err(|_| {
+            let (name, status) = (self.name(), output.status);
+            io::Error::other(format!(
+                "not {name} of this release: {status}; install this release's"
+            ))
+        })
+    }
+
+    /// Returns the command without its standard input and output.
+    fn command(&self) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        command.arg0(self.name()).env_clear().envs(onnxd_telemetry::log::variables());
+        match &self.store {
+            Store::Directory(directory) => command.arg("--directory").arg(directory),
+            // Arguments are visible to other users.
+            Store::Database(url) => command.env(DATABASE_VARIABLE, url),
+        };
+        if !self.confined {
+            command.arg("--no-sandbox");
+        }
+        command
     }
 
     /// Returns the file that exists once there are collections, if one tells.
@@ -101,5 +135,19 @@ impl IndexExecutable {
             Store::Directory(directory) => Some(directory.join(CATALOG).into()),
             Store::Database(_) => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn another_program_is_not_taken_for_a_database() {
+        let url = "postgres://me:secret@127.0.0.1/a";
+        let executable = IndexExecutable::postgres("/bin/true".as_ref(), url, true).unwrap();
+        let error = executable.probe().await.unwrap_err().to_string();
+        assert!(error.contains("not onnxd-postgres of this release"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::{fs, path::PathBuf, time::Duration};
 use e2e::{
     client::Client,
     eventually, fixtures,
+    launch::Builder,
     postgres::{Database, SECRET},
     search::requests::{self, Answer},
     server::Server,
@@ -20,11 +21,15 @@ fn tiny(name: &str) -> PathBuf {
     fixtures::model(&format!("tiny/{name}"))
 }
 
+/// Returns a server of model `m` that keeps its collections in a database.
+fn builder(database: &Database, model: &str) -> Builder {
+    let url = format!("{}?tables=articles", database.url());
+    Server::builder().model("m", &tiny(model)).variable("ONNXD_SEARCH", &url)
+}
+
 /// Starts a server that keeps its collections in a database.
 async fn serve(database: &Database) -> Server {
-    let builder = Server::builder().model("m", &tiny("a"));
-    let url = format!("{}?tables=articles", database.url());
-    builder.variable("ONNXD_SEARCH", &url).start().await
+    builder(database, "a").start().await
 }
 
 async fn create(client: &mut Client, metadata: &serde_json::Value) {
@@ -148,4 +153,75 @@ async fn embedding_goes_on_while_the_database_is_gone() {
     }
     assert!(!server.stderr().contains(SECRET));
     server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL; run cargo xtask test-postgres"]
+async fn new_models_start_while_the_database_is_gone() {
+    let database = Database::start();
+    let server = serve(&database).await;
+    fill(&mut server.client().await).await;
+    server.stop().await;
+    database.stop("immediate");
+
+    // With another state directory, no model has served before.
+    let server = builder(&database, "b").model("n", &tiny("a")).start().await;
+    let mut client = server.client().await;
+    let address = database.address().to_string();
+    let stderr = server.stderr();
+    assert!(
+        stderr.contains(&address) && stderr.contains("calls of search are answered 503"),
+        "{stderr}"
+    );
+    let embedded = client.post("/embed", &json!({"inputs": "hello"})).await.expect("an answer");
+    assert_eq!(embedded.status, 200, "{}", embedded.text());
+    let search = requests::search(&mut client, "notes", "hello", 1).await.expect("an answer");
+    assert_eq!(search.status, 503, "{}", search.text());
+    let refusal = server.update("n", Some(&tiny("b"))).await.expect_err("nothing was listed");
+    assert!(refusal.message.contains("unknown whether collections are bound to n"), "{refusal:?}");
+
+    database.resume();
+    eventually("a search", TIMEOUT, async || {
+        let search = requests::search(&mut client, "notes", TEXTS[1], 9).await.expect("an answer");
+        (search.status == 200).then_some(())
+    })
+    .await;
+    let answer = found(&mut client, TEXTS[1]).await;
+    assert_eq!((answer.hits[0].id, answer.hits.len()), (1, TEXTS.len()));
+
+    database.stop("immediate");
+    server.update("n", Some(&tiny("b"))).await.expect("no collection is bound to it");
+    let refusal = server.update("m", Some(&tiny("a"))).await.expect_err("a collection is");
+    assert!(refusal.message.contains(&address), "{refusal:?}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL; run cargo xtask test-postgres"]
+async fn a_database_that_refuses_the_url_ends_the_start() {
+    let database = Database::start();
+    let checked = async |builder: Builder| {
+        builder.argument("--check-config").try_start().await.expect_err("it only checks")
+    };
+    let wrong = database.url().replace(SECRET, "wrong");
+    let builder = builder(&database, "a");
+    let refused = builder.clone().variable("ONNXD_SEARCH", &wrong);
+    let started = refused.clone().try_start().await.expect_err("the password is wrong");
+    for exited in [started, checked(refused).await] {
+        let cause = "--search (set by ONNXD_SEARCH): the database server at 127.0.0.1:";
+        assert_eq!(exited.code, Some(78), "{}", exited.stderr);
+        for part in [cause, "refuses user owner", "correct the user and the password"] {
+            assert!(exited.stderr.contains(part), "{}", exited.stderr);
+        }
+    }
+    let usable = checked(builder.clone()).await;
+    assert_eq!(usable.code, Some(0), "{}", usable.stderr);
+    assert!(!usable.stderr.contains("--search"), "{}", usable.stderr);
+    let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'onnxd'";
+    assert_eq!(database.sql(schemas), "0", "nothing is left behind");
+    database.stop("fast");
+    let away = checked(builder).await;
+    assert_eq!(away.code, Some(0), "{}", away.stderr);
+    let address = database.address().to_string();
+    assert!(away.stderr.contains(&address) && away.stderr.contains("503"), "{}", away.stderr);
 }

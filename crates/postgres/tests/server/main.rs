@@ -14,6 +14,7 @@ mod documents;
 mod existing;
 mod faults;
 mod process;
+mod probe;
 mod recall;
 mod tls;
 mod views;

@@ -11,8 +11,8 @@ use std::{
 
 use onnxd_proto::{
     search::{
-        Distance, Document, DocumentId, Filter, FromIndex, Hit, IndexErrorKind, Query, Settings,
-        Shown, Source, ToIndex, Unembedded,
+        Distance, Document, DocumentId, Filter, FromIndex, Hit, IndexError, IndexErrorKind, Query,
+        Settings, Shown, Source, ToIndex, Unembedded,
     },
     wire::{
         frame::{self, Direction, Frame},
@@ -54,6 +54,14 @@ impl Process {
         command.env("ONNXD_LOG", "info").stdin(Stdio::from(OwnedFd::from(theirs)));
         let child = command.spawn().unwrap();
         Self { child, socket: ours, next: Cell::new(0), _folder: folder }
+    }
+
+    /// Asks for the error of a request.
+    pub(crate) fn error(&self, message: &ToIndex) -> IndexError {
+        match self.ask(message, &[]) {
+            FromIndex::Failed(error) => error,
+            other => panic!("{message:?} was answered by {other:?}"),
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -7,6 +7,7 @@
 
 mod filter;
 mod message;
+mod probe;
 mod ranking;
 
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,7 @@ pub use self::{
         CollectionInfo, FromIndex, Hit, IndexError, IndexErrorKind, PayloadChange, Query,
         Selection, Shown, Source, ToIndex, Unembedded, VersionInfo,
     },
+    probe::DatabaseProbe,
     ranking::{FUSED_RANKS, fuse, normalize},
 };
 

@@ -41,7 +41,7 @@ pub(crate) use self::{
         absolute, admin_socket_candidates, executable_file, installed_file, source_uri, state_dir,
     },
     problems::Problems,
-    search::SearchStore,
+    search::{DatabaseUrl, SearchStore},
     values::{boolean, cosine, count, generation, mebibytes, seconds},
     variables::{unknown as unknown_variables, without_empty},
 };

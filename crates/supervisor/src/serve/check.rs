@@ -1,6 +1,6 @@
 //! Checks for `--check-config` what a start would find: directories, addresses, the admin socket,
-//! the worker, ONNX Runtime, and models in directories. Leaves nothing behind, and does not disturb
-//! a server that runs with the same configuration.
+//! the worker, ONNX Runtime, the database of collections, and models in directories. Leaves nothing
+//! behind, and does not disturb a server that runs with the same configuration.
 
 use std::{fs, io, net::SocketAddr, path::Path, process::Stdio};
 
@@ -8,7 +8,7 @@ use onnxd_engine::{models::store, pool::executable::WorkerExecutable};
 use onnxd_proto::{BUILD_ID, domain::Probe, exit::Failure, layout::Layout};
 use tokio::net::TcpSocket;
 
-use super::{sockets, start, trials, workers};
+use super::{search, sockets, start, trials, workers};
 use crate::{
     admin::AdminSocket,
     config::{Config, Problems, ServeArguments},
@@ -46,7 +46,16 @@ fn on_this_machine(config: &Config, problems: &mut Problems) {
     let (is_usable, holder) = (state.is_some(), state.flatten());
     let is_served = problems.keep(admin_socket(&config.admin_socket)).unwrap_or_default();
     addresses(config, holder.is_some() || is_served, problems);
+    problems.keep(database(config));
     problems.keep(trials::run(config, is_usable, worker.as_ref()));
+}
+
+/// Checks that the database of collections can be used, if it can be reached.
+fn database(config: &Config) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|error| Failure::internal(format!("cannot start the async runtime: {error}")))?;
+    runtime.block_on(search::probe(config))
 }
 
 /// Checks that the admin socket can be created. Returns whether a server listens on it.

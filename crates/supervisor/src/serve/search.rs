@@ -1,6 +1,6 @@
 //! Starts search: the link to the process that owns the collections. Called by [`super::start`].
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use onnxd_engine::{
     Engine,
@@ -10,14 +10,16 @@ use onnxd_engine::{
     },
     tasks::EssentialTasks,
 };
-use onnxd_proto::exit::Failure;
+use onnxd_proto::{exit::Failure, search::DatabaseProbe};
 use onnxd_search::{Catalog, Index, IndexExecutable, Search};
 
 use crate::{
     api::app::SearchAbsent,
-    config::{Config, SearchStore},
+    config::{Config, DatabaseUrl, SearchStore},
 };
 
+/// What a server does without its database.
+const AWAY: &str = "the database of --search is away: until it answers, calls of search are answered 503, and all others as usual";
 /// The collections' directory in the state directory.
 const DIRECTORY: &str = "collections";
 
@@ -37,11 +39,8 @@ pub(super) fn collections(
         SearchStore::Embedded(binary) => {
             IndexExecutable::embedded(binary, &config.state_dir.join(DIRECTORY), config.sandbox)
         }
-        SearchStore::Postgres(binary, url) => {
-            IndexExecutable::postgres(binary, &url.0, config.sandbox)
-        }
+        SearchStore::Postgres(binary, url) => postgres(config, binary, url),
     };
-    let failed = |error: io::Error| Failure::configuration(format!("--index-binary: {error}"));
     let guard = tasks.guard("link to the index");
     let index = Index::start(executable.map_err(failed)?, config.request_timeout, guard);
     let served = |model: &ModelSource| {
@@ -54,6 +53,34 @@ pub(super) fn collections(
     let is_embedded = matches!(config.search, SearchStore::Embedded(_));
     collections.await_predecessor(is_successor && is_embedded);
     Ok(Ok(Arc::new(collections)))
+}
+
+/// Asks the database, if collections are in one, whether it can be used. Warns if it cannot be reached:
+/// it may be started later.
+///
+/// # Errors
+/// The database refuses the URL, or lacks something.
+pub(super) async fn probe(config: &Config) -> Result<(), Failure> {
+    let SearchStore::Postgres(binary, url) = &config.search else { return Ok(()) };
+    let executable = postgres(config, binary, url).map_err(failed)?;
+    match executable.probe().await.map_err(failed)? {
+        DatabaseProbe::Usable => Ok(()),
+        DatabaseProbe::Unavailable(reason) => {
+            tracing::warn!(reason, "{AWAY}");
+            Ok(())
+        }
+        DatabaseProbe::Refused(reason) => {
+            Err(Failure::configuration(format!("--search: {reason}")))
+        }
+    }
+}
+
+fn postgres(config: &Config, binary: &Path, url: &DatabaseUrl) -> io::Result<IndexExecutable> {
+    IndexExecutable::postgres(binary, &url.0, config.sandbox)
+}
+
+fn failed(error: io::Error) -> Failure {
+    Failure::configuration(format!("--index-binary: {error}"))
 }
 
 /// Returns the collections as updates see them.

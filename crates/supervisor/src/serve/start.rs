@@ -85,6 +85,7 @@ impl Server {
             updates(config, (&worker_files, indexes), lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
+        search::probe(config).await?;
         let updater = Arc::new(Updater::new(&updates));
         let models = updates.registry.models().len();
         let workers = workers(config, &worker_files, models, (&events, tasks))?;

@@ -18,8 +18,8 @@ pub(crate) struct OtherFlags {
     ///
     /// Exits with 0 if a server could start. Otherwise prints the errors and exits with 78, or with 64 if the command
     /// line is invalid. Tries addresses, directories, ONNX Runtime, and models in directories that a start would check.
-    /// Contacts no other server, and leaves nothing behind. What a server with the same state directory uses is only
-    /// reported.
+    /// Contacts no other server but a database of --search, and leaves nothing behind. What a server with the same
+    /// state directory uses is only reported.
     ///
     /// Example: --config /etc/onnxd.toml --check-config
     #[arg(long, help_heading = "Other")]
