@@ -177,7 +177,7 @@ pub(super) fn require_ahead(
         return Ok(());
     }
     Err(RefusalKind::Contract.because(format!(
-        "--load lazy is not possible: collections are bound to {name}, and searches would wait for the load after the commit; update with --load ahead"
+        "--load lazy is not possible while collections are bound to {name}, or are not listed yet: searches would wait for the load after the commit; update with --load ahead"
     )))
 }
 
