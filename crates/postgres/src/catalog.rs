@@ -45,7 +45,7 @@ pub(crate) async fn list(connection: &mut Connection) -> Result<Vec<CollectionIn
     Ok(all)
 }
 
-/// Creates a collection with its tables and its view. If an attempt before this one may have created
+/// Creates a collection with its tables and its view. If an attempt before this one may have committed
 /// it, one with the same settings is that collection.
 ///
 /// # Errors
@@ -53,7 +53,7 @@ pub(crate) async fn list(connection: &mut Connection) -> Result<Vec<CollectionIn
 pub(crate) async fn create(
     (name, settings): (&str, &Settings),
     address: &Address,
-    is_repeated: bool,
+    may_exist: bool,
     connection: &mut Connection,
 ) -> Result<(), Failure> {
     lock(connection).await?;
@@ -65,7 +65,7 @@ pub(crate) async fn create(
     let taken = "SELECT FROM _collections WHERE name = $1 UNION ALL
         SELECT FROM _aliases WHERE alias = $1";
     if !connection.query(taken, &[&name]).await?.is_empty() {
-        if is_repeated {
+        if may_exist {
             let found = Collection::find(name, Locking::None, connection).await?;
             if found.name == name && found.settings == *settings {
                 return Ok(());

@@ -209,10 +209,12 @@ impl Server {
                 return pool.read(list).await.map(FromIndex::Collections);
             }
             ToIndex::Create(name, settings) => {
-                let is_repeated = Cell::new(false);
+                let may_exist = Cell::new(false);
                 let create = async |on: &mut _| {
-                    let is_repeated = is_repeated.replace(true);
-                    catalog::create((name, settings), pool.address(), is_repeated, on).await
+                    catalog::create((name, settings), pool.address(), may_exist.get(), on).await?;
+                    // From here on, a lost connection may hide a commit.
+                    may_exist.set(true);
+                    Ok(())
                 };
                 pool.write(create).await?;
             }

@@ -2,6 +2,13 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -10,7 +17,7 @@ use onnxd_proto::search::{Filter, FromIndex, IndexErrorKind, Shown, ToIndex};
 
 use crate::{
     database::{Database, SECRET},
-    process::{Process, document, embed, hits, upsert},
+    process::{Process, document, embed, hits, settings, upsert},
 };
 
 fn count(process: &Process) -> FromIndex {
@@ -23,6 +30,89 @@ fn wait(process: &Process) {
     while !matches!(count(process), FromIndex::Changed(_)) {
         assert!(start.elapsed() < Duration::from_secs(30), "{:?}", count(process));
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Passes connections on to a database, and loses an answer if told so.
+struct Lossy {
+    address: SocketAddr,
+    /// The statement whose answer is lost, with its connection.
+    statement: Arc<Mutex<Option<&'static str>>>,
+}
+
+impl Lossy {
+    fn start(database: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let lossy = Self { address: listener.local_addr().unwrap(), statement: Arc::default() };
+        let statement = Arc::clone(&lossy.statement);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(database).unwrap();
+                let (to_server, to_client) =
+                    (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let is_lost = Arc::new(AtomicBool::new(false));
+                let (found, statement) = (Arc::clone(&is_lost), Arc::clone(&statement));
+                thread::spawn(move || {
+                    pass(client, &to_server, |bytes| {
+                        let mut statement = statement.lock().unwrap();
+                        let is_found = |wanted: &mut &str| {
+                            bytes.windows(wanted.len()).any(|part| part == wanted.as_bytes())
+                        };
+                        if statement.take_if(is_found).is_some() {
+                            found.store(true, Ordering::SeqCst);
+                        }
+                        true
+                    });
+                });
+                thread::spawn(move || {
+                    pass(server, &to_client, |_| !is_lost.load(Ordering::SeqCst));
+                });
+            }
+        });
+        lossy
+    }
+
+    /// Loses the answer to the next statement like this.
+    fn lose(&self, statement: &'static str) {
+        *self.statement.lock().unwrap() = Some(statement);
+    }
+
+    /// Returns whether the answer was lost.
+    fn has_lost(&self) -> bool {
+        self.statement.lock().unwrap().is_none()
+    }
+}
+
+/// Passes bytes on until one side closes, or `may_pass` says no, and closes both.
+fn pass(mut from: TcpStream, mut to: &TcpStream, may_pass: impl Fn(&[u8]) -> bool) {
+    let mut buffer = [0; 16 * 1024];
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        if !may_pass(&buffer[..count]) || to.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+#[ignore = "needs PostgreSQL; run by cargo xtask test-postgres"]
+fn a_create_whose_answer_is_lost_succeeds_once() {
+    let database = Database::start();
+    let proxy = Lossy::start(database.address());
+    let url = database.url().replace(&database.address().to_string(), &proxy.address.to_string());
+    let process = Process::postgres(&url);
+    process.create("docs", "{}");
+    proxy.lose("COMMIT");
+    process.create("more", "{}");
+    assert!(proxy.has_lost());
+    assert_eq!(database.sql("SELECT count(*) FROM \"my docs\"._collections"), "2");
+    for name in ["docs", "more"] {
+        let again = ToIndex::Create(name.into(), settings("{}"));
+        assert_eq!(process.refused(&again, &[]), IndexErrorKind::Exists, "{name}");
+        // A connection that is lost before anything was created excuses nothing.
+        proxy.lose("READ COMMITTED");
+        assert_eq!(process.refused(&again, &[]), IndexErrorKind::Exists, "{name}");
+        assert!(proxy.has_lost());
     }
 }
 
