@@ -4,7 +4,7 @@ use onnxd_proto::search::{COLLECTIONS_MAX, CollectionInfo, IndexErrorKind, Setti
 
 use crate::{
     address::Address,
-    collection::{Collection, Locking, Version, changes, not_found, view},
+    collection::{Collection, Locking, Version, changes, graphs, not_found, view},
     existing::{self, Existing, INDEXED_CHARACTERS},
     failure::Failure,
     pool::Connection,
@@ -156,17 +156,17 @@ pub(crate) async fn remove(
     lock(connection).await?;
     let collection = Collection::find(name, Locking::Write, connection).await?;
     let number = collection.number;
-    // Other requests queue behind these locks.
-    connection.batch("SET LOCAL lock_timeout = '5s'").await?;
-    let mut drop = format!("DROP VIEW IF EXISTS {};", view_name(&collection.name, number));
-    for version in &collection.versions {
-        drop += &format!("DROP TABLE {};", version.table());
+    let mut statements = format!("DROP VIEW IF EXISTS {};", view_name(&collection.name, number));
+    let vectors: Vec<String> = collection.versions.iter().map(Version::table).collect();
+    // Someone may have removed tables, which is a reason to delete the collection.
+    for table in &vectors {
+        statements += &format!("DROP TABLE IF EXISTS {table};");
     }
-    connection.batch(&drop).await?;
     if collection.existing.is_some() {
-        existing::detach(number, schema, connection).await?;
+        statements += &existing::detach(number, schema);
     }
-    connection.batch(&format!("DROP TABLE _documents_{number}")).await?;
+    statements += &format!("DROP TABLE IF EXISTS _documents_{number}");
+    graphs::remove(&statements, &vectors, connection).await?;
     connection.execute("DELETE FROM _collections WHERE number = $1", &[&number]).await?;
     changed(schema, connection).await
 }

@@ -191,16 +191,11 @@ fn qualified(table: &str) -> (&str, &str) {
     table.split_once('.').unwrap_or(("public", table))
 }
 
-/// Removes the triggers from the table of a collection, if it still exists. With the function,
-/// because only the owner of a table may drop a trigger.
-pub(crate) async fn detach(
-    number: i64,
-    schema: &str,
-    connection: &mut Connection,
-) -> Result<(), Failure> {
+/// Returns the statement that removes the triggers from the table of a collection, if it still exists.
+/// With the function, because only the owner of a table may drop a trigger.
+pub(crate) fn detach(number: i64, schema: &str) -> String {
     let schema = quoted(schema);
-    let drop = format!("DROP FUNCTION IF EXISTS {schema}._documents_{number}() CASCADE");
-    connection.batch(&drop).await
+    format!("DROP FUNCTION IF EXISTS {schema}._documents_{number}() CASCADE;")
 }
 
 /// Returns the name of the trigger. Several schemas may have triggers on one table.

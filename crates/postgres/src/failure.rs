@@ -11,7 +11,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     Refused(#[from] IndexError),
     /// The database failed, or cannot be reached.
-    #[error("{0}")]
+    #[error("{}", with_cause(.0))]
     Database(#[from] tokio_postgres::Error),
 }
 

@@ -164,14 +164,19 @@ impl Pool {
                 }
                 Err(error) => error,
             };
+            let is_last = attempt == ATTEMPTS_MAX || !error.is_transient();
+            let mut explained = None;
             if connection.client.batch_execute("ROLLBACK").await.is_ok() {
+                if is_last && error.lacks_table() {
+                    explained = connection.explain_removal(&self.0.address.schema, &error).await;
+                }
                 self.0.idle.borrow_mut().push(connection);
             } else {
                 // The others were opened to the same server.
                 self.0.idle.borrow_mut().clear();
             }
-            if attempt == ATTEMPTS_MAX || !error.is_transient() {
-                return Err(error.explain());
+            if is_last {
+                return Err(explained.unwrap_or_else(|| error.explain()));
             }
             sleep(PAUSE / 10 * attempt).await;
             attempt += 1;
@@ -300,6 +305,22 @@ impl Connection {
         let result = work(self).await?;
         self.client.batch_execute("COMMIT").await?;
         Ok(result)
+    }
+
+    /// Says what was removed by others, and how to go on. `None` if the database cannot tell.
+    async fn explain_removal(&mut self, schema: &str, failure: &Failure) -> Option<IndexError> {
+        let found = "SELECT to_regclass($1) IS NOT NULL";
+        let name = format!("{}._format", quoted(schema));
+        let is_found: bool = self.query(found, &[&name]).await.ok()?.first()?.get(0);
+        let message = match is_found {
+            true => format!(
+                "a table was removed that a collection needs ({failure}); delete the collection, or restore the table from a backup"
+            ),
+            false => format!(
+                "schema {schema} was removed from the database while onnxd ran ({failure}); restart onnxd, which creates it anew without collections, or restore it from a backup first"
+            ),
+        };
+        Some(IndexErrorKind::Storage.because(message))
     }
 
     /// Runs a query, prepared once for each connection.

@@ -6,7 +6,7 @@ use onnxd_proto::search::{
     DOCUMENTS_MAX, Document, IndexErrorKind, PAYLOAD_BYTES_MAX, PayloadChange, Selection,
 };
 
-use super::{Collection, Locking, view};
+use super::{Collection, Locking, Version, graphs, view};
 use crate::{
     failure::Failure,
     filter::{self, Values},
@@ -188,14 +188,15 @@ async fn remove_versions(
         collection.committed = None;
         view::replace(&collection, connection).await?;
     }
-    // Removing a table also locks the documents, and other requests queue behind that lock.
-    connection.batch("SET LOCAL lock_timeout = '5s'").await?;
-    for version in unwanted {
-        connection.batch(&format!("DROP TABLE {}", version.table())).await?;
-        let delete = "DELETE FROM _versions WHERE number = $1";
-        connection.execute(delete, &[&version.number]).await?;
+    if unwanted.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let tables: Vec<String> = unwanted.iter().map(Version::table).collect();
+    let statement = format!("DROP TABLE IF EXISTS {}", tables.join(", "));
+    graphs::remove(&statement, &tables, connection).await?;
+    let numbers: Vec<i64> = unwanted.iter().map(|version| version.number).collect();
+    let delete = "DELETE FROM _versions WHERE number = ANY($1)";
+    connection.execute(delete, &[&numbers]).await.map(drop)
 }
 
 /// Gives some documents that lack a vector of version `to` their vector of version `from`: those with

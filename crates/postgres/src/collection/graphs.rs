@@ -15,6 +15,9 @@ use crate::{
 
 /// Pause before the database is asked what has become large: many changes come at once.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Time for the locks of tables that are removed. Other requests queue behind them.
+const LOCK_SECONDS: u32 = 1;
+const LOCK_ATTEMPTS: u32 = 5;
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -30,6 +33,39 @@ pub(crate) async fn make(pool: Pool, changed: Rc<Notify>) {
             }
             sleep(RETRY).await;
             changed.notify_one();
+        }
+    }
+}
+
+/// Removes tables by these statements, and with them what hinders that: a graph of `vectors` that is
+/// being made, which would go on for long.
+///
+/// # Errors
+/// Another session keeps its locks, or the database failed.
+pub(crate) async fn remove(
+    statements: &str,
+    vectors: &[String],
+    connection: &mut Connection,
+) -> Result<(), Failure> {
+    let cancel = "SELECT pg_cancel_backend(pid)
+        FROM pg_stat_progress_create_index JOIN pg_stat_activity USING (pid)
+        WHERE usename = current_user
+            AND relid IN (SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)";
+    let mut attempt = 1;
+    loop {
+        // Otherwise a transaction sees what its first look has shown.
+        connection.query("SELECT pg_stat_clear_snapshot()", &[]).await?;
+        connection.query(cancel, &[&vectors]).await?;
+        let begin = format!("SAVEPOINT removal; SET LOCAL lock_timeout = '{LOCK_SECONDS}s'");
+        connection.batch(&begin).await?;
+        match connection.batch(statements).await {
+            Ok(()) => return connection.batch("RELEASE SAVEPOINT removal").await,
+            // Another graph may have been begun before the tables were locked.
+            Err(failure) if failure.is_lock_timeout() && attempt < LOCK_ATTEMPTS => {
+                connection.batch("ROLLBACK TO SAVEPOINT removal").await?;
+                attempt += 1;
+            }
+            Err(failure) => return Err(failure),
         }
     }
 }
