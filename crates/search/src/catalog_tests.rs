@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use onnxd_engine::tasks::EssentialTasks;
+use onnxd_telemetry::metrics::Metrics;
 use tokio::time;
 
 use super::*;
@@ -12,7 +13,8 @@ fn catalog() -> Catalog {
     let directory = std::env::temp_dir();
     let executable = IndexExecutable::embedded(&executable, &directory, false).unwrap();
     let guard = EssentialTasks::default().guard("index");
-    let index = Index::start(executable, Duration::from_secs(60), guard).unwrap();
+    let metrics = Arc::new(Metrics::new(&[]));
+    let index = Index::start(executable, Duration::from_secs(60), metrics, guard).unwrap();
     Catalog::new(index, HashMap::new())
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    fs::{DirBuilder, File},
+    fs::{self, DirBuilder, DirEntry, File},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -129,13 +129,23 @@ impl IndexExecutable {
         command
     }
 
-    /// Returns the file that exists once there are collections, if one tells.
-    pub(crate) fn catalog(&self) -> Option<Arc<Path>> {
+    /// Returns the directory in which the process keeps the collections; `None` for a database.
+    pub(crate) fn directory(&self) -> Option<Arc<Path>> {
         match &self.store {
-            Store::Directory(directory) => Some(directory.join(CATALOG).into()),
+            Store::Directory(directory) => Some(directory.as_path().into()),
             Store::Database(_) => None,
         }
     }
+}
+
+/// Returns whether a directory may have collections: their catalog, or databases of collections whose
+/// catalog is lost.
+pub(crate) fn may_have_collections(directory: &Path) -> bool {
+    let is_database = |file: io::Result<DirEntry>| {
+        file.is_ok_and(|file| Path::new(&file.file_name()).extension() == Some("db".as_ref()))
+    };
+    directory.join(CATALOG).exists()
+        || fs::read_dir(directory).is_ok_and(|mut files| files.any(is_database))
 }
 
 #[cfg(test)]
@@ -149,5 +159,19 @@ mod tests {
         let error = executable.probe().await.unwrap_err().to_string();
         assert!(error.contains("not onnxd-postgres of this release"), "{error}");
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn collections_without_their_catalog_are_not_overlooked() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("collections");
+        assert!(!may_have_collections(&path));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("lock"), "").unwrap();
+        assert!(!may_have_collections(&path), "the process has started once");
+        fs::write(path.join("1.db"), "").unwrap();
+        assert!(may_have_collections(&path));
+        fs::rename(path.join("1.db"), path.join(CATALOG)).unwrap();
+        assert!(may_have_collections(&path));
     }
 }

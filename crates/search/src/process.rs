@@ -21,6 +21,7 @@ use onnxd_proto::{
         message,
     },
 };
+use onnxd_telemetry::metrics::Metrics;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -32,7 +33,7 @@ use tokio::{
     time,
 };
 
-use crate::executable::IndexExecutable;
+use crate::executable::{IndexExecutable, may_have_collections};
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -53,8 +54,8 @@ const STABLE: Duration = Duration::from_secs(30);
 /// A handle to the process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Index {
-    /// The file that exists once there are collections; `None` for a database.
-    catalog: Option<Arc<Path>>,
+    /// Where the process keeps the collections; `None` for a database.
+    directory: Option<Arc<Path>>,
     requests: mpsc::Sender<Request>,
     /// Limits the changes in flight, and their memory.
     changes: Arc<Semaphore>,
@@ -84,12 +85,17 @@ struct Request {
 impl Index {
     /// Starts the thread that runs the process for as long as a handle exists. The kernel kills the
     /// process when the thread that started it ends, and the runtime's threads come and go. The
-    /// process itself starts with the first request.
+    /// process itself starts with the first request. `metrics` count its restarts.
     ///
     /// # Errors
     /// The thread or its runtime cannot be started.
-    pub fn start(executable: IndexExecutable, timeout: Duration, guard: Guard) -> io::Result<Self> {
-        let catalog = executable.catalog();
+    pub fn start(
+        executable: IndexExecutable,
+        timeout: Duration,
+        metrics: Arc<Metrics>,
+        guard: Guard,
+    ) -> io::Result<Self> {
+        let directory = executable.directory();
         let (requests, queue) = mpsc::channel(2 * IN_FLIGHT_MAX);
         let permits = || Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let (changes, reads) = (permits(), permits());
@@ -97,19 +103,19 @@ impl Index {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("index".into()).spawn(move || {
             let _guard = guard;
-            runtime.block_on(run(executable, queue, released));
+            runtime.block_on(run(executable, queue, released, &metrics));
         })?;
-        Ok(Self { catalog, requests, changes, reads, release: Arc::new(release), timeout })
+        Ok(Self { directory, requests, changes, reads, release: Arc::new(release), timeout })
     }
 
     /// Returns whether there may be collections. Does not start the process.
     pub fn exists(&self) -> bool {
-        self.catalog.as_ref().is_none_or(|catalog| catalog.exists())
+        self.directory.as_ref().is_none_or(|directory| may_have_collections(directory))
     }
 
     /// Returns whether other programs may use the collections as well.
     pub fn is_shared(&self) -> bool {
-        self.catalog.is_none()
+        self.directory.is_none()
     }
 
     /// Sends a request and waits for its answer.
@@ -158,6 +164,7 @@ async fn run(
     executable: IndexExecutable,
     mut queue: mpsc::Receiver<Request>,
     mut released: watch::Receiver<bool>,
+    metrics: &Metrics,
 ) {
     let (mut unanswered, mut pause) = (Vec::new(), PAUSE);
     loop {
@@ -173,7 +180,8 @@ async fn run(
         let started = Instant::now();
         match executable.start() {
             Ok((mut child, socket)) => {
-                let ended = exchange(socket, &mut queue, &mut released, &mut unanswered).await;
+                let ended = exchange(socket, (&mut queue, &mut released), &mut unanswered, metrics);
+                let ended = ended.await;
                 if ended {
                     // Its socket is closed, so that it exits.
                     let _ = child.wait().await;
@@ -184,6 +192,7 @@ async fn run(
                 let status = child.wait().await;
                 let exit = status.map_or_else(|error| error.to_string(), |exit| exit.to_string());
                 tracing::error!(exit, pid, "the index process ended and is started again");
+                metrics.index_restarts_total.increment();
             }
             Err(error) => {
                 tracing::error!(%error, "the index process cannot be started");
@@ -215,9 +224,9 @@ fn refuse(unanswered: &mut Vec<Request>, error: &io::Error) {
 /// `unanswered`.
 async fn exchange(
     socket: UnixStream,
-    queue: &mut mpsc::Receiver<Request>,
-    released: &mut watch::Receiver<bool>,
+    (queue, released): (&mut mpsc::Receiver<Request>, &mut watch::Receiver<bool>),
     unanswered: &mut Vec<Request>,
+    metrics: &Metrics,
 ) -> bool {
     let (mut reader, mut writer) = socket.into_split();
     let (answers, mut answered) = mpsc::channel(2 * IN_FLIGHT_MAX);
@@ -241,6 +250,9 @@ async fn exchange(
                 let message = "the index process ended three times while it handled this request";
                 request.answer(FromIndex::Failed(IndexErrorKind::Storage.because(message)));
                 continue;
+            }
+            if request.attempts > 0 {
+                metrics.index_requests_retried_total.increment();
             }
             request.attempts += 1;
             next += 1;

@@ -53,6 +53,13 @@ async fn a_request_in_a_killed_index_process_is_repeated() {
         requests::export(&mut client, "notes").await.into_iter().map(|one| one.text).collect();
     assert_eq!(texts, ["good day", "london", "world"]);
     assert!(server.stderr().contains("the index process ended"), "it is logged");
+    let counters = server.status().await;
+    assert_eq!(counters.counter("index_restarts_total"), 1);
+    assert_eq!(counters.counter("index_requests_retried_total"), 2);
+    let metrics = client.get("/metrics").await.expect("an answer").text();
+    for line in ["onnxd_index_restarts_total 1\n", "onnxd_index_requests_retried_total 2\n"] {
+        assert!(metrics.contains(line), "{line}");
+    }
     server.stop().await;
 }
 

@@ -60,7 +60,7 @@ impl FakeIndex {
         });
         let permits = || Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         let index = Index {
-            catalog: None,
+            directory: None,
             requests,
             changes: permits(),
             reads: permits(),

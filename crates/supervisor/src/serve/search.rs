@@ -12,6 +12,7 @@ use onnxd_engine::{
 };
 use onnxd_proto::{exit::Failure, search::DatabaseProbe};
 use onnxd_search::{Catalog, Index, IndexExecutable, Search};
+use onnxd_telemetry::metrics::Metrics;
 
 use crate::{
     api::app::SearchAbsent,
@@ -31,7 +32,7 @@ const DIRECTORY: &str = "collections";
 pub(super) fn collections(
     config: &Config,
     is_successor: bool,
-    tasks: &EssentialTasks,
+    (tasks, metrics): (&EssentialTasks, &Arc<Metrics>),
 ) -> Result<Result<Arc<Catalog>, SearchAbsent>, Failure> {
     let executable = match &config.search {
         SearchStore::Off => return Ok(Err(SearchAbsent::Off)),
@@ -42,7 +43,8 @@ pub(super) fn collections(
         SearchStore::Postgres(binary, url) => postgres(config, binary, url),
     };
     let guard = tasks.guard("link to the index");
-    let index = Index::start(executable.map_err(failed)?, config.request_timeout, guard);
+    let executable = executable.map_err(failed)?;
+    let index = Index::start(executable, config.request_timeout, Arc::clone(metrics), guard);
     let served = |model: &ModelSource| {
         let name = model.name.to_string();
         model.aliases.clone().into_iter().map(move |alias| (alias, name.clone()))

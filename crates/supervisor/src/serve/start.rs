@@ -79,10 +79,12 @@ impl Server {
         let worker_files = worker_files(config)?;
         let (events, incoming) = mpsc::channel(EVENTS_MAX);
         let lock = inherited.lock.take();
-        let collections = search::collections(config, inherited.is_successor(), tasks)?;
+        let metrics = Arc::new(Metrics::new(&templates(config)));
+        let parts = (tasks, &metrics);
+        let collections = search::collections(config, inherited.is_successor(), parts)?;
         let indexes = search::indexes(&collections);
-        let (updates, exporter) =
-            updates(config, (&worker_files, indexes), lock, (&events, background, tasks))?;
+        let parts = (&worker_files, indexes, metrics);
+        let (updates, exporter) = updates(config, parts, lock, (&events, background, tasks))?;
         // Before anything slow, so that a wrong address is reported immediately.
         let sockets = Sockets::bind(config, inherited).await?;
         search::probe(config).await?;
@@ -330,7 +332,11 @@ fn templates(config: &Config) -> Vec<String> {
 /// Opens the state directory and returns what updates need.
 fn updates(
     config: &Config,
-    ((executable, oom_kills), indexes): (&(WorkerExecutable, OomKills), Arc<dyn Indexes>),
+    ((executable, oom_kills), indexes, metrics): (
+        &(WorkerExecutable, OomKills),
+        Arc<dyn Indexes>,
+        Arc<Metrics>,
+    ),
     lock: Option<std::fs::File>,
     (events, background, tasks): (&mpsc::Sender<Event>, &Background, &EssentialTasks),
 ) -> Result<(update::Deps, Option<Exporter>), Failure> {
@@ -341,7 +347,6 @@ fn updates(
     store.adopt_renamed(&config.models)?;
     let page = ControlPage::create()
         .map_err(|error| Failure::internal(format!("cannot create the control page: {error}")))?;
-    let metrics = Arc::new(Metrics::new(&templates(config)));
     metrics.sandbox.store(config.sandbox, Ordering::Relaxed);
     let (tracer, exporter) = traces::start(config, fetcher, &metrics)?;
     let registry = Registry::new(&config.models, page, Arc::clone(&metrics));

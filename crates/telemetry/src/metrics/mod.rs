@@ -65,6 +65,10 @@ pub struct Metrics {
     pub workers_recycled_total: Counter,
     /// Workers restarted after they had exited.
     pub worker_restarts_total: ByReason<RestartReason>,
+    /// Restarts of the process that has the collections of documents.
+    pub index_restarts_total: Counter,
+    /// Requests sent to that process again because it had exited.
+    pub index_requests_retried_total: Counter,
     /// Generations committed since the start.
     pub commits_total: Counter,
     /// Generations rolled back because their workers failed.
@@ -114,6 +118,8 @@ impl Metrics {
             workers_killed_total: ByReason::default(),
             workers_recycled_total: Counter::default(),
             worker_restarts_total: ByReason::default(),
+            index_restarts_total: Counter::default(),
+            index_requests_retried_total: Counter::default(),
             commits_total: Counter::default(),
             automatic_rollbacks_total: Counter::default(),
             updates_refused_total: Counter::default(),
