@@ -1,6 +1,6 @@
 //! Which version issued a vector. Clients embed a text and then send the vector back to a search;
 //! nothing in a vector says which version made it, so recently issued ones are remembered. Called by
-//! [`super::texts`].
+//! [`super::texts`], and by search for the vectors that it returns.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -12,7 +12,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use onnxd_proto::domain::Record;
 
 /// Vectors of each of two ages. A vector is remembered for at least this many others.
 const REMEMBERED: usize = 1 << 16;
@@ -28,8 +27,8 @@ pub(super) struct Issued {
 
 #[derive(Debug, Default)]
 struct Ages {
-    young: HashMap<u64, Arc<Record>>,
-    old: HashMap<u64, Arc<Record>>,
+    young: HashMap<u64, Arc<str>>,
+    old: HashMap<u64, Arc<str>>,
 }
 
 impl Issued {
@@ -39,17 +38,18 @@ impl Issued {
     }
 
     /// Remembers vectors of one version.
-    pub(super) fn remember(&self, record: &Arc<Record>, vectors: &[Bytes]) {
+    pub(super) fn remember<'v>(&self, version: &str, vectors: impl Iterator<Item = &'v Bytes>) {
         if !self.is_on.load(Ordering::Relaxed) {
             return;
         }
-        let hashes: Vec<u64> = vectors.iter().map(|vector| self.hasher.hash_one(vector)).collect();
+        let version: Arc<str> = version.into();
+        let hashes: Vec<u64> = vectors.map(|vector| self.hasher.hash_one(vector)).collect();
         let mut ages = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
         for hash in hashes {
             if ages.young.len() >= REMEMBERED {
                 ages.old = std::mem::take(&mut ages.young);
             }
-            ages.young.insert(hash, Arc::clone(record));
+            ages.young.insert(hash, Arc::clone(&version));
         }
     }
 
@@ -57,22 +57,14 @@ impl Issued {
     pub(super) fn find(&self, vector: &Bytes) -> Option<String> {
         let hash = self.hasher.hash_one(vector);
         let ages = self.vectors.lock().unwrap_or_else(PoisonError::into_inner);
-        let record = ages.young.get(&hash).or_else(|| ages.old.get(&hash))?;
-        Some(record.version.clone())
+        let version = ages.young.get(&hash).or_else(|| ages.old.get(&hash))?;
+        Some(version.to_string())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use onnxd_proto::domain::{Facts, Task};
-
     use super::*;
-
-    fn record(version: &str) -> Arc<Record> {
-        let configured_source = "/m".parse().unwrap();
-        let facts = Facts::new(Task::Embed);
-        Arc::new(Record { version: version.to_owned(), configured_source, facts, drift: None })
-    }
 
     fn issued() -> Issued {
         let issued = Issued::default();
@@ -87,21 +79,19 @@ mod tests {
     #[test]
     fn a_vector_is_remembered_for_as_many_others_as_promised() {
         let issued = issued();
-        issued.remember(&record("a"), &[vector(0)]);
-        issued.remember(&record("b"), &(1..=REMEMBERED).map(vector).collect::<Vec<_>>());
+        let vectors = |numbers: std::ops::Range<usize>| numbers.map(vector).collect::<Vec<_>>();
+        issued.remember("a", vectors(0..1).iter());
+        issued.remember("b", vectors(1..REMEMBERED + 1).iter());
         assert_eq!(issued.find(&vector(0)).as_deref(), Some("a"));
-        issued.remember(
-            &record("b"),
-            &(0..2 * REMEMBERED).map(|n| vector(n + REMEMBERED)).collect::<Vec<_>>(),
-        );
+        issued.remember("b", vectors(REMEMBERED..3 * REMEMBERED).iter());
         assert_eq!(issued.find(&vector(0)), None);
     }
 
     #[test]
     fn the_last_version_that_issued_a_vector_counts() {
         let issued = issued();
-        issued.remember(&record("a"), &[vector(1)]);
-        issued.remember(&record("b"), &[vector(1)]);
+        issued.remember("a", [vector(1)].iter());
+        issued.remember("b", [vector(1)].iter());
         assert_eq!(issued.find(&vector(1)).as_deref(), Some("b"));
     }
 }

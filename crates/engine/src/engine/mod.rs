@@ -143,6 +143,12 @@ impl Engine {
         self.issued.turn_on();
     }
 
+    /// Notes that a version made vectors (little-endian f32) which a client gets from elsewhere than
+    /// [`Engine::embed`].
+    pub fn note_issued(&self, version: &str, vectors: &[Bytes]) {
+        self.issued.remember(version, vectors.iter());
+    }
+
     /// Returns the version that issued an embedding (little-endian f32) recently, if any did.
     pub fn issuer(&self, vector: &Bytes) -> Option<String> {
         self.issued.find(vector)

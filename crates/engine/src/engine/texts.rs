@@ -118,7 +118,7 @@ impl Engine {
             items(texts, field, &options, TextOutput::Embedding { normalize, dimensions })?;
         let call = TextCall { tasks: &[Task::Embed], options: &options, inputs };
         let answer = self.run_texts(context, model, call).await?.map(all_bytes);
-        self.issued.remember(&answer.origin.record, &answer.output);
+        self.issued.remember(&answer.origin.record.version, answer.output.iter());
         Ok(answer)
     }
 
