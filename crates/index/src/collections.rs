@@ -21,6 +21,8 @@ use crate::{
 /// Collections that are open at the same time, unless more are in use. An open one has up to seven
 /// descriptors, and the process may have 1,024.
 const OPEN_MAX: usize = 100;
+/// Files that an error names.
+const NAMED_FILES_MAX: usize = 12;
 
 /// The collections in one directory.
 #[derive(Debug)]
@@ -44,9 +46,15 @@ impl Collections {
     /// Opens the catalog, or creates it. Removes files of deleted collections.
     ///
     /// # Errors
-    /// The catalog is damaged, or the directory cannot be written.
+    /// The catalog is damaged, lost or too old, or the directory cannot be written.
     pub(crate) fn open(folder: &Path) -> Result<Self, IndexError> {
-        let catalog = Catalog::open(&folder.join("catalog.db"))?;
+        let path = folder.join("catalog.db");
+        // An empty catalog beside collections would look like one that nothing is missing from.
+        if !path.exists() {
+            check_none_is_unknown(folder, 0)?;
+        }
+        let catalog = Catalog::open(&path)?;
+        check_none_is_unknown(folder, catalog.last_number()?)?;
         let collections = Self {
             folder: folder.to_owned(),
             catalog: Mutex::new(catalog),
@@ -212,34 +220,20 @@ impl Collections {
         self.catalog().find(name)?.ok_or_else(|| not_found(name))
     }
 
-    /// Removes the files of deleted collections. Puts aside those of collections that the catalog
-    /// never knew: it is older than they are, or is new.
+    /// Removes the files of deleted collections.
     fn remove_strays(&self) -> Result<(), IndexError> {
         let (entries, last) = {
             let catalog = self.catalog();
             (catalog.entries()?, catalog.last_number()?)
         };
-        let Ok(files) = fs::read_dir(&self.folder) else { return Ok(()) };
-        for file in files.flatten() {
-            let name = file.file_name().to_string_lossy().into_owned();
-            let number = name.split_once(".db").and_then(|(number, _)| number.parse::<i64>().ok());
-            let Some(number) = number else { continue };
-            if entries.iter().any(|entry| entry.number == number) {
-                continue;
-            }
-            let done = if number <= last {
-                fs::remove_file(file.path())
-            } else {
-                let kept = format!("unknown-{name}");
-                tracing::error!(
-                    name,
-                    kept,
-                    "a collection is not in catalog.db, which may have been lost; its file is kept"
-                );
-                fs::rename(file.path(), self.folder.join(kept))
-            };
-            if let Err(error) = done {
-                tracing::warn!(name, %error, "failed to remove the file of a deleted collection");
+        // Numbers are never used again, so a higher one belongs to a collection that is being created.
+        let is_deleted =
+            |number: i64| number <= last && entries.iter().all(|entry| entry.number != number);
+        for (number, name) in
+            files(&self.folder).into_iter().filter(|(number, _)| is_deleted(*number))
+        {
+            if let Err(error) = fs::remove_file(self.folder.join(&name)) {
+                tracing::warn!(number, name, %error, "failed to remove the file of a deleted collection");
             }
         }
         Ok(())
@@ -248,6 +242,47 @@ impl Collections {
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
         lock(&self.catalog)
     }
+}
+
+/// Returns the files of collections with their numbers, in order.
+fn files(folder: &Path) -> Vec<(i64, String)> {
+    let Ok(files) = fs::read_dir(folder) else { return Vec::new() };
+    let numbered = |file: fs::DirEntry| {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let number = name.split_once(".db")?.0.parse().ok()?;
+        Some((number, name))
+    };
+    let mut files: Vec<_> = files.flatten().filter_map(numbered).collect();
+    files.sort();
+    files
+}
+
+/// Checks that the catalog has given out the numbers of all files, of which `last` is the highest.
+///
+/// # Errors
+/// There are files that it never knew: it was lost, or is older than they are. Their collections would
+/// seem not to exist, and new ones would get their numbers.
+fn check_none_is_unknown(folder: &Path, last: i64) -> Result<(), IndexError> {
+    let files = files(folder).into_iter().filter(|(number, _)| *number > last);
+    let names: Vec<String> = files.map(|(_, name)| name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let more = match names.len().saturating_sub(NAMED_FILES_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let names = names[..names.len().min(NAMED_FILES_MAX)].join(", ");
+    Err(IndexErrorKind::Storage.because(format!(
+        "catalog.db, which has the names of the collections, is lost or older than their files in {}: {names}{more}; restore catalog.db from a backup; or stop onnxd, move these files away, and import the documents again",
+        folder.display()
+    )))
+}
+
+/// Returns the aliases of a collection, from all of them.
+fn own_aliases(name: &str, aliases: &[(String, String)]) -> Vec<String> {
+    let own = aliases.iter().filter(|(_, of)| of == name);
+    own.map(|(alias, _)| alias.clone()).collect()
 }
 
 /// Closes the collection that was not used for the longest time, if there are many.

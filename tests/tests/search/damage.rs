@@ -162,3 +162,25 @@ async fn a_damaged_catalog_names_the_file_and_embedding_goes_on() {
     assert_eq!(embedded.status, 200);
     server.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_catalog_is_reported_until_it_is_restored() {
+    let saved = saved().await;
+    let catalog = saved.home.state().join("collections/catalog.db");
+    let whole = fs::read(&catalog).expect("a catalog");
+    fs::remove_file(&catalog).expect("it can be removed");
+    let server = start(&saved.home).await;
+    let mut client = server.client().await;
+    let response = search(&mut client, "notes", "hello", 1).await;
+    assert_eq!(response.status, 503, "{}", response.text());
+    let message = requests::error(&response);
+    assert!(message.contains("1.db, 2.db; restore catalog.db from a backup"), "{message}");
+    let created = requests::create(&mut client, "new", "m").await.expect("an answer");
+    assert_eq!(created.status, 503, "{}", created.text());
+    // Its documents would have no vectors of the new version.
+    let refused = server.update("m", Some(&crate::tiny("b"))).await.expect_err("a refusal");
+    assert!(refused.message.contains("catalog.db"), "{}", refused.message);
+    fs::write(&catalog, whole).expect("it can be written");
+    assert_eq!(found(&mut client, "notes", saved.spaces.text(9), 1).await.ids(), [9]);
+    server.stop().await;
+}

@@ -232,22 +232,70 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-#[test]
-fn a_lost_catalog_deletes_no_collection() {
-    let folder = prepared(false);
-    let whole = fs::read(folder.path().join("1.db")).unwrap();
-    for file in files(folder.path()) {
-        if file.to_string_lossy().contains("catalog") {
-            fs::remove_file(file).unwrap();
+/// Returns the names and contents of all files but the lock.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = files(folder).into_iter().filter(|file| !file.ends_with("lock"));
+    files.map(|file| (file.clone(), fs::read(&file).unwrap())).collect()
+}
+
+/// Checks that every request fails, names these files and the remedies, and changes nothing.
+fn check_unknown(index: &mut Index, folder: &Path, names: &str) {
+    let before = contents(folder);
+    for message in [
+        ToIndex::List,
+        ToIndex::Names,
+        ToIndex::Describe("docs".into()),
+        ToIndex::Create("new".into(), settings(Distance::Cosine)),
+        ToIndex::Drop("docs".into()),
+        ToIndex::Count { collection: "docs".into(), filter: Filter::default() },
+    ] {
+        let answer = index.ask(&message);
+        let FromIndex::Failed(error) = answer else { panic!("{message:?}: {answer:?}") };
+        assert_eq!(error.kind, IndexErrorKind::Storage, "{message:?}");
+        for part in [names, "restore catalog.db from a backup", "move these files away"] {
+            assert!(error.message.contains(part), "{part}: {error}");
         }
+    }
+    assert!(contents(folder) == before, "a file was changed");
+}
+
+#[test]
+fn a_lost_catalog_fails_every_request_until_it_is_restored() {
+    let folder = prepared(false);
+    let catalog = folder.path().join("catalog.db");
+    let whole = fs::read(&catalog).unwrap();
+    fs::remove_file(&catalog).unwrap();
+    let mut index = start(folder.path());
+    check_unknown(&mut index, folder.path(), ": 1.db, 2.db;");
+    fs::write(&catalog, whole).unwrap();
+    let FromIndex::Collections(list) = index.ask(&ToIndex::List) else { panic!("no list") };
+    assert_eq!(list.len(), 2, "the process need not be started again");
+    index.close();
+
+    fs::remove_file(&catalog).unwrap();
+    for name in ["1.db", "2.db"] {
+        fs::rename(folder.path().join(name), folder.path().join(format!("away-{name}"))).unwrap();
     }
     let mut index = start(folder.path());
     assert_eq!(index.ask(&ToIndex::List), FromIndex::Collections(Vec::new()));
-    create(&mut index, "new");
-    fill(&mut index, "new");
+}
+
+#[test]
+fn a_catalog_older_than_a_collection_fails_every_request() {
+    let folder = tempdir().unwrap();
+    let mut index = start(folder.path());
+    create(&mut index, "docs");
+    fill(&mut index, "docs");
     index.close();
-    assert_eq!(fs::read(folder.path().join("unknown-1.db")).unwrap(), whole);
-    assert!(folder.path().join("unknown-2.db").exists());
+    let catalog = folder.path().join("catalog.db");
+    let old = fs::read(&catalog).unwrap();
+    let mut index = start(folder.path());
+    create(&mut index, "other");
+    fill(&mut index, "other");
+    index.close();
+    fs::write(&catalog, old).unwrap();
+    // Another collection would get the number, and with it the documents.
+    check_unknown(&mut start(folder.path()), folder.path(), ": 2.db;");
 }
 
 #[test]
