@@ -4,7 +4,7 @@
 use std::{fmt::Display, time::Duration};
 
 use onnxd_engine::engine::Origin;
-use onnxd_proto::search::{DocumentId, Filter, Hit, IndexErrorKind, Shown};
+use onnxd_proto::search::{DocumentId, Filter, Hit, IndexErrorKind, Shown, Source};
 
 use crate::{documents::RawVector, error::SearchError};
 
@@ -64,6 +64,8 @@ pub struct Found {
     pub origin: Option<Origin>,
     /// Where the time went.
     pub times: Times,
+    /// Whether every vector was compared, or a graph was followed, which may miss some.
+    pub source: Source,
 }
 
 /// Where the time of a search went.
@@ -73,6 +75,8 @@ pub struct Times {
     pub embed: Duration,
     /// Until the index answered.
     pub search: Duration,
+    /// What the index needed of that, without waiting.
+    pub index: Duration,
     /// Until the reranker answered; zero without one.
     pub rerank: Duration,
 }
@@ -89,10 +93,14 @@ impl SearchRequest {
     /// Checks that what is asked for can be combined.
     ///
     /// # Errors
-    /// It needs a text, and has no text.
+    /// It needs a text, and has no text; or a reranker would have nothing to order.
     pub(crate) fn check(&self) -> Result<(), SearchError> {
         if self.text().is_none() && (self.hybrid || self.rerank.is_some()) {
             let message = "hybrid search and reranking need the text of the query, not its vector";
+            return Err(SearchError::invalid(message));
+        }
+        if self.rerank.as_ref().is_some_and(|rerank| rerank.candidates == 0) {
+            let message = "`rerank.candidates` is 0, so the reranker would have nothing to order; leave it out, or send at least 1";
             return Err(SearchError::invalid(message));
         }
         Ok(())
@@ -104,4 +112,31 @@ pub(crate) fn outdated(model: impl Display) -> SearchError {
     let message =
         format!("model `{model}` was updated {ATTEMPTS_MAX} times during this search; try again");
     SearchError::Index(IndexErrorKind::Storage.because(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_ordered_is_refused() {
+        let check = |query, candidates| {
+            let request = SearchRequest {
+                query,
+                filter: Filter::default(),
+                limit: 10,
+                offset: 0,
+                score_threshold: None,
+                hybrid: false,
+                rerank: Some(Rerank { model: "r".into(), candidates }),
+                shown: Shown::default(),
+            };
+            request.check().map_err(|error| error.to_string())
+        };
+        let text = || SearchQuery::Text("a".into());
+        assert_eq!(check(text(), 1), Ok(()));
+        assert!(check(text(), 0).unwrap_err().starts_with("`rerank.candidates` is 0"));
+        let id = SearchQuery::Document(DocumentId::Number(1));
+        assert!(check(id, 1).unwrap_err().contains("need the text"));
+    }
 }

@@ -17,7 +17,7 @@ use onnxd_engine::{
     models::registry::Model,
 };
 use onnxd_proto::search::{
-    DocumentId, FromIndex, Hit, IndexError, IndexErrorKind, Query, Settings, Shown, ToIndex,
+    DocumentId, FromIndex, Hit, IndexError, IndexErrorKind, Query, Settings, Shown, Source, ToIndex,
 };
 
 use crate::{
@@ -47,6 +47,14 @@ struct Prepared<'r> {
     vector: Option<Bytes>,
 }
 
+/// What the index found for one query.
+struct Nearest {
+    hits: Vec<Hit>,
+    source: Source,
+    /// Without waiting.
+    time: Duration,
+}
+
 /// Searches a collection whose model is known. All results are of the same version.
 pub(crate) async fn search_all(
     (catalog, engine, repairs): (&Arc<Catalog>, &Arc<Engine>, &Arc<Repairs>),
@@ -73,13 +81,14 @@ pub(crate) async fn search_all(
         match in_time(context, try_join_all(hits)).await? {
             Ok(lists) => {
                 let time = embedded.as_ref().map_or(Duration::ZERO, |embedded| embedded.time);
-                let times = Times { embed: time, search: start.elapsed(), rerank: Duration::ZERO };
+                let times = Times { embed: time, search: start.elapsed(), ..Times::default() };
                 let origin = embedded.map(|embedded| embedded.origin);
-                let found = |(hits, request): (Vec<Hit>, &SearchRequest)| Found {
-                    hits,
+                let found = |(nearest, request): (Nearest, &SearchRequest)| Found {
+                    hits: nearest.hits,
                     version: version.clone(),
                     origin: origin.clone().filter(|_| request.text().is_some()),
-                    times,
+                    times: Times { index: nearest.time, ..times },
+                    source: nearest.source,
                 };
                 let found = lists.into_iter().zip(requests).map(found).collect();
                 return rerank_all(engine, context, requests, found).await;
@@ -186,7 +195,7 @@ async fn nearest(
     catalog: &Catalog,
     (collection, version, kind): (&str, &str, Kind),
     prepared: &Prepared<'_>,
-) -> Result<Vec<Hit>, IndexError> {
+) -> Result<Nearest, IndexError> {
     let Prepared { request, text, vector } = prepared;
     let vector = match (vector, &request.query) {
         (None, SearchQuery::Document(id)) => {
@@ -196,7 +205,9 @@ async fn nearest(
     };
     let message = kind.search(collection.to_owned(), query(request, version, *text));
     match catalog.ask(message, kind.payload(&[vector])).await? {
-        FromIndex::Hits { hits, .. } => Ok(hits),
+        FromIndex::Hits { hits, source, micros } => {
+            Ok(Nearest { hits, source, time: Duration::from_micros(micros) })
+        }
         other => Err(unexpected(&other)),
     }
 }

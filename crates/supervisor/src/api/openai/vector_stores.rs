@@ -27,7 +27,7 @@ use crate::{
             filters::AttributeFilter,
         },
         request::{check_count, context, parse},
-        search::answer::{add_times, longest},
+        search::answer::{add_timing, server_timing},
     },
     transport::bodies::read_body,
 };
@@ -255,7 +255,7 @@ async fn try_search(
         // Without a model there are no documents.
         None => Vec::new(),
     };
-    let times = longest(&found);
+    let timing = server_timing(&found);
     let origin = found.iter_mut().find_map(|found| found.origin.take());
     let hits = best(found.into_iter().flat_map(|found| found.hits), limit);
     let page = SearchResultsPage {
@@ -267,7 +267,7 @@ async fn try_search(
     };
     let Some(origin) = origin else { return Ok(axum_json(&json!(page)).into_response()) };
     let mut response = answer::json(app.engine.memory(), &origin, &page, 0)?;
-    add_times(&mut response, times);
+    add_timing(&mut response, &timing);
     Ok(response)
 }
 

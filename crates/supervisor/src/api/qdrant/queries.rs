@@ -30,7 +30,7 @@ use crate::{
             vectors::Given,
         },
         request::{check_count, context, parse},
-        search::answer::{add_times, longest},
+        search::answer::{add_timing, server_timing},
     },
     transport::bodies::read_body,
 };
@@ -352,6 +352,6 @@ pub(super) fn with_headers(
             response
         }
     };
-    add_times(&mut response, longest(found));
+    add_timing(&mut response, &server_timing(found));
     response
 }

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderValue, Response, StatusCode},
 };
 use onnxd_engine::ErrorKind;
-use onnxd_proto::search::IndexErrorKind;
+use onnxd_proto::search::{IndexErrorKind, Source};
 use onnxd_search::{Found, SearchError, Times};
 
 use crate::api::error::{Class, Fault};
@@ -33,25 +33,55 @@ impl From<SearchError> for Fault {
     }
 }
 
-/// Adds the time of each part of searches to a response.
-pub(crate) fn add_times(response: &mut Response<Body>, times: Times) {
-    let Times { embed, search, rerank } = times;
-    let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    let mut text = format!("embed;dur={:.3}, search;dur={:.3}", millis(embed), millis(search));
+/// Returns where the time of searches went, for [`add_timing`]: the longest times of several, which ran
+/// at once. A search that followed a graph says so, since it may miss documents.
+pub(crate) fn server_timing(found: &[Found]) -> String {
+    let longest = |part: fn(&Times) -> Duration| {
+        let times = found.iter().map(|found| part(&found.times));
+        times.max().unwrap_or_default()
+    };
+    let millis = |time: Duration| format!("{:.3}", time.as_secs_f64() * 1e3);
+    let is_graph = found.iter().any(|found| found.source == Source::Graph);
+    let mut text = format!(
+        "embed;dur={}, search;dur={}{}, index;dur={}",
+        millis(longest(|times| times.embed)),
+        millis(longest(|times| times.search)),
+        if is_graph { ";desc=graph" } else { "" },
+        millis(longest(|times| times.index)),
+    );
+    let rerank = longest(|times| times.rerank);
     if !rerank.is_zero() {
-        text.push_str(&format!(", rerank;dur={:.3}", millis(rerank)));
+        text.push_str(&format!(", rerank;dur={}", millis(rerank)));
     }
-    // Digits and letters only.
-    if let Ok(value) = HeaderValue::from_str(&text) {
+    text
+}
+
+/// Adds the times of searches to a response.
+pub(crate) fn add_timing(response: &mut Response<Body>, timing: &str) {
+    // Never fails: plain ASCII.
+    if let Ok(value) = HeaderValue::from_str(timing) {
         response.headers_mut().insert("server-timing", value);
     }
 }
 
-/// Returns the longest times of several searches, which ran at once.
-pub(crate) fn longest(found: &[Found]) -> Times {
-    found.iter().fold(Times::default(), |longest, found| Times {
-        embed: longest.embed.max(found.times.embed),
-        search: longest.search.max(found.times.search),
-        rerank: longest.rerank.max(found.times.rerank),
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_times_and_a_graph_are_shown() {
+        let found = |embed, index, source| {
+            let millis = Duration::from_millis;
+            let times = Times { embed: millis(embed), index: millis(index), ..Times::default() };
+            Found { hits: Vec::new(), version: "v".into(), origin: None, times, source }
+        };
+        let exact = [found(2, 1, Source::Exact), found(1, 3, Source::Exact)];
+        assert_eq!(server_timing(&exact), "embed;dur=2.000, search;dur=0.000, index;dur=3.000");
+        let mut mixed = [found(1, 1, Source::Exact), found(1, 1, Source::Graph)];
+        mixed[0].times.rerank = Duration::from_micros(1_500);
+        assert_eq!(
+            server_timing(&mixed),
+            "embed;dur=1.000, search;dur=0.000;desc=graph, index;dur=1.000, rerank;dur=1.500"
+        );
+    }
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use super::answer::{add_times, longest};
+use super::answer::{add_timing, server_timing};
 use crate::{
     api::{
         answer,
@@ -146,7 +146,7 @@ async fn try_search(app: &App, request: Request<Body>) -> Result<Response<Body>,
     let requests = requests(request)?;
     check_count(requests.len(), app.client_batch, "query")?;
     let mut found = service.search_all(&context, &collection, &requests).await?;
-    let times = longest(&found);
+    let timing = server_timing(&found);
     let origin = found.first_mut().and_then(|found| found.origin.take());
     let origin = origin.ok_or_else(|| Fault::new(Class::EMPTY, "`query` cannot be empty"))?;
     let model = Embedder {
@@ -160,7 +160,7 @@ async fn try_search(app: &App, request: Request<Body>) -> Result<Response<Body>,
     let (hits, results) = if is_one { (lists.pop(), None) } else { (None, Some(lists)) };
     let body = PlainFound { model, hits, results };
     let mut response = answer::json(app.engine.memory(), &origin, &body, bytes)?;
-    add_times(&mut response, times);
+    add_timing(&mut response, &timing);
     Ok(response)
 }
 
