@@ -212,7 +212,7 @@ pub(crate) fn version_of(
     }
     if version != serving {
         let message = format!(
-            "the vector was made by version {version} of model `{}`, which now serves {serving}; embed the text again, or send the text itself",
+            "the vector was made by version {version}, but model `{}` now serves version {serving}; embed the text again, or send the text itself",
             model.name
         );
         return Err(SearchError::Index(IndexErrorKind::Version.because(message)));

@@ -159,6 +159,13 @@ async fn wrong_requests_are_refused_with_the_cause() {
         (json!({"collection": "notes", "query": "a", "rerank": {"model": "m"}}), 424, "m"),
         (json!({"collection": "notes", "query": "a", "rerank": {"model": "x"}}), 404, "x"),
         (json!({"collection": "notes"}), 422, "query"),
+        (json!({"collection": "notes", "query": "a", "rerank": "r"}), 422, "`rerank`"),
+        (
+            json!({"collection": "notes", "query": "a", "rerank": {"model": "r", "candidates": 0}}),
+            422,
+            "`rerank.candidates`",
+        ),
+        (json!({"collection": "notes", "query": "a", "limit": 1, "k": 1}), 422, "`limit` and `k`"),
     ] {
         let message = refused(&mut client, body, status).await;
         assert!(message.contains(reason), "{message}");

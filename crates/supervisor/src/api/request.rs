@@ -17,7 +17,7 @@ use crate::{
 const PARSED_INLINE_BYTES_MAX: usize = 256 * 1024;
 
 /// Some editors write it at the start of a file. JSON must not begin with it (RFC 8259).
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 const TIMEOUT_HEADER: &str = "x-request-timeout-ms";
 

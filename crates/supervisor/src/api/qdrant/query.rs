@@ -69,7 +69,10 @@ pub(crate) struct QueryRequest {
 /// How the best points are ordered again.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[schema(as = QdrantRerank)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "`rerank` as an object, {\"model\": \"NAME\", \"candidates\": 50}"
+)]
 pub(crate) struct GivenRerank {
     /// The served name of the reranker.
     model: String,

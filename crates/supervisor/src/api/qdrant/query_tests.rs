@@ -95,6 +95,7 @@ fn what_onnxd_does_not_have_is_refused() {
         (json!({"query": [1.0], "lookup_from": {}}), "lookup_from"),
         (json!({"query": [1.0], "more": 1}), "more"),
         (json!({"hybrid": true}), "need the text"),
+        (json!({"query": {"text": "a"}, "rerank": "r"}), "`rerank` as an object"),
         (json!({"prefetch": {"query": [1.0]}, "query": [1.0]}), "prefetch"),
         (json!({"prefetch": [{"query": [1.0], "score_threshold": 1}], "query": [1.0]}), "prefetch"),
         (fused(json!({"text": "b", "model": "m"}), words()), "the same text"),

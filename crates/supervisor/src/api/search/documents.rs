@@ -23,7 +23,7 @@ use crate::{
         app::App,
         error::{Class, Fault, axum_json},
         qdrant::ids::PointId,
-        request::context,
+        request::{BYTE_ORDER_MARK, context},
         tei::error::{TeiErrors, respond},
     },
     transport::bodies::read_body,
@@ -214,6 +214,8 @@ fn explain(line: &[u8], number: usize, error: &serde_json::Error) -> String {
 }
 
 fn parse_lines(body: &[u8]) -> Result<Vec<NewDocument>, Fault> {
+    // Editors and exports of Windows programs write it. The lines are JSON, the file is not.
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let lines = body.split(|byte| *byte == b'\n').zip(1..);
     let lines = lines.filter(|(line, _)| !line.trim_ascii().is_empty());
     let document = |(line, number): (&[u8], usize)| {
@@ -239,6 +241,8 @@ mod tests {
         let documents = parse_lines(lines).unwrap();
         let ids: Vec<_> = documents.iter().map(|document| document.id.clone()).collect();
         assert_eq!(ids, [DocumentId::Number(1), DocumentId::Text("x".into())]);
+        let marked = parse_lines(&[BYTE_ORDER_MARK, lines].concat()).unwrap();
+        assert_eq!((marked.len(), &marked[0].id), (2, &ids[0]), "with a byte order mark");
         let wrong = parse_lines(b"{\"id\": 1, \"text\": \"a\"}\n{\"id\": 2}\n").unwrap_err();
         assert!(
             wrong.message.starts_with("line 2 is not a document: missing field `text`"),

@@ -43,8 +43,9 @@ pub(crate) struct PlainSearch {
     /// Conditions on the payloads, as Qdrant has them.
     filter: Option<GivenFilter>,
     /// Documents to return. Default: 10.
-    #[serde(alias = "k")]
     limit: Option<usize>,
+    /// The same as `limit`.
+    k: Option<usize>,
     /// Documents to skip.
     offset: Option<usize>,
     /// Leave out documents with a lower score.
@@ -62,7 +63,10 @@ pub(crate) struct PlainSearch {
 
 /// How the best documents are ordered again.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "`rerank` as an object, {\"model\": \"NAME\", \"candidates\": 50}"
+)]
 pub(crate) struct PlainRerank {
     /// The served name of the reranker.
     model: String,
@@ -182,11 +186,20 @@ fn requests(request: PlainSearch) -> Result<Vec<SearchRequest>, Fault> {
         vector: None,
     };
     let rerank = request.rerank.map(Rerank::from);
+    let limit = match (request.limit, request.k) {
+        (Some(_), Some(_)) => {
+            return Err(Fault::new(
+                Class::INVALID,
+                "`limit` and `k` mean the same; send one of them",
+            ));
+        }
+        (limit, k) => limit.or(k).unwrap_or(LIMIT),
+    };
     let filter = filter::convert(request.filter)?;
     let search = |query| SearchRequest {
         query: SearchQuery::Text(query),
         filter: filter.clone(),
-        limit: request.limit.unwrap_or(LIMIT),
+        limit,
         offset: request.offset.unwrap_or(0),
         score_threshold: request.score_threshold,
         hybrid: request.hybrid,
@@ -194,4 +207,38 @@ fn requests(request: PlainSearch) -> Result<Vec<SearchRequest>, Fault> {
         shown: shown.clone(),
     };
     Ok(queries.into_iter().map(search).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(fields: Value) -> Result<SearchRequest, String> {
+        let mut body = json!({"collection": "docs", "query": "a"});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let parsed = parse(body.to_string().as_bytes()).and_then(requests);
+        parsed.map(|mut all| all.remove(0)).map_err(|fault| fault.message)
+    }
+
+    #[test]
+    fn limits_and_rerankers_have_defaults() {
+        let plain = read(json!({})).unwrap();
+        assert_eq!((plain.limit, plain.offset, plain.rerank.is_none()), (10, 0, true));
+        assert_eq!(read(json!({"k": 3})).unwrap().limit, 3);
+        let rerank = read(json!({"limit": 4, "rerank": {"model": "r"}})).unwrap();
+        assert_eq!((rerank.limit, rerank.rerank.unwrap().candidates), (4, 50));
+    }
+
+    #[test]
+    fn wrong_fields_are_named() {
+        for (fields, words) in [
+            (json!({"rerank": "r"}), ["string \"r\"", "`rerank` as an object"]),
+            (json!({"limit": 3, "k": 3}), ["`limit` and `k`", "one of them"]),
+        ] {
+            let message = read(fields.clone()).unwrap_err();
+            assert!(words.iter().all(|word| message.contains(word)), "{fields}: {message}");
+        }
+    }
 }
