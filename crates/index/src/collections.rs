@@ -11,7 +11,9 @@ use std::{
     },
 };
 
-use onnxd_proto::search::{COLLECTIONS_MAX, CollectionInfo, IndexError, IndexErrorKind, Settings};
+use onnxd_proto::search::{
+    COLLECTIONS_MAX, CollectionInfo, CollectionNames, IndexError, IndexErrorKind, Settings,
+};
 
 use crate::{
     catalog::{Catalog, Entry, unknown_settings},
@@ -70,22 +72,47 @@ impl Collections {
     /// # Errors
     /// The catalog cannot be read.
     pub(crate) fn list(&self) -> Result<Vec<CollectionInfo>, IndexError> {
-        let (entries, aliases) = {
-            let catalog = self.catalog();
-            (catalog.entries()?, catalog.aliases()?)
+        let (entries, aliases) = self.entries()?;
+        Ok(entries.into_iter().map(|entry| self.describe_entry(entry, &aliases)).collect())
+    }
+
+    /// Returns the names, aliases and settings of all collections, by name. Opens none.
+    ///
+    /// # Errors
+    /// The catalog cannot be read.
+    pub(crate) fn names(&self) -> Result<Vec<CollectionNames>, IndexError> {
+        let (entries, aliases) = self.entries()?;
+        let names = |entry: Entry| CollectionNames {
+            aliases: own_aliases(&entry.name, &aliases),
+            settings: entry.settings.unwrap_or_else(|_| unknown_settings()),
+            name: entry.name,
         };
-        let describe = |entry: Entry| {
-            let (counts, damaged) = match self.opened(&entry) {
-                Ok(collection) => (collection.count_versions(), None),
-                Err(error) => (Default::default(), Some(error.message)),
-            };
-            let (documents, versions) = counts;
-            let own = aliases.iter().filter(|(_, name)| *name == entry.name);
-            let aliases = own.map(|(alias, _)| alias.clone()).collect();
-            let settings = entry.settings.unwrap_or_else(|_| unknown_settings());
-            CollectionInfo { name: entry.name, settings, aliases, documents, versions, damaged }
+        Ok(entries.into_iter().map(names).collect())
+    }
+
+    /// Returns the collection with this name or alias.
+    ///
+    /// # Errors
+    /// There is no such collection, or the catalog cannot be read.
+    pub(crate) fn describe(&self, name: &str) -> Result<CollectionInfo, IndexError> {
+        let (entry, aliases) = (self.entry(name)?, self.catalog().aliases()?);
+        Ok(self.describe_entry(entry, &aliases))
+    }
+
+    fn entries(&self) -> Result<(Vec<Entry>, Vec<(String, String)>), IndexError> {
+        let catalog = self.catalog();
+        Ok((catalog.entries()?, catalog.aliases()?))
+    }
+
+    fn describe_entry(&self, entry: Entry, aliases: &[(String, String)]) -> CollectionInfo {
+        let (counts, damaged) = match self.opened(&entry) {
+            Ok(collection) => (collection.count_versions(), None),
+            Err(error) => (Default::default(), Some(error.message)),
         };
-        Ok(entries.into_iter().map(describe).collect())
+        let (documents, versions) = counts;
+        let aliases = own_aliases(&entry.name, aliases);
+        let settings = entry.settings.unwrap_or_else(|_| unknown_settings());
+        CollectionInfo { name: entry.name, settings, aliases, documents, versions, damaged }
     }
 
     /// Creates a collection.

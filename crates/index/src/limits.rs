@@ -40,6 +40,8 @@ pub(crate) fn check(message: &ToIndex) -> Result<(), IndexError> {
         ToIndex::Scroll { filter, .. } | ToIndex::Count { filter, .. } => check_filter(filter),
         ToIndex::Retrieve { ids, .. } => check_count(ids.len()),
         ToIndex::List
+        | ToIndex::Names
+        | ToIndex::Describe(_)
         | ToIndex::Configure(..)
         | ToIndex::Drop(_)
         | ToIndex::Unembedded { .. }

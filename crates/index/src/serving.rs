@@ -186,6 +186,10 @@ fn handle(
     limits::check(&message)?;
     match message {
         ToIndex::List => collections.list().map(FromIndex::Collections),
+        ToIndex::Names => collections.names().map(FromIndex::Names),
+        ToIndex::Describe(name) => {
+            collections.describe(&name).map(|info| FromIndex::Collections(vec![info]))
+        }
         ToIndex::Create(name, settings) => {
             collections.create(&name, &settings).map(|()| FromIndex::Done)
         }

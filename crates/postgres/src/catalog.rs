@@ -1,10 +1,13 @@
 //! All collections: names, settings and aliases. Called by [`crate::serving`].
 
-use onnxd_proto::search::{COLLECTIONS_MAX, CollectionInfo, IndexErrorKind, Settings, VersionInfo};
+use onnxd_proto::search::{
+    COLLECTIONS_MAX, CollectionInfo, CollectionNames, IndexErrorKind, Settings, VersionInfo,
+};
+use tokio_postgres::Row;
 
 use crate::{
     address::Address,
-    collection::{Collection, Locking, Version, changes, graphs, not_found, view},
+    collection::{Collection, Locking, Version, changes, graphs, not_found, read_settings, view},
     existing::{self, Existing, INDEXED_CHARACTERS},
     failure::Failure,
     pool::Connection,
@@ -16,33 +19,57 @@ use crate::{
 /// # Errors
 /// The database failed.
 pub(crate) async fn list(connection: &mut Connection) -> Result<Vec<CollectionInfo>, Failure> {
-    let aliases =
-        connection.query("SELECT alias, collection FROM _aliases ORDER BY alias", &[]).await?;
     let names = connection.query("SELECT name FROM _collections ORDER BY name", &[]).await?;
     let mut all = Vec::with_capacity(names.len());
     for name in names {
-        let name: String = name.get(0);
-        let collection = Collection::find(&name, Locking::None, connection).await?;
-        let own = aliases.iter().filter(|row| row.get::<_, i64>(1) == collection.number);
-        let aliases = own.map(|row| row.get(0)).collect();
-        let (documents, counts) = collection.counts(connection).await?;
-        let version = |(version, documents): (&Version, u64)| VersionInfo {
-            version: version.version.clone(),
-            dimension: u32::try_from(version.dimension).unwrap_or(u32::MAX),
-            documents,
-            reused_from: version.reused_from.clone(),
-        };
-        let versions = collection.versions.iter().zip(counts).map(version).collect();
-        all.push(CollectionInfo {
-            name,
-            settings: collection.settings,
-            aliases,
-            documents,
-            versions,
-            damaged: None,
-        });
+        all.push(describe(name.get(0), connection).await?);
     }
     Ok(all)
+}
+
+/// Returns the collection with this name or alias.
+///
+/// # Errors
+/// There is no such collection, or the database failed.
+pub(crate) async fn describe(
+    name: &str,
+    connection: &mut Connection,
+) -> Result<CollectionInfo, Failure> {
+    let collection = Collection::find(name, Locking::None, connection).await?;
+    let aliases = "SELECT alias FROM _aliases WHERE collection = $1 ORDER BY alias";
+    let aliases = connection.query(aliases, &[&collection.number]).await?;
+    let (documents, counts) = collection.counts(connection).await?;
+    let version = |(version, documents): (&Version, u64)| VersionInfo {
+        version: version.version.clone(),
+        dimension: u32::try_from(version.dimension).unwrap_or(u32::MAX),
+        documents,
+        reused_from: version.reused_from.clone(),
+    };
+    Ok(CollectionInfo {
+        aliases: aliases.iter().map(|row| row.get(0)).collect(),
+        versions: collection.versions.iter().zip(counts).map(version).collect(),
+        name: collection.name,
+        settings: collection.settings,
+        documents,
+        damaged: None,
+    })
+}
+
+/// Returns the names, aliases and settings of all collections, by name. Counts nothing.
+///
+/// # Errors
+/// The database failed, or the settings of a collection are not onnxd's.
+pub(crate) async fn names(connection: &mut Connection) -> Result<Vec<CollectionNames>, Failure> {
+    let query = "SELECT c.name, c.settings,
+            array(SELECT a.alias FROM _aliases a WHERE a.collection = c.number ORDER BY a.alias)
+        FROM _collections c ORDER BY c.name";
+    let rows = connection.query(query, &[]).await?;
+    let names = |row: &Row| -> Result<CollectionNames, Failure> {
+        let name: String = row.get(0);
+        let settings = read_settings(&name, row.get(1))?;
+        Ok(CollectionNames { name, aliases: row.get(2), settings })
+    };
+    rows.iter().map(names).collect()
 }
 
 /// Creates a collection with its tables and its view. If an attempt before this one may have committed

@@ -208,6 +208,15 @@ impl Server {
                 let list = async |on: &mut _| catalog::list(on).await;
                 return pool.read(list).await.map(FromIndex::Collections);
             }
+            ToIndex::Names => {
+                let names = async |on: &mut _| catalog::names(on).await;
+                return pool.read(names).await.map(FromIndex::Names);
+            }
+            ToIndex::Describe(name) => {
+                let describe = async |on: &mut _| catalog::describe(name, on).await;
+                let info = pool.read(describe).await?;
+                return Ok(FromIndex::Collections(vec![info]));
+            }
             ToIndex::Create(name, settings) => {
                 let may_exist = Cell::new(false);
                 let create = async |on: &mut _| {

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use onnxd_proto::search::{
-    CollectionInfo, FromIndex, IndexError, IndexErrorKind, Settings, ToIndex,
+    CollectionInfo, CollectionNames, FromIndex, IndexError, IndexErrorKind, Settings, ToIndex,
 };
 use serde_json::Value;
 use tokio::sync::{
@@ -214,30 +214,50 @@ impl Catalog {
     /// # Errors
     /// The index cannot answer.
     pub(crate) async fn list(&self) -> Result<Vec<CollectionInfo>, IndexError> {
-        Ok(self.list_known().await?.0)
+        match self.ask(ToIndex::List, Bytes::new()).await? {
+            FromIndex::Collections(listed) => Ok(listed),
+            other => Err(unexpected(&other)),
+        }
     }
 
-    async fn list_known(&self) -> Result<(Vec<CollectionInfo>, Arc<Known>), IndexError> {
+    /// Describes the collection with this name or alias.
+    ///
+    /// # Errors
+    /// No such collection exists, or the index cannot answer.
+    pub(crate) async fn describe(&self, name: &str) -> Result<CollectionInfo, IndexError> {
+        match self.ask(ToIndex::Describe(name.to_owned()), Bytes::new()).await {
+            Ok(FromIndex::Collections(mut infos)) => infos.pop().ok_or_else(|| missing(name)),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) if error.kind == IndexErrorKind::NotFound => Err(missing(name)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists the names, aliases and settings of all collections, for which none is opened.
+    ///
+    /// # Errors
+    /// The index cannot answer.
+    pub(crate) async fn names(&self) -> Result<Vec<CollectionNames>, IndexError> {
+        match self.ask(ToIndex::Names, Bytes::new()).await? {
+            FromIndex::Names(listed) => Ok(listed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn list_known(&self) -> Result<Arc<Known>, IndexError> {
         let changes = self.listed.changes.load(Ordering::Acquire);
-        let listed = match self.ask(ToIndex::List, Bytes::new()).await? {
-            FromIndex::Collections(listed) => listed,
-            other => return Err(unexpected(&other)),
-        };
         let mut names = HashMap::new();
-        for info in &listed {
-            let bound = Bound { name: info.name.clone(), settings: info.settings.clone() };
-            for alias in &info.aliases {
-                names.insert(alias.clone(), bound.clone());
-            }
-            names.insert(info.name.clone(), bound);
+        for CollectionNames { name, aliases, settings } in self.names().await? {
+            let bound = Bound { name: name.clone(), settings };
+            names.extend(aliases.into_iter().map(|alias| (alias, bound.clone())));
+            names.insert(name, bound);
         }
         let names = Arc::new(names);
         let mut known = self.listed.known.write().unwrap_or_else(PoisonError::into_inner);
         if self.listed.changes.load(Ordering::Acquire) == changes {
             *known = Some(Arc::clone(&names));
         }
-        drop(known);
-        Ok((listed, names))
+        Ok(names)
     }
 
     /// Returns all names and aliases with what they are bound to.
@@ -248,7 +268,7 @@ impl Catalog {
         let known = self.listed.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
             Some(known) => Ok(known),
-            None => Ok(self.list_known().await?.1),
+            None => self.list_known().await,
         }
     }
 
@@ -262,7 +282,7 @@ impl Catalog {
         }
         if self.is_shared() {
             // Another server may have created it.
-            self.list().await?;
+            self.list_known().await?;
         }
         self.known().await?.get(name).cloned().ok_or_else(|| missing(name))
     }
@@ -368,6 +388,7 @@ pub(crate) fn unexpected(answer: &FromIndex) -> IndexError {
         FromIndex::Page(..) => "a page",
         FromIndex::Unembedded(..) => "texts",
         FromIndex::Failed(_) => "an error",
+        FromIndex::Names(_) => "names",
     };
     IndexErrorKind::Storage
         .because(format!("the index process answered with {kind}, which was not asked for"))

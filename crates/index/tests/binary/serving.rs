@@ -1,8 +1,10 @@
 //! Each request, through the socket.
 
+use std::fs;
+
 use onnxd_proto::search::{
-    COLLECTIONS_MAX, Condition, Distance, Document, DocumentId, Filter, FromIndex, IndexErrorKind,
-    PayloadChange, Query, Scalar, Selection, Settings, Shown, Source, ToIndex,
+    COLLECTIONS_MAX, CollectionNames, Condition, Distance, Document, DocumentId, Filter, FromIndex,
+    IndexErrorKind, PayloadChange, Query, Scalar, Selection, Settings, Shown, Source, ToIndex,
 };
 use tempfile::tempdir;
 
@@ -252,6 +254,48 @@ fn collections_and_aliases_are_named_listed_and_removed() {
         "aliases go with their collection"
     );
     assert!(!folder.path().join("2.db").exists());
+}
+
+/// Returns the names of the databases that the process has open.
+fn open_databases(index: &Index) -> Vec<String> {
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", index.child.id())).unwrap();
+    let mut names: Vec<String> = descriptors
+        .filter_map(|file| fs::read_link(file.unwrap().path()).ok())
+        .filter_map(|path| Some(path.file_name()?.to_str()?.to_owned()))
+        .filter(|name| name.ends_with(".db"))
+        .collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn names_are_listed_without_opening_a_collection() {
+    let folder = tempdir().unwrap();
+    let mut index = start(folder.path());
+    for name in ["other", "docs"] {
+        create(&mut index, name);
+        index.upsert(name, "v1", vec![(document(1, "a", "{}"), vec![1.0])]);
+    }
+    let added = vec![("now".to_owned(), "docs".to_owned())];
+    assert_eq!(index.ask(&ToIndex::SetAliases(Vec::new(), added)), FromIndex::Done);
+    assert!(index.close().success());
+
+    let mut index = start(folder.path());
+    let names = |name: &str, aliases: &[&str]| CollectionNames {
+        name: name.into(),
+        aliases: aliases.iter().map(|&alias| alias.into()).collect(),
+        settings: settings(Distance::Cosine),
+    };
+    let expected = FromIndex::Names(vec![names("docs", &["now"]), names("other", &[])]);
+    assert_eq!(index.ask(&ToIndex::Names), expected);
+    assert_eq!(open_databases(&index), ["catalog.db"]);
+    let answer = index.ask(&ToIndex::Describe("now".into()));
+    let FromIndex::Collections(described) = answer else { panic!("unexpected {answer:?}") };
+    let [docs] = described.as_slice() else { panic!("unexpected {described:?}") };
+    assert_eq!((docs.name.as_str(), docs.documents, docs.aliases.len()), ("docs", 1, 1));
+    assert_eq!(open_databases(&index), ["2.db", "catalog.db"], "only the one that is described");
+    assert_eq!(failure(index.ask(&ToIndex::Describe("missing".into()))), IndexErrorKind::NotFound);
 }
 
 #[test]

@@ -68,6 +68,17 @@ pub(crate) struct Version {
     pub(crate) reused_from: Option<String>,
 }
 
+/// Reads the settings of a collection.
+///
+/// # Errors
+/// They are not what onnxd wrote.
+pub(crate) fn read_settings(name: &str, settings: &str) -> Result<Settings, IndexError> {
+    serde_json::from_str(settings).map_err(|error| {
+        let message = format!("the settings of collection {name} are damaged: {error}");
+        IndexErrorKind::Storage.because(message)
+    })
+}
+
 impl Collection {
     /// Returns the collection with this name or alias.
     ///
@@ -92,10 +103,7 @@ impl Collection {
         let found = connection.query(&query, &[&name]).await?;
         let Some(row) = found.first() else { return Err(not_found(name).into()) };
         let (number, name, settings): (i64, String, String) = (row.get(0), row.get(1), row.get(2));
-        let settings: Settings = serde_json::from_str(&settings).map_err(|error| {
-            let message = format!("the settings of collection {name} are damaged: {error}");
-            IndexErrorKind::Storage.because(message)
-        })?;
+        let settings = read_settings(&name, &settings)?;
         // Not in the query before: a writer must see what the one it waited for added.
         let versions = connection
             .query(

@@ -1,8 +1,8 @@
 //! Documents are written, found, changed and deleted.
 
 use onnxd_proto::search::{
-    Condition, Document, DocumentId, Filter, FromIndex, IndexErrorKind, PayloadChange, Query,
-    Scalar, Selection, Shown, ToIndex,
+    CollectionInfo, CollectionNames, Condition, Document, DocumentId, Filter, FromIndex,
+    IndexErrorKind, PayloadChange, Query, Scalar, Selection, Shown, ToIndex,
 };
 
 use crate::{
@@ -119,7 +119,18 @@ fn names_of_all_kinds_are_collections_with_aliases() {
     }
     let FromIndex::Collections(list) = process.ask(&ToIndex::List, &[]) else { panic!() };
     assert_eq!(list.len(), names.len());
+    let FromIndex::Names(known) = process.ask(&ToIndex::Names, &[]) else { panic!() };
+    let told = |one: &CollectionInfo| CollectionNames {
+        name: one.name.clone(),
+        aliases: one.aliases.clone(),
+        settings: one.settings.clone(),
+    };
+    assert_eq!(known, list.iter().map(told).collect::<Vec<_>>());
     let select = list.iter().find(|one| one.name == "select").unwrap();
+    let described = process.ask(&ToIndex::Describe("now".into()), &[]);
+    assert_eq!(described, FromIndex::Collections(vec![select.clone()]));
+    let unknown = ToIndex::Describe("unknown".into());
+    assert_eq!(process.refused(&unknown, &[]), IndexErrorKind::NotFound);
     assert_eq!((select.documents, select.versions[0].documents), (1, 1));
     assert_eq!(
         (select.aliases.as_slice(), select.versions[0].dimension),

@@ -9,7 +9,8 @@ use super::{Document, DocumentId, Filter, Settings};
 /// A request of the supervisor. Vectors are in the payload: little-endian f32, one after another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum ToIndex {
-    /// Lists the collections. Answered by `Collections`.
+    /// Lists the collections with their counts, for which all of them are opened. Answered by
+    /// `Collections`.
     List,
     /// Creates a collection. Answered by `Done`.
     Create(String, Settings),
@@ -78,6 +79,10 @@ pub enum ToIndex {
     /// Says which version serves the collection's model now. `onnxd-postgres` shows its vectors to
     /// other programs; `onnxd-index` has none to show them to. Answered by `Done`.
     Committed { collection: String, version: String },
+    /// Lists what the catalog says about the collections. Opens none of them. Answered by `Names`.
+    Names,
+    /// Describes the collection with this name or alias. Answered by `Collections`.
+    Describe(String),
 }
 
 impl ToIndex {
@@ -85,6 +90,8 @@ impl ToIndex {
     pub fn is_change(&self) -> bool {
         match self {
             Self::List
+            | Self::Names
+            | Self::Describe(_)
             | Self::Search { .. }
             | Self::SearchSparse { .. }
             | Self::Scroll { .. }
@@ -188,6 +195,14 @@ pub struct CollectionInfo {
     pub damaged: Option<String>,
 }
 
+/// A collection as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectionNames {
+    pub name: String,
+    pub aliases: Vec<String>,
+    pub settings: Settings,
+}
+
 /// A version whose vectors a collection has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionInfo {
@@ -228,6 +243,8 @@ pub enum FromIndex {
     /// Texts to embed, and how many documents lack a vector in all.
     Unembedded(Vec<Unembedded>, u64),
     Failed(IndexError),
+    /// Collections by name.
+    Names(Vec<CollectionNames>),
 }
 
 /// Why a request of a collection failed.

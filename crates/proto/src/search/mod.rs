@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     filter::{Condition, Filter, Range, Scalar, path_steps},
     message::{
-        CollectionInfo, FromIndex, Hit, IndexError, IndexErrorKind, PayloadChange, Query,
-        Selection, Shown, Source, ToIndex, Unembedded, VersionInfo,
+        CollectionInfo, CollectionNames, FromIndex, Hit, IndexError, IndexErrorKind, PayloadChange,
+        Query, Selection, Shown, Source, ToIndex, Unembedded, VersionInfo,
     },
     probe::DatabaseProbe,
     ranking::{FUSED_RANKS, fuse, normalize},

@@ -6,7 +6,8 @@ use std::{
 };
 
 use onnxd_proto::search::{
-    CollectionInfo, Distance, DocumentId, IndexErrorKind, Settings, Unembedded, VersionInfo,
+    CollectionInfo, CollectionNames, Distance, DocumentId, IndexErrorKind, Settings, Unembedded,
+    VersionInfo,
 };
 
 use super::{
@@ -130,6 +131,11 @@ impl FakeIndex {
                     damaged: None,
                 }])
             }
+            ToIndex::Names => FromIndex::Names(vec![CollectionNames {
+                name: "notes".into(),
+                aliases: Vec::new(),
+                settings: settings(&state.metadata),
+            }]),
             ToIndex::Unembedded { version, limit, .. } => {
                 let embedded = state.embedded.get(&version);
                 let lacks = |key: &u32| embedded.is_none_or(|embedded| !embedded.contains(key));
