@@ -1,29 +1,28 @@
 //! The calls of [`Search`]. Called by HTTP contracts.
 
+mod binding;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 use onnxd_engine::{Engine, RequestContext};
-use onnxd_proto::{
-    domain::Task,
-    search::{
-        BATCH_MAX, CollectionInfo, DocumentId, Filter, FromIndex, Hit, PAYLOAD_BYTES_MAX,
-        PayloadChange, Selection, Settings, Shown, ToIndex,
-    },
+use onnxd_proto::search::{
+    BATCH_MAX, CollectionInfo, CollectionNames, DocumentId, Filter, FromIndex, Hit,
+    PAYLOAD_BYTES_MAX, PayloadChange, Selection, Settings, Shown, ToIndex,
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use self::binding::IsBound;
 use crate::{
-    catalog::{Bound, Call, Catalog, missing, shows_table, unexpected},
-    documents::{self, Content, NewDocument, RawVector},
-    embedding::TASKS,
+    catalog::{Bound, Call, Catalog, missing, unexpected},
+    documents::{self, NewDocument},
     error::{SearchError, in_time},
     follow::follow,
     repair::Repairs,
     request::{Found, SearchRequest},
     searches,
-    settings::{check_name, fits},
-    writes::{self, Written},
+    settings::check_name,
+    writes::{self, Written, to_bytes},
 };
 
 /// Collections of documents, and search in them.
@@ -67,13 +66,23 @@ impl Search {
         Ok(self.catalog.list().await?)
     }
 
+    /// Returns the names, aliases and settings of all collections, by name. Cheaper than
+    /// [`Search::collections`], which opens all of them.
+    ///
+    /// # Errors
+    /// The index cannot answer.
+    pub async fn names(&self) -> Result<Vec<CollectionNames>, SearchError> {
+        let _call = self.catalog.enter()?;
+        Ok(self.catalog.names().await?)
+    }
+
     /// Returns the collection with this name or alias.
     ///
     /// # Errors
     /// No such collection exists, or the index cannot answer.
     pub async fn collection(&self, name: &str) -> Result<CollectionInfo, SearchError> {
         let _call = self.catalog.enter()?;
-        self.info(name).await
+        Ok(self.catalog.describe(name).await?)
     }
 
     /// Returns the name and settings of the collection with this name or alias. Cheaper than
@@ -93,7 +102,7 @@ impl Search {
     pub async fn create(&self, name: &str, settings: Settings) -> Result<(), SearchError> {
         let _call = self.catalog.enter()?;
         check_name(name)?;
-        let settings = self.checked(settings)?;
+        let settings = self.checked(settings, IsBound::Now).await?;
         Ok(self.catalog.change(ToIndex::Create(name.to_owned(), settings)).await?)
     }
 
@@ -104,7 +113,7 @@ impl Search {
     pub async fn configure(&self, name: &str, settings: Settings) -> Result<(), SearchError> {
         let _call = self.catalog.enter()?;
         let _settings = self.catalog.hold_settings().await;
-        self.set(self.info(name).await?, settings).await
+        self.set(self.catalog.describe(name).await?, settings).await
     }
 
     /// Removes a collection with its documents and aliases. An alias does not name it here: clients
@@ -222,9 +231,13 @@ impl Search {
     ) -> Result<Vec<Hit>, SearchError> {
         let _call = self.catalog.enter()?;
         let (collection, shown) = self.shown(collection, (text, payload, vectors)).await?;
+        let version = shown.vector.clone().unwrap_or_default();
         let message = ToIndex::Retrieve { collection, ids, shown };
         match self.catalog.ask(message, Bytes::new()).await? {
-            FromIndex::Page(hits, _) => Ok(hits),
+            FromIndex::Page(hits, _) => {
+                self.note_vectors(&version, &hits);
+                Ok(hits)
+            }
             other => Err(unexpected(&other).into()),
         }
     }
@@ -242,9 +255,13 @@ impl Search {
     ) -> Result<(Vec<Hit>, Option<DocumentId>), SearchError> {
         let _call = self.catalog.enter()?;
         let (collection, shown) = self.shown(collection, (text, payload, vectors)).await?;
+        let version = shown.vector.clone().unwrap_or_default();
         let message = ToIndex::Scroll { collection, filter, from, limit, shown };
         match self.catalog.ask(message, Bytes::new()).await? {
-            FromIndex::Page(hits, next) => Ok((hits, next)),
+            FromIndex::Page(hits, next) => {
+                self.note_vectors(&version, &hits);
+                Ok((hits, next))
+            }
             other => Err(unexpected(&other).into()),
         }
     }
@@ -266,31 +283,15 @@ impl Search {
         searches::search_all(parts, context, &bound, requests).await
     }
 
-    async fn info(&self, name: &str) -> Result<CollectionInfo, SearchError> {
-        let all = self.catalog.list().await?;
-        let is_named = |info: &CollectionInfo| {
-            info.name == name || info.aliases.iter().any(|alias| alias == name)
-        };
-        let found = all.into_iter().find(is_named);
-        Ok(found.ok_or_else(|| missing(name))?)
-    }
-
-    async fn set(&self, info: CollectionInfo, settings: Settings) -> Result<(), SearchError> {
-        let mut settings = self.checked(settings)?;
-        let is_same = |model: &String| self.catalog.is_bound(&info.settings, model);
-        if settings.model.as_ref().is_some_and(is_same) {
-            // It may be an alias by now.
-            settings.model.clone_from(&info.settings.model);
+    /// Notes which version made vectors that a client gets, so that they are recognized when they are
+    /// sent back. For those that [`Search::search_all`] found, of which a caller may return only some.
+    pub fn note_vectors(&self, version: &str, hits: &[Hit]) {
+        let vectors = hits.iter().filter_map(|hit| hit.vector.as_deref().map(to_bytes));
+        let vectors: Vec<Bytes> = vectors.collect();
+        // Empty if none serves.
+        if !version.is_empty() && !vectors.is_empty() {
+            self.engine.note_issued(version, &vectors);
         }
-        let bound = |settings: &Settings| {
-            let Settings { model, dimensions, document_prompt, distance, .. } = settings;
-            (model.clone(), *dimensions, document_prompt.clone(), *distance)
-        };
-        if info.documents > 0 && bound(&info.settings) != bound(&settings) {
-            let message = "the model, dimensions, distance and document prompt of a collection with documents cannot be changed; create another collection and import the documents";
-            return Err(SearchError::invalid(message));
-        }
-        Ok(self.catalog.change(ToIndex::Configure(info.name, settings)).await?)
     }
 
     async fn shown(
@@ -300,94 +301,9 @@ impl Search {
     ) -> Result<(String, Shown), SearchError> {
         let bound = self.catalog.find(collection).await?;
         let vector = match bound.settings.model.as_deref() {
-            Some(model) if vectors => Some(writes::serving(self.engine.find(Some(model))?)),
+            Some(_) if vectors => Some(writes::serving(writes::model_of(&self.engine, &bound)?)),
             _ => None,
         };
         Ok((bound.name, Shown { text, payload, vector }))
-    }
-
-    /// Binds a collection to the model of its first documents, or compares the model.
-    async fn bind(
-        &self,
-        bound: &mut Bound,
-        model: Option<&str>,
-        documents: &[NewDocument],
-    ) -> Result<(), SearchError> {
-        if bound.settings.model.is_none() {
-            let _settings = self.catalog.hold_settings().await;
-            let info = self.info(&bound.name).await?;
-            bound.settings = info.settings.clone();
-            // Another request may have bound it meanwhile.
-            if bound.settings.model.is_none() {
-                let model = Some(self.first_model(bound, model, documents)?);
-                bound.settings.model = model;
-                self.set(info, bound.settings.clone()).await?;
-            }
-        }
-        let own = writes::model_of(&self.engine, bound)?;
-        let named = model.map(|model| self.engine.find(Some(model))).transpose()?;
-        match named {
-            Some(named) if named.name != own.name => Err(SearchError::invalid(format!(
-                "collection `{}` is bound to model `{}`, not `{}`",
-                bound.name, own.name, named.name
-            ))),
-            _ => Ok(()),
-        }
-    }
-
-    /// Returns the model that the first documents bind a collection to.
-    fn first_model(
-        &self,
-        bound: &Bound,
-        model: Option<&str>,
-        documents: &[NewDocument],
-    ) -> Result<String, SearchError> {
-        if let Some(model) = model {
-            return Ok(self.engine.find(Some(model))?.name.to_string());
-        }
-        match documents.first() {
-            // Vectors that this server issued say which model made them; see `Settings::model`.
-            Some(NewDocument { content: Content::Vector(vector), .. }) => {
-                self.maker(vector).map_or_else(|| self.only_embedder(&bound.name), Ok)
-            }
-            _ => Ok(writes::model_of(&self.engine, bound)?.name.to_string()),
-        }
-    }
-
-    /// Returns the model that serves the version that made a vector, if that is known.
-    fn maker(&self, vector: &RawVector) -> Option<String> {
-        let version = writes::known_version(&self.engine, vector)?;
-        let mut models = self.engine.models().iter();
-        models.find(|model| writes::serving(model) == version).map(|model| model.name.to_string())
-    }
-
-    /// Returns the only served model that embeds texts.
-    fn only_embedder(&self, collection: &str) -> Result<String, SearchError> {
-        let embeds = |task: Task| TASKS.contains(&task);
-        let mut models =
-            self.engine.models().iter().filter(|model| {
-                model.serving().is_some_and(|(_, record)| embeds(record.facts.task))
-            });
-        match (models.next(), models.next()) {
-            (Some(only), None) => Ok(only.name.to_string()),
-            _ => Err(SearchError::invalid(format!(
-                "collection `{collection}` is bound to no model, and several are served; name one in its metadata, {{\"model\": \"NAME\"}}"
-            ))),
-        }
-    }
-
-    /// Returns settings with the served name of their model.
-    fn checked(&self, settings: Settings) -> Result<Settings, SearchError> {
-        if shows_table(&settings) && !self.catalog.is_shared() {
-            let message = "a collection that shows a table needs its database; start onnxd with --search postgres://USER:PASSWORD@HOST/DATABASE";
-            return Err(SearchError::invalid(message));
-        }
-        let Some(name) = settings.model.as_deref() else { return Ok(settings) };
-        let model = self.engine.find(Some(name))?;
-        if let Some((_, record)) = model.serving() {
-            fits(&record.facts, &settings)
-                .map_err(|why| SearchError::invalid(format!("model `{name}` {why}")))?;
-        }
-        Ok(Settings { model: Some(model.name.to_string()), ..settings })
     }
 }

@@ -37,6 +37,26 @@ pub(crate) fn fits(facts: &Facts, settings: &Settings) -> Result<(), String> {
     }
 }
 
+/// Returns why a model does not make the vectors that a client declared for the collection.
+pub(crate) fn fits_declared(facts: &Facts, settings: &Settings) -> Result<(), String> {
+    let Settings { declared_dimension: Some(declared), dimensions, .. } = settings else {
+        return Ok(());
+    };
+    let own = facts.dimension;
+    // Sparse vectors have no components that could be compared.
+    if facts.task != Task::Embed || dimensions.unwrap_or(own) == *declared {
+        return Ok(());
+    }
+    Err(match dimensions {
+        Some(kept) => format!(
+            "makes vectors of {kept} components in this collection, as `dimensions` in the metadata says, but the collection declares size {declared}; use the same number"
+        ),
+        None => format!(
+            "makes vectors of {own} components, but the collection declares size {declared}; create it with size {own}, or set `dimensions` in its metadata to keep fewer"
+        ),
+    })
+}
+
 /// Returns why a client's vector cannot be compared with those of a model.
 pub(crate) fn fits_vector(
     facts: &Facts,
@@ -83,10 +103,8 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn vectors_of_another_length_or_kind_are_refused() {
-        let facts = Facts { dimension: 4, ..Facts::new(Task::Embed) };
-        let settings = |dimensions| Settings {
+    fn settings(dimensions: Option<u32>) -> Settings {
+        Settings {
             model: None,
             distance: Distance::Cosine,
             dimensions,
@@ -95,7 +113,12 @@ mod tests {
             query_prompt: None,
             text_field: None,
             metadata: String::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn vectors_of_another_length_or_kind_are_refused() {
+        let facts = Facts { dimension: 4, ..Facts::new(Task::Embed) };
         assert_eq!(fits_vector(&facts, &settings(None), 4), Ok(()));
         assert_eq!(fits_vector(&facts, &settings(Some(2)), 2), Ok(()));
         let long = fits_vector(&facts, &settings(Some(2)), 4).unwrap_err();
@@ -104,6 +127,24 @@ mod tests {
         assert!(fits_vector(&facts, &settings(None), 0).is_err());
         let sparse = Facts { task: Task::Sparse, ..facts };
         assert!(fits_vector(&sparse, &settings(None), 4).unwrap_err().contains("send the text"));
+    }
+
+    #[test]
+    fn a_declared_size_is_compared_with_what_the_model_makes() {
+        let facts = Facts { dimension: 4, ..Facts::new(Task::Embed) };
+        let check = |facts: &Facts, declared_dimension, dimensions| {
+            let settings = Settings { declared_dimension, dimensions, ..settings(None) };
+            fits_declared(facts, &settings)
+        };
+        for (declared, kept) in [(None, None), (Some(4), None), (Some(2), Some(2))] {
+            assert_eq!(check(&facts, declared, kept), Ok(()));
+        }
+        let long = check(&facts, Some(384), None).unwrap_err();
+        assert!(long.contains("of 4 components") && long.contains("declares size 384"), "{long}");
+        let cut = check(&facts, Some(4), Some(2)).unwrap_err();
+        assert!(cut.contains("of 2 components") && cut.contains("declares size 4"), "{cut}");
+        let sparse = Facts { task: Task::Sparse, ..facts };
+        assert_eq!(check(&sparse, Some(384), None), Ok(()));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use onnxd_engine::{
-    Engine, RequestContext,
+    Engine, EngineError, RequestContext,
     engine::candidates,
     models::{indexes::DocumentOptions, registry::Model},
 };
@@ -160,7 +160,7 @@ pub(crate) fn options(settings: &Settings) -> DocumentOptions {
 /// Returns the model of a collection.
 ///
 /// # Errors
-/// The collection has none yet, or it is not served.
+/// The collection has none yet, or it is not served any more.
 pub(crate) fn model_of<'e>(
     engine: &'e Engine,
     bound: &Bound,
@@ -172,7 +172,16 @@ pub(crate) fn model_of<'e>(
         );
         return Err(SearchError::invalid(message));
     };
-    Ok(engine.find(Some(model))?)
+    engine.find(Some(model)).map_err(|error| not_served(&bound.name, model, &error))
+}
+
+/// Says that a collection's model is not served: it was renamed, or is no longer configured.
+fn not_served(collection: &str, model: &str, error: &EngineError) -> SearchError {
+    let EngineError::ModelNotFound { served, .. } = error else { return error.clone().into() };
+    let message = format!(
+        "collection `{collection}` is bound to model `{model}`, which is not served (served: {served}); if the model has another name now, start onnxd with --model-alias {model}=NAME, otherwise serve it with --model {model}=SOURCE; or create another collection and import the documents"
+    );
+    IndexErrorKind::NotFound.because(message).into()
 }
 
 /// Returns the version that a model serves, empty if none.

@@ -8,6 +8,7 @@ mod sparse;
 mod starting;
 mod succession;
 mod updates;
+mod vectors;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 

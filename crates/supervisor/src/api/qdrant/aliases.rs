@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
     http::{Request, Response},
 };
-use onnxd_proto::search::CollectionInfo;
+use onnxd_proto::search::CollectionNames;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,15 +53,14 @@ pub(crate) struct AliasDescription {
 }
 
 impl Aliases {
-    fn new(infos: impl IntoIterator<Item = CollectionInfo>) -> Self {
-        let of = |info: CollectionInfo| {
-            let name = info.name;
-            info.aliases.into_iter().map(move |alias_name| AliasDescription {
+    fn new(collections: impl IntoIterator<Item = CollectionNames>) -> Self {
+        let of = |CollectionNames { name, aliases, .. }: CollectionNames| {
+            aliases.into_iter().map(move |alias_name| AliasDescription {
                 alias_name,
                 collection_name: name.clone(),
             })
         };
-        Self { aliases: infos.into_iter().flat_map(of).collect() }
+        Self { aliases: collections.into_iter().flat_map(of).collect() }
     }
 }
 
@@ -77,7 +76,7 @@ pub(crate) async fn change_aliases(
     answered(&app, async {
         let (_call, ChangeAliases { actions }) = read(&app, request).await?;
         let search = app.search()?;
-        let known = Aliases::new(search.collections().await?).aliases;
+        let known = Aliases::new(search.names().await?).aliases;
         let before = known.into_iter().map(|alias| (alias.alias_name, alias.collection_name));
         let (removed, added) = changes(&before.collect(), actions)?;
         search.set_aliases(removed, added).await?;
@@ -125,7 +124,7 @@ fn changes(before: &BTreeMap<String, String>, actions: Vec<AliasAction>) -> Resu
 )]
 pub(crate) async fn aliases(State(app): State<App>) -> Response<Body> {
     answered(&app, async {
-        let all = Aliases::new(app.search()?.collections().await?);
+        let all = Aliases::new(app.search()?.names().await?);
         Ok(all)
     })
     .await
@@ -142,8 +141,10 @@ pub(crate) async fn collection_aliases(
     Path(name): Path<String>,
 ) -> Response<Body> {
     answered(&app, async {
-        let own = Aliases::new([app.search()?.collection(&name).await?]);
-        Ok(own)
+        let search = app.search()?;
+        let (name, _) = search.settings(&name).await?;
+        let own = search.names().await?.into_iter().filter(|known| known.name == name);
+        Ok(Aliases::new(own))
     })
     .await
 }

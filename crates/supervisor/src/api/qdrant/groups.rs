@@ -134,9 +134,10 @@ async fn try_groups(
     let groups = Groups { by: &request.group_by, limit, size };
     target.check_model(model.as_deref())?;
     let (groups, found) = groups.find(&target, &context, *query).await?;
-    let group = |(id, hits): (Value, Vec<Hit>)| PointGroup {
-        id,
-        hits: hits.into_iter().map(|hit| parts.scored(hit)).collect(),
+    let version = found.as_ref().map_or("", |found| &found.version);
+    let group = |(id, hits): (Value, Vec<Hit>)| {
+        target.note_shown(version, &hits, &parts);
+        PointGroup { id, hits: hits.into_iter().map(|hit| parts.scored(hit)).collect() }
     };
     let groups = groups.into_iter().map(group).collect();
     let body = body_of(app.engine.memory(), started, GroupsResult { groups })?;

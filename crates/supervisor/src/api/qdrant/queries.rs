@@ -231,22 +231,34 @@ impl Target<'_> {
             }
         }
         let mut found = self.nearest(context, &requests).await?;
-        let mut hits = found.iter_mut().map(|found| std::mem::take(&mut found.hits));
+        let mut each = found.iter_mut();
         let mut lists = Vec::with_capacity(asked.len());
         for (asked, parts) in asked {
             let hits = match asked {
-                Asked::Nearest { request, diversity, .. } => {
-                    // None if the collection has no model yet, and so no points.
-                    chosen(hits.next().unwrap_or_default(), &request, diversity)
-                }
+                Asked::Nearest { request, diversity, .. } => match each.next() {
+                    Some(found) => {
+                        let hits = std::mem::take(&mut found.hits);
+                        let hits = chosen(hits, &request, diversity);
+                        self.note_shown(&found.version, &hits, &parts);
+                        hits
+                    }
+                    // The collection has no model yet, and so no points.
+                    None => Vec::new(),
+                },
                 Asked::All { filter, limit, offset } => {
                     self.all(filter, (limit, offset), &parts).await?
                 }
             };
             lists.push(hits.into_iter().map(|hit| parts.scored(hit)).collect());
         }
-        drop(hits);
         Ok((lists, found))
+    }
+
+    /// Notes the vectors that the client is going to get.
+    pub(super) fn note_shown(&self, version: &str, hits: &[Hit], parts: &Parts) {
+        if parts.vector() {
+            self.search.note_vectors(version, hits);
+        }
     }
 
     /// Returns points in the order of their ids.
@@ -287,12 +299,15 @@ impl Target<'_> {
         let Some(named) = model.map(|model| self.engine.find(Some(model))).transpose()? else {
             return Ok(());
         };
-        match self.settings.model.as_deref() {
-            Some(own) if self.engine.find(Some(own))?.name != named.name => Err(wrong(format!(
+        // The search reports a model that is not served.
+        let is_other =
+            |own: &&str| self.engine.find(Some(own)).is_ok_and(|own| own.name != named.name);
+        match self.settings.model.as_deref().filter(is_other) {
+            Some(own) => Err(wrong(format!(
                 "collection `{}` is bound to model `{own}`, not `{}`; name `{own}`, or none",
                 self.collection, named.name
             ))),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 }
