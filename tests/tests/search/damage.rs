@@ -137,6 +137,19 @@ async fn a_damaged_collection_is_deleted_and_imported_again() {
     let mut client = server.client().await;
     let exported = client.get("/collections/notes/documents").await.expect("an answer");
     assert_eq!(exported.status, 503, "{}", exported.text());
+    let described = client.get("/collections/notes").await.expect("an answer").json();
+    let info = &described["result"];
+    assert_eq!((&info["status"], &info["points_count"]), (&json!("red"), &json!(null)), "{info}");
+    let reason = info["optimizer_status"]["error"].as_str().expect("a reason");
+    assert!(reason.contains("delete the collection and import its documents again"), "{reason}");
+    let store = client.get("/v1/vector_stores/notes").await.expect("an answer");
+    assert_eq!(store.status, 503, "{}", store.text());
+    let whole = client.get("/collections/other").await.expect("an answer").json();
+    let whole = &whole["result"];
+    assert_eq!(
+        (&whole["status"], &whole["optimizer_status"], &whole["points_count"]),
+        (&json!("green"), &json!("ok"), &json!(DOCUMENTS))
+    );
     let path = "/collections/notes";
     let deleted = client.send(Method::DELETE, path, "".into()).await.expect("an answer");
     assert_eq!(deleted.status, 200, "{}", deleted.text());

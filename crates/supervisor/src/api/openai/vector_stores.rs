@@ -9,6 +9,7 @@ use axum::{
     http::{Request, Response},
     response::IntoResponse,
 };
+use onnxd_engine::ErrorKind;
 use onnxd_proto::search::{CollectionInfo, DocumentId, Hit, Shown};
 use onnxd_search::{Found, Rerank, SearchQuery, SearchRequest};
 use serde::{Deserialize, Serialize};
@@ -217,8 +218,12 @@ pub(crate) async fn vector_store(
     Path(name): Path<String>,
 ) -> Response<Body> {
     respond(async {
-        let store = VectorStore::new(app.search()?.collection(&name).await?);
-        Ok(axum_json(&json!(store)).into_response())
+        let info = app.search()?.collection(&name).await?;
+        if let Some(reason) = info.damaged {
+            // OpenAI has no status for it, and the number of documents is unknown.
+            return Err(Fault::new(Class::Engine(ErrorKind::Unavailable), reason));
+        }
+        Ok(axum_json(&json!(VectorStore::new(info))).into_response())
     })
     .await
 }

@@ -6,10 +6,7 @@ use axum::{
     http::{Request, Response},
 };
 use onnxd_engine::Engine;
-use onnxd_proto::{
-    domain::Task,
-    search::{CollectionInfo, Settings},
-};
+use onnxd_proto::search::CollectionInfo;
 use onnxd_search::{SearchError, SearchErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -97,18 +94,28 @@ pub(crate) struct CollectionExistence {
 /// A collection.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CollectionDescription {
-    /// Always "green".
+    /// "green", or "red" if the collection's files are damaged.
     status: &'static str,
-    /// Always "ok".
-    optimizer_status: &'static str,
-    points_count: u64,
-    /// Points with a vector of the version that serves.
-    indexed_vectors_count: u64,
+    optimizer_status: OptimizerStatus,
+    /// `null` if the files are damaged.
+    points_count: Option<u64>,
+    /// Points with a vector of the version that serves. `null` if the files are damaged.
+    indexed_vectors_count: Option<u64>,
     segments_count: u64,
     config: CollectionConfig,
     /// Always empty: every field can be filtered by.
     #[schema(value_type = Object)]
     payload_schema: Map<String, Value>,
+}
+
+/// Whether a collection can be used.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = QdrantOptimizerStatus)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OptimizerStatus {
+    Ok,
+    /// Why its files cannot be used, and what to do.
+    Error(String),
 }
 
 /// The configuration of a collection. Settings of storage and indexing are Qdrant's defaults.
@@ -151,11 +158,17 @@ impl CollectionDescription {
         let serves =
             |version: &str| serving.as_ref().is_some_and(|(_, record)| record.version == version);
         let indexed = info.versions.iter().find(|version| serves(&version.version));
+        let indexed = indexed.map_or(0, |version| version.documents);
+        let (status, optimizer_status) = match &info.damaged {
+            None => ("green", OptimizerStatus::Ok),
+            Some(reason) => ("red", OptimizerStatus::Error(reason.clone())),
+        };
+        let is_known = info.damaged.is_none();
         Self {
-            status: "green",
-            optimizer_status: "ok",
-            points_count: info.documents,
-            indexed_vectors_count: indexed.map_or(0, |version| version.documents),
+            status,
+            optimizer_status,
+            points_count: is_known.then_some(info.documents),
+            indexed_vectors_count: is_known.then_some(indexed),
             segments_count: 1,
             config: CollectionConfig {
                 params: CollectionParams {
@@ -181,8 +194,9 @@ impl CollectionDescription {
 )]
 pub(crate) async fn collections(State(app): State<App>) -> Response<Body> {
     answered(&app, async {
-        let all = app.search()?.collections().await?;
-        let collections = all.into_iter().map(|info| CollectionName { name: info.name }).collect();
+        let all = app.search()?.names().await?;
+        let collections = all.into_iter().map(|known| CollectionName { name: known.name });
+        let collections = collections.collect();
         Ok(CollectionNames { collections })
     })
     .await
@@ -236,7 +250,6 @@ pub(crate) async fn create_collection(
             read(&app, request).await?;
         refuse_others(sparse_vectors.as_ref(), &others)?;
         let settings = settings::new(vectors, metadata.unwrap_or_default())?;
-        check_dimension(&app.engine, &settings)?;
         app.search()?.create(&name, settings).await?;
         Ok(true)
     })
@@ -261,13 +274,7 @@ pub(crate) async fn update_collection(
         let search = app.search()?;
         let (name, settings) = search.settings(&name).await?;
         if let Some(changes) = metadata {
-            let was_bound = settings.model.is_some();
-            let settings = settings::merged(settings, changes)?;
-            // An update may have changed the dimension of the model since.
-            if !was_bound {
-                check_dimension(&app.engine, &settings)?;
-            }
-            search.configure(&name, settings).await?;
+            search.configure(&name, settings::merged(settings, changes)?).await?;
         }
         Ok(true)
     })
@@ -311,26 +318,15 @@ fn refuse_others(
     }
 }
 
-/// Compares the declared dimension with the model's.
-fn check_dimension(engine: &Engine, settings: &Settings) -> Result<(), Fault> {
-    let Some(declared) = settings.declared_dimension else { return Ok(()) };
-    let Some(name) = settings.model.as_deref() else { return Ok(()) };
-    let Some((_, record)) = engine.find(Some(name))?.serving() else { return Ok(()) };
-    if record.facts.task != Task::Embed {
-        // Refused with a better reason.
-        return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_of_a_collection_is_in_qdrants_form() {
+        let json = |status: OptimizerStatus| json!(status);
+        assert_eq!(json(OptimizerStatus::Ok), json!("ok"));
+        let error = json(OptimizerStatus::Error("damaged".into()));
+        assert_eq!(error, json!({"error": "damaged"}));
     }
-    let own = record.facts.dimension;
-    let made = settings.dimensions.unwrap_or(own);
-    if made == declared {
-        return Ok(());
-    }
-    Err(wrong(match settings.dimensions {
-        Some(dimensions) => format!(
-            "the metadata asks for {dimensions} dimensions, but the vector is declared with size {declared}; use the same number"
-        ),
-        None => format!(
-            "model `{name}` makes vectors of {own} components, not {declared}; declare size {own}, or set `dimensions` in the metadata to keep fewer"
-        ),
-    }))
 }
