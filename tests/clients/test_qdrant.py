@@ -113,7 +113,7 @@ def test_what_is_not_supported_is_refused_at_creation(client):
     refused(400, create({"a": params(), "b": params()}), "2 vectors")
     sparse = {"words": models.SparseVectorParams()}
     refused(400, create(params(), sparse_vectors_config=sparse), "hybrid")
-    refused(400, create(params(size=3), metadata={"model": "minilm"}), "384", "dimensions")
+    refused(400, create(params(size=3), metadata={"model": "minilm"}), "384", "size 3", "dimensions")
     refused(404, create(params(), metadata={"model": "none"}), "none")
     refused(400, create(params(), metadata={"model": "rerank"}), "rerank", "does not embed")
     assert not client.collection_exists("docs")
@@ -245,11 +245,13 @@ def test_unsupported_filters_are_refused(filled):
 def test_points_are_read_changed_and_deleted(search_server, filled):
     one = filled.retrieve("docs", [2, 77], with_vectors=True)
     assert [record.id for record in one] == [2]
+    assert filled.query_points("docs", one[0].vector, limit=1).points[0].id == 2
     row = search_server.embed("minilm", [TEXTS[2]])[0]
     np.testing.assert_allclose(one[0].vector, row / np.linalg.norm(row), atol=1e-5)
     some = filled.retrieve("docs", [2], with_payload=["topic", "more.even"])
     assert some[0].payload == {"topic": "city", "more": {"even": True}}
     filled.set_payload("docs", {"topic": "river"}, points=[2])
+    refused(400, lambda: filled.set_payload("docs", {"text": "new"}, points=[2]), "`text`", "upsert")
     filled.overwrite_payload("docs", {"only": 1}, points=[3])
     filled.delete_payload("docs", ["year"], points=models.Filter(must=[models.HasIdCondition(has_id=[4])]))
     filled.clear_payload("docs", points_selector=[5])

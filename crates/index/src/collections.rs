@@ -12,7 +12,8 @@ use std::{
 };
 
 use onnxd_proto::search::{
-    COLLECTIONS_MAX, CollectionInfo, CollectionNames, IndexError, IndexErrorKind, Settings,
+    COLLECTIONS_MAX, CollectionInfo, CollectionNames, IndexError, IndexErrorKind, PayloadChange,
+    Selection, Settings,
 };
 
 use crate::{
@@ -113,6 +114,21 @@ impl Collections {
         let aliases = own_aliases(&entry.name, aliases);
         let settings = entry.settings.unwrap_or_else(|_| unknown_settings());
         CollectionInfo { name: entry.name, settings, aliases, documents, versions, damaged }
+    }
+
+    /// Changes the payloads of a collection's documents. Returns how many documents there are.
+    ///
+    /// # Errors
+    /// There is no such collection, or see [`Collection::change_payload`].
+    pub(crate) fn change_payload(
+        &self,
+        name: &str,
+        which: &Selection,
+        change: &PayloadChange,
+    ) -> Result<u64, IndexError> {
+        let entry = self.entry(name)?;
+        let settings = entry.settings.as_ref().map_err(Clone::clone)?;
+        self.opened(&entry)?.change_payload(which, change, settings.text_field.as_deref())
     }
 
     /// Creates a collection.

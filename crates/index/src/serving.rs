@@ -208,7 +208,7 @@ fn handle(
             collections.get(&collection)?.delete(&which).map(changed)
         }
         ToIndex::ChangePayload { collection, which, change } => {
-            collections.get(&collection)?.change_payload(&which, &change).map(changed)
+            collections.change_payload(&collection, &which, &change).map(changed)
         }
         ToIndex::Search { collection, query } => {
             let vectors = vector::dense(payload, 1)?;

@@ -3,7 +3,9 @@
 
 use onnxd_proto::{
     limits::TEXT_BYTES_MAX,
-    search::{Document, DocumentId, ID_BYTES_MAX, PAYLOAD_BYTES_MAX, Settings},
+    search::{
+        Document, DocumentId, ID_BYTES_MAX, PAYLOAD_BYTES_MAX, Settings, TEXT_FIELDS, text_in,
+    },
 };
 use serde_json::{Map, Value};
 
@@ -37,7 +39,8 @@ pub struct RawVector {
     pub version: Option<String>,
 }
 
-/// Checks the bounds of a document.
+/// Checks the bounds of a document, before its text is embedded. The index refuses the same, since it
+/// trusts no message; the numbers are those of [`onnxd_proto`].
 ///
 /// # Errors
 /// Its id, its text or its payload is too long.
@@ -90,31 +93,12 @@ pub(crate) fn with_text(
     let (text, vector) = match content {
         Content::Text(text) => (text, None),
         Content::Vector(vector) => {
-            let text = text_of(settings, &payload).ok_or_else(|| no_text(settings, &payload))?;
-            (text, Some(vector))
+            let text = text_in(&payload, settings.text_field.as_deref());
+            (text.ok_or_else(|| no_text(settings, &payload))?, Some(vector))
         }
     };
     let payload = Value::Object(payload).to_string();
     Ok((Document { id, text, payload }, vector))
-}
-
-/// Payload fields that clients put texts in, in the order in which they are tried.
-const TEXT_FIELDS: [&str; 5] = ["page_content", "text", "content", "document", "_node_content"];
-
-/// Returns the text of a document from its payload.
-fn text_of(settings: &Settings, payload: &Map<String, Value>) -> Option<String> {
-    let field = |name: &str| payload.get(name).and_then(Value::as_str);
-    match &settings.text_field {
-        Some(name) => field(name).map(str::to_owned),
-        None => TEXT_FIELDS.iter().find_map(|name| match (*name, field(name)?) {
-            // LlamaIndex stores the whole node as JSON.
-            ("_node_content", node) => {
-                let node: Value = serde_json::from_str(node).ok()?;
-                node.get("text")?.as_str().map(str::to_owned)
-            }
-            (_, text) => Some(text.to_owned()),
-        }),
-    }
 }
 
 fn no_text(settings: &Settings, payload: &Map<String, Value>) -> SearchError {
@@ -137,6 +121,23 @@ mod tests {
         let payload = payload.as_object().cloned().unwrap_or_default();
         let document = NewDocument { id, content: Content::Text("a".into()), payload };
         check(&document).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn integers_of_64_bits_are_kept_and_larger_ones_rounded() {
+        for (given, stored) in [
+            ("-9223372036854775808", "-9223372036854775808"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("18446744073709551617", "1.8446744073709552e+19"),
+        ] {
+            let payload: Map<String, Value> =
+                serde_json::from_str(&format!("{{\"n\":{given}}}")).unwrap();
+            let content = Content::Text("a".into());
+            let document = NewDocument { id: DocumentId::Number(1), content, payload };
+            let settings = crate::process::fake::settings("{}");
+            let (document, _) = with_text(&settings, document).unwrap();
+            assert_eq!(document.payload, format!("{{\"n\":{stored}}}"));
+        }
     }
 
     #[test]

@@ -49,7 +49,7 @@ async fn filled() -> Server {
     let vector = |text: &str| json!({"text": text, "model": "a"});
     let points = json!({"points": [
         {"id": 1, "vector": vector(TEXT), "payload": {"n": 1}},
-        {"id": "x", "vector": vector("another text")},
+        {"id": "x", "vector": vector("another text"), "payload": {"text": "another text"}},
     ]});
     result(&call(&mut client, Method::PUT, "/collections/docs/points?wait=true", &points).await);
     server
@@ -89,6 +89,13 @@ async fn errors_have_qdrants_shape_and_statuses() {
             json!({"payload": {}, "points": [1], "key": "a"}),
             400,
             "`key`",
+        ),
+        (
+            Method::POST,
+            "/collections/docs/points/payload",
+            json!({"payload": {"text": "other"}, "points": ["x"]}),
+            400,
+            "upsert the document",
         ),
         (
             Method::POST,

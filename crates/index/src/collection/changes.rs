@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use onnxd_proto::search::{
-    DOCUMENTS_MAX, Document, IndexError, IndexErrorKind, PayloadChange, Selection,
+    DOCUMENTS_MAX, Document, IndexError, IndexErrorKind, PayloadChange, Selection, TextChange,
 };
 use roaring::RoaringBitmap;
 use serde_json::{Map, Value};
@@ -101,19 +101,26 @@ impl Collection {
         })
     }
 
-    /// Changes the payloads of documents. Returns how many documents there are.
+    /// Changes the payloads of documents. `text_field` is that of the settings. Returns how many
+    /// documents there are.
     ///
     /// # Errors
-    /// The documents cannot be read, a payload grows too large, or the disk is full.
+    /// A payload would show another text than its document's, or grow too large; the documents cannot
+    /// be read, or the disk is full.
     pub(crate) fn change_payload(
         &self,
         which: &Selection,
         change: &PayloadChange,
+        text_field: Option<&str>,
     ) -> Result<u64, IndexError> {
         self.prepare_columns(which)?;
+        let texts = TextChange::of(change, text_field);
         self.write(|writer| {
             let mut changed = Vec::new();
             for old in self.selected(&writer.store, which)? {
+                if !texts.is_empty() {
+                    texts.check(&old.id, &old.text, &old.payload)?;
+                }
                 let new = Row { payload: changed_payload(&old.payload, change)?, ..old.clone() };
                 writer.store.put(&new, Some(&old))?;
                 changed.push((old.key, old.payload, new.payload));

@@ -327,7 +327,7 @@ proptest! {
                 }
                 Step::Set(id, n) => {
                     let change = PayloadChange::Set(format!("{{\"n\":{n}}}"));
-                    collection.change_payload(&one(id), &change).unwrap();
+                    collection.change_payload(&one(id), &change, None).unwrap();
                     if let Some(known) = expected.get_mut(&id) {
                         known.1 = n;
                     }

@@ -299,6 +299,47 @@ fn names_are_listed_without_opening_a_collection() {
 }
 
 #[test]
+fn a_payload_never_shows_another_text_than_the_searched_one() {
+    let folder = tempdir().unwrap();
+    let mut index = start(folder.path());
+    create(&mut index, "docs");
+    let documents = vec![
+        (document(1, "a", r#"{"page_content":"a"}"#), vec![1.0]),
+        (document(2, "b", r#"{"page_content":"b"}"#), vec![1.0]),
+    ];
+    index.upsert("docs", "v1", documents);
+    let mut change = |change| {
+        let which = Selection::Matching(Filter::default());
+        index.ask(&ToIndex::ChangePayload { collection: "docs".into(), which, change })
+    };
+    let text = r#"{"page_content":"a","x":1}"#;
+    for given in [PayloadChange::Set(text.into()), PayloadChange::Replace(text.into())] {
+        // The second document has another text, so the first one is not changed either.
+        assert_eq!(failure(change(given)), IndexErrorKind::Invalid);
+    }
+    let removed = PayloadChange::Remove(vec!["page_content".into()]);
+    assert_eq!(change(removed), FromIndex::Changed(2));
+    let answer = scroll(&mut index, Filter::default(), None, 9);
+    let FromIndex::Page(page, _) = answer else { panic!("unexpected {answer:?}") };
+    for (hit, text) in page.iter().zip(["a", "b"]) {
+        assert_eq!((hit.text.as_deref(), hit.payload.as_deref()), (Some(text), Some("{}")));
+    }
+    // In settings that name the field, it always holds the text.
+    let named = Settings { text_field: Some("body".into()), ..settings(Distance::Cosine) };
+    assert_eq!(index.ask(&ToIndex::Configure("docs".into(), named)), FromIndex::Done);
+    let which = Selection::Ids(vec![DocumentId::Number(1)]);
+    for (payload, answer) in [(r#"{"body":"c"}"#, None), (r#"{"body":"a"}"#, Some(1))] {
+        let change = PayloadChange::Set(payload.into());
+        let collection = "docs".into();
+        let message = ToIndex::ChangePayload { collection, which: which.clone(), change };
+        match answer {
+            None => assert_eq!(failure(index.ask(&message)), IndexErrorKind::Invalid),
+            Some(count) => assert_eq!(index.ask(&message), FromIndex::Changed(count)),
+        }
+    }
+}
+
+#[test]
 fn a_thousand_collections_share_the_descriptors() {
     const USED: usize = 350;
     let folder = tempdir().unwrap();

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use onnxd_proto::search::{
-    DOCUMENTS_MAX, Document, IndexErrorKind, PAYLOAD_BYTES_MAX, PayloadChange, Selection,
+    DOCUMENTS_MAX, Document, DocumentId, IndexErrorKind, PAYLOAD_BYTES_MAX, PayloadChange,
+    Selection, TextChange,
 };
 
 use super::{Collection, Locking, Version, graphs, view};
@@ -78,7 +79,8 @@ pub(crate) async fn delete(
 /// Changes the payloads of documents. Returns how many documents there are.
 ///
 /// # Errors
-/// The collection shows an existing table, a payload grows too large, or the database failed.
+/// The collection shows an existing table, a payload would show another text than its document's or
+/// grow too large, or the database failed.
 pub(crate) async fn change_payload(
     name: &str,
     which: &Selection,
@@ -88,6 +90,17 @@ pub(crate) async fn change_payload(
     let collection = writable(name, connection).await?;
     let keys = collection.selected(which, connection).await?;
     let table = collection.documents_table();
+    let texts = TextChange::of(change, collection.settings.text_field.as_deref());
+    if !texts.is_empty() {
+        let read = format!("SELECT id, text, payload::text FROM {table} WHERE key = ANY($1)");
+        for row in connection.query(&read, &[&keys]).await? {
+            let id = DocumentId::from_bytes(row.get(0)).ok_or_else(|| {
+                let message = format!("collection {name}: a document has a damaged id");
+                IndexErrorKind::Storage.because(message)
+            })?;
+            texts.check(&id, row.get(1), row.get(2))?;
+        }
+    }
     let update = |new: &str| format!("UPDATE {table} SET payload = {new} WHERE key = ANY($2)");
     let changed = match change {
         PayloadChange::Set(fields) => {

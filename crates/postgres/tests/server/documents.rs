@@ -227,6 +227,14 @@ fn payloads_change_and_ids_keep_their_order() {
     let large = format!(r#"{{"x":"{}"}}"#, "y".repeat(262_140));
     let FromIndex::Failed(error) = change(all(), PayloadChange::Set(large)) else { panic!() };
     assert_eq!(error.kind, IndexErrorKind::Full);
+    // A payload may show the text that is searched, and no other.
+    let show = |text: &str| PayloadChange::Set(format!(r#"{{"page_content":"{text}"}}"#));
+    assert_eq!(change(all(), show("text")), FromIndex::Changed(6));
+    let FromIndex::Failed(error) = change(all(), show("other")) else { panic!() };
+    assert_eq!(error.kind, IndexErrorKind::Invalid);
+    assert!(error.message.contains("holds the text of document"), "{error}");
+    let removed = PayloadChange::Remove(vec!["page_content".into()]);
+    assert_eq!(change(all(), removed), FromIndex::Changed(6));
     let (mut from, mut found) = (None, Vec::new());
     loop {
         let shown = Shown { payload: true, ..Shown::default() };

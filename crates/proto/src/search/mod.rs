@@ -9,6 +9,7 @@ mod filter;
 mod message;
 mod probe;
 mod ranking;
+mod text;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,7 @@ pub use self::{
     },
     probe::DatabaseProbe,
     ranking::{FUSED_RANKS, fuse, normalize},
+    text::{TEXT_FIELDS, TextChange, text_in},
 };
 
 /// Maximum bytes of a collection's name or alias.
