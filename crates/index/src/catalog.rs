@@ -102,11 +102,20 @@ impl Catalog {
     }
 
     /// Returns the highest number that a collection has or had.
+    ///
+    /// # Errors
+    /// The catalog is damaged: the number has no checksum, but no collection can have a higher one.
     pub(crate) fn last_number(&self) -> Result<i64, IndexError> {
-        self.with(|connection| {
-            let query = "SELECT seq FROM sqlite_sequence WHERE name = 'collections'";
-            Ok(connection.query_row(query, [], |row| row.get(0)).optional()?.unwrap_or(0))
-        })
+        let (last, highest): (i64, i64) = self.with(|connection| {
+            let last = "SELECT seq FROM sqlite_sequence WHERE name = 'collections'";
+            let last = connection.query_row(last, [], |row| row.get(0)).optional()?.unwrap_or(0);
+            let highest = "SELECT ifnull(max(number), 0) FROM collections";
+            Ok((last, connection.query_row(highest, [], |row| row.get(0))?))
+        })?;
+        match highest <= last {
+            true => Ok(last),
+            false => Err(damaged("the number of its last collection")),
+        }
     }
 
     /// Adds a collection, whose name must be free.

@@ -135,13 +135,19 @@ impl Search {
         let Some(name) = settings.model.as_deref() else { return Ok(settings) };
         let model = self.engine.find(Some(name))?;
         let wrong = |why: String| SearchError::invalid(format!("model `{name}` {why}"));
-        if let Some((_, record)) = model.serving() {
+        let declares = is_bound == IsBound::Now && settings.declared_dimension.is_some();
+        let serving = match model.serving() {
+            // Loads a model that loads on first use: its dimension is not known before.
+            None if declares => {
+                Some(self.engine.ready(&RequestContext::new(), model, &TASKS).await?)
+            }
+            serving => serving,
+        };
+        if let Some((_, record)) = serving {
             fits(&record.facts, &settings).map_err(wrong)?;
-        }
-        if is_bound == IsBound::Now && settings.declared_dimension.is_some() {
-            // Loads a model that loads on first use. Its vectors could not be compared otherwise.
-            let ready = self.engine.ready(&RequestContext::new(), model, &TASKS).await?;
-            fits_declared(&ready.1.facts, &settings).map_err(wrong)?;
+            if declares {
+                fits_declared(&record.facts, &settings).map_err(wrong)?;
+            }
         }
         Ok(Settings { model: Some(model.name.to_string()), ..settings })
     }
