@@ -27,6 +27,9 @@ const OPEN_MAX: usize = 100;
 /// Files that an error names.
 const NAMED_FILES_MAX: usize = 12;
 
+/// An alias, and the name of its collection.
+type Alias = (String, String);
+
 /// The collections in one directory.
 #[derive(Debug)]
 pub(crate) struct Collections {
@@ -100,12 +103,12 @@ impl Collections {
         Ok(self.describe_entry(entry, &aliases))
     }
 
-    fn entries(&self) -> Result<(Vec<Entry>, Vec<(String, String)>), IndexError> {
+    fn entries(&self) -> Result<(Vec<Entry>, Vec<Alias>), IndexError> {
         let catalog = self.catalog();
         Ok((catalog.entries()?, catalog.aliases()?))
     }
 
-    fn describe_entry(&self, entry: Entry, aliases: &[(String, String)]) -> CollectionInfo {
+    fn describe_entry(&self, entry: Entry, aliases: &[Alias]) -> CollectionInfo {
         let (counts, damaged) = match self.opened(&entry) {
             Ok(collection) => (collection.count_versions(), None),
             Err(error) => (Default::default(), Some(error.message)),
@@ -323,7 +326,7 @@ fn check_none_is_unknown(folder: &Path, last: i64) -> Result<(), IndexError> {
 }
 
 /// Returns the aliases of a collection, from all of them.
-fn own_aliases(name: &str, aliases: &[(String, String)]) -> Vec<String> {
+fn own_aliases(name: &str, aliases: &[Alias]) -> Vec<String> {
     let own = aliases.iter().filter(|(_, of)| of == name);
     own.map(|(alias, _)| alias.clone()).collect()
 }

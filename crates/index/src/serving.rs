@@ -182,24 +182,17 @@ fn handle(
     message: ToIndex,
     payload: &[u8],
 ) -> Result<FromIndex, IndexError> {
-    let changed = FromIndex::Changed;
+    let (changed, done) = (FromIndex::Changed, |()| FromIndex::Done);
+    let described = |info| FromIndex::Collections(vec![info]);
     limits::check(&message)?;
     match message {
         ToIndex::List => collections.list().map(FromIndex::Collections),
         ToIndex::Names => collections.names().map(FromIndex::Names),
-        ToIndex::Describe(name) => {
-            collections.describe(&name).map(|info| FromIndex::Collections(vec![info]))
-        }
-        ToIndex::Create(name, settings) => {
-            collections.create(&name, &settings).map(|()| FromIndex::Done)
-        }
-        ToIndex::Configure(name, settings) => {
-            collections.configure(&name, &settings).map(|()| FromIndex::Done)
-        }
-        ToIndex::Drop(name) => collections.remove(&name).map(|()| FromIndex::Done),
-        ToIndex::SetAliases(removed, added) => {
-            collections.set_aliases(&removed, &added).map(|()| FromIndex::Done)
-        }
+        ToIndex::Describe(name) => collections.describe(&name).map(described),
+        ToIndex::Create(name, settings) => collections.create(&name, &settings).map(done),
+        ToIndex::Configure(name, settings) => collections.configure(&name, &settings).map(done),
+        ToIndex::Drop(name) => collections.remove(&name).map(done),
+        ToIndex::SetAliases(removed, added) => collections.set_aliases(&removed, &added).map(done),
         ToIndex::Upsert { collection, version, documents } => {
             let vectors = vector::dense(payload, documents.len())?;
             collections.get(&collection)?.upsert(&version, documents, vectors).map(changed)
