@@ -24,7 +24,7 @@ const TABLES: &str = "
 /// For errors: the catalog instead of a collection.
 const NAME: &str = "the catalog of collections";
 /// What to do about a damaged catalog. Collections are kept beside it.
-const REMEDY: &str = "restore catalog.db from a backup; or stop onnxd, remove it, and import the documents of all collections again";
+const REMEDY: &str = "restore catalog.db from a backup; or stop onnxd, move its folder away, and import the documents of all collections again";
 
 /// The connection to the catalog.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::{
 };
 
 use onnxd_proto::search::{
-    COLLECTIONS_MAX, CollectionInfo, CollectionNames, IndexError, IndexErrorKind, PayloadChange,
+    COLLECTIONS_MAX, CatalogEntry, CollectionInfo, IndexError, IndexErrorKind, PayloadChange,
     Selection, Settings,
 };
 
@@ -84,9 +84,9 @@ impl Collections {
     ///
     /// # Errors
     /// The catalog cannot be read.
-    pub(crate) fn names(&self) -> Result<Vec<CollectionNames>, IndexError> {
+    pub(crate) fn names(&self) -> Result<Vec<CatalogEntry>, IndexError> {
         let (entries, aliases) = self.entries()?;
-        let names = |entry: Entry| CollectionNames {
+        let names = |entry: Entry| CatalogEntry {
             aliases: own_aliases(&entry.name, &aliases),
             settings: entry.settings.unwrap_or_else(|_| unknown_settings()),
             name: entry.name,

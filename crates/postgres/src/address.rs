@@ -101,9 +101,9 @@ impl Address {
         self.config.get_hosts().iter().enumerate().map(server).collect::<Vec<_>>().join(" or ")
     }
 
-    /// Returns the user, for messages.
+    /// Returns the user, for messages. Without one in the URL, it is the user of this process.
     pub(crate) fn user(&self) -> &str {
-        self.config.get_user().unwrap_or("of this process")
+        self.config.get_user().unwrap_or("USER")
     }
 
     /// Returns the name of the database, which is that of the user unless the URL names one.

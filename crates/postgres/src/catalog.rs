@@ -1,7 +1,7 @@
 //! All collections: names, settings and aliases. Called by [`crate::serving`].
 
 use onnxd_proto::search::{
-    COLLECTIONS_MAX, CollectionInfo, CollectionNames, IndexErrorKind, Settings, VersionInfo,
+    COLLECTIONS_MAX, CatalogEntry, CollectionInfo, IndexErrorKind, Settings, VersionInfo,
 };
 use tokio_postgres::Row;
 
@@ -59,15 +59,15 @@ pub(crate) async fn describe(
 ///
 /// # Errors
 /// The database failed, or the settings of a collection are not onnxd's.
-pub(crate) async fn names(connection: &mut Connection) -> Result<Vec<CollectionNames>, Failure> {
+pub(crate) async fn names(connection: &mut Connection) -> Result<Vec<CatalogEntry>, Failure> {
     let query = "SELECT c.name, c.settings,
             array(SELECT a.alias FROM _aliases a WHERE a.collection = c.number ORDER BY a.alias)
         FROM _collections c ORDER BY c.name";
     let rows = connection.query(query, &[]).await?;
-    let names = |row: &Row| -> Result<CollectionNames, Failure> {
+    let names = |row: &Row| -> Result<CatalogEntry, Failure> {
         let name: String = row.get(0);
         let settings = read_settings(&name, row.get(1))?;
-        Ok(CollectionNames { name, aliases: row.get(2), settings })
+        Ok(CatalogEntry { name, aliases: row.get(2), settings })
     };
     rows.iter().map(names).collect()
 }
@@ -185,15 +185,15 @@ pub(crate) async fn remove(
     let number = collection.number;
     let mut statements = format!("DROP VIEW IF EXISTS {};", view_name(&collection.name, number));
     let vectors: Vec<String> = collection.versions.iter().map(Version::table).collect();
-    // Someone may have removed tables, which is a reason to delete the collection.
+    // Another program may have dropped tables: then deleting the collection is the remedy.
     for table in &vectors {
         statements += &format!("DROP TABLE IF EXISTS {table};");
     }
     if collection.existing.is_some() {
-        statements += &existing::detach(number, schema);
+        statements += &existing::detach_statement(number, schema);
     }
     statements += &format!("DROP TABLE IF EXISTS _documents_{number}");
-    graphs::remove(&statements, &vectors, connection).await?;
+    graphs::drop_tables(&statements, &vectors, connection).await?;
     connection.execute("DELETE FROM _collections WHERE number = $1", &[&number]).await?;
     changed(schema, connection).await
 }

@@ -193,7 +193,7 @@ fn qualified(table: &str) -> (&str, &str) {
 
 /// Returns the statement that removes the triggers from the table of a collection, if it still exists.
 /// With the function, because only the owner of a table may drop a trigger.
-pub(crate) fn detach(number: i64, schema: &str) -> String {
+pub(crate) fn detach_statement(number: i64, schema: &str) -> String {
     let schema = quoted(schema);
     format!("DROP FUNCTION IF EXISTS {schema}._documents_{number}() CASCADE;")
 }

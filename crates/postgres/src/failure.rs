@@ -45,7 +45,7 @@ impl Failure {
         self.has_code(&SqlState::UNDEFINED_TABLE)
     }
 
-    /// Returns whether a lock was not got in time.
+    /// Returns whether the wait for a lock timed out.
     pub(crate) fn is_lock_timeout(&self) -> bool {
         self.has_code(&SqlState::LOCK_NOT_AVAILABLE)
     }

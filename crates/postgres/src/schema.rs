@@ -179,7 +179,13 @@ async fn extension(transaction: &Transaction<'_>) -> Result<String, Failure> {
 }
 
 fn missing(error: tokio_postgres::Error) -> Failure {
-    if error.code() == Some(&SqlState::UNIQUE_VIOLATION) || error.as_db_error().is_none() {
+    // Not allowed, or not installed on the server. Anything else may pass.
+    let is_final = [
+        SqlState::INSUFFICIENT_PRIVILEGE,
+        SqlState::FEATURE_NOT_SUPPORTED,
+        SqlState::UNDEFINED_FILE,
+    ];
+    if !error.code().is_some_and(|code| is_final.contains(code)) {
         return error.into();
     }
     let reason = error.as_db_error().map_or_else(String::new, |error| error.message().to_owned());

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use onnxd_proto::search::{
-    CollectionInfo, CollectionNames, FromIndex, IndexError, IndexErrorKind, Settings, ToIndex,
+    CatalogEntry, CollectionInfo, FromIndex, IndexError, IndexErrorKind, Settings, ToIndex,
 };
 use serde_json::Value;
 use tokio::sync::{
@@ -237,17 +237,18 @@ impl Catalog {
     ///
     /// # Errors
     /// The index cannot answer.
-    pub(crate) async fn names(&self) -> Result<Vec<CollectionNames>, IndexError> {
-        match self.ask(ToIndex::Names, Bytes::new()).await? {
-            FromIndex::Names(listed) => Ok(listed),
-            other => Err(unexpected(&other)),
-        }
+    pub(crate) async fn names(&self) -> Result<Vec<CatalogEntry>, IndexError> {
+        Ok(self.list_known().await?.0)
     }
 
-    async fn list_known(&self) -> Result<Arc<Known>, IndexError> {
+    async fn list_known(&self) -> Result<(Vec<CatalogEntry>, Arc<Known>), IndexError> {
         let changes = self.listed.changes.load(Ordering::Acquire);
+        let entries = match self.ask(ToIndex::Names, Bytes::new()).await? {
+            FromIndex::Names(entries) => entries,
+            other => return Err(unexpected(&other)),
+        };
         let mut names = HashMap::new();
-        for CollectionNames { name, aliases, settings } in self.names().await? {
+        for CatalogEntry { name, aliases, settings } in entries.iter().cloned() {
             let bound = Bound { name: name.clone(), settings };
             names.extend(aliases.into_iter().map(|alias| (alias, bound.clone())));
             names.insert(name, bound);
@@ -257,7 +258,8 @@ impl Catalog {
         if self.listed.changes.load(Ordering::Acquire) == changes {
             *known = Some(Arc::clone(&names));
         }
-        Ok(names)
+        drop(known);
+        Ok((entries, names))
     }
 
     /// Returns all names and aliases with what they are bound to.
@@ -268,7 +270,7 @@ impl Catalog {
         let known = self.listed.known.read().unwrap_or_else(PoisonError::into_inner).clone();
         match known {
             Some(known) => Ok(known),
-            None => self.list_known().await,
+            None => Ok(self.list_known().await?.1),
         }
     }
 

@@ -99,13 +99,18 @@ impl IndexExecutable {
             return Ok(DatabaseProbe::Usable);
         }
         let mut command = self.command();
-        command.arg("--probe").stdin(Stdio::null());
+        command.arg("--probe").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut command = tokio::process::Command::from(command);
-        let Ok(output) = time::timeout(PROBE_MAX, command.kill_on_drop(true).output()).await else {
+        let probing = command.kill_on_drop(true).spawn()?.wait_with_output();
+        let Ok(output) = time::timeout(PROBE_MAX, probing).await else {
             let message = format!("no answer within {} s", PROBE_MAX.as_secs());
             return Ok(DatabaseProbe::Unavailable(message));
         };
         let output = output?;
+        if output.status.code().is_none() {
+            let message = format!("the process that asks it ended: {}", output.status);
+            return Ok(DatabaseProbe::Unavailable(message));
+        }
         serde_json::from_slice(&output.stdout).map_err(|_| {
             let (name, status) = (self.name(), output.status);
             io::Error::other(format!(

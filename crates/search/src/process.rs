@@ -167,6 +167,7 @@ async fn run(
     metrics: &Metrics,
 ) {
     let (mut unanswered, mut pause) = (Vec::new(), PAUSE);
+    let mut has_ended = false;
     loop {
         if unanswered.is_empty() {
             tokio::select! {
@@ -180,6 +181,9 @@ async fn run(
         let started = Instant::now();
         match executable.start() {
             Ok((mut child, socket)) => {
+                if has_ended {
+                    metrics.index_restarts_total.increment();
+                }
                 let ended = exchange(socket, (&mut queue, &mut released), &mut unanswered, metrics);
                 let ended = ended.await;
                 if ended {
@@ -191,8 +195,12 @@ async fn run(
                 let _ = child.start_kill();
                 let status = child.wait().await;
                 let exit = status.map_or_else(|error| error.to_string(), |exit| exit.to_string());
-                tracing::error!(exit, pid, "the index process ended and is started again");
-                metrics.index_restarts_total.increment();
+                tracing::error!(
+                    exit,
+                    pid,
+                    "the index process ended; the next request starts it again"
+                );
+                has_ended = true;
             }
             Err(error) => {
                 tracing::error!(%error, "the index process cannot be started");

@@ -130,9 +130,15 @@ impl Reembedding<'_> {
     /// Lets a model be updated although the index fails, if no collection is bound to it: there is nothing
     /// to complete.
     async fn without_collections(&self, refusal: Refusal) -> Result<Fence, Refusal> {
+        let has_none = || self.catalog.has_bound(self.model) == Some(false);
+        // A write that waits for the index may hold the fence for long.
+        if !has_none() {
+            return Err(refusal);
+        }
         let fence = self.catalog.hold_writes(self.model).await;
-        // Under the fence: documents of a collection that is bound from now on wait for the commit.
-        if self.catalog.has_bound(self.model) != Some(false) {
+        // One may have been bound meanwhile. Documents of one that is bound from now on wait for the
+        // commit.
+        if !has_none() {
             return Err(refusal);
         }
         let (model, reason) = (self.model, refusal.message);
@@ -250,11 +256,11 @@ impl Reembedding<'_> {
             Copies::From(from) => Some(from),
         };
         let to = self.candidate.version();
-        let earlier = self.own(info).and_then(|version| version.reused_from.as_deref());
-        if earlier.is_some() && earlier != from {
+        // Also those of `from`: it may have had copies of its own then, and vectors since.
+        if self.own(info).is_some_and(|version| version.reused_from.is_some()) {
             let (collection, version) = (info.name.clone(), to.to_owned());
-            let message = "embedding documents again that have copied vectors";
-            tracing::info!(model = self.model, collection, "{message}");
+            let message = "copied vectors of an earlier update are removed";
+            tracing::info!(model = self.model, collection, copied = from, "{message}");
             self.ask(ToIndex::Discard { collection, version }, Bytes::new()).await?;
         }
         if let Some(from) = from {
@@ -338,11 +344,11 @@ impl Reembedding<'_> {
 
 impl Catalog {
     async fn keep_versions(&self, model: &str, versions: &[String]) -> Result<(), IndexError> {
-        for (name, bound) in self.known().await?.iter() {
-            if bound.name != *name || !self.is_bound(&bound.settings, model) {
+        for entry in self.names().await? {
+            if !self.is_bound(&entry.settings, model) {
                 continue;
             }
-            let (collection, versions) = (bound.name.clone(), versions.to_vec());
+            let (collection, versions) = (entry.name, versions.to_vec());
             self.ask(ToIndex::Keep { collection, versions }, Bytes::new()).await?;
         }
         Ok(())

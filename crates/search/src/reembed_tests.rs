@@ -154,11 +154,15 @@ async fn copies_of_vectors_are_replaced_unless_the_update_may_keep_them() {
     setup.complete_with(Copies::From("earlier")).await.unwrap();
     assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 0), "all are copied");
     setup.complete_with(Copies::Kept).await.unwrap();
+    assert_eq!(embedded(), 0, "a rollback keeps them");
+    // Its vectors were copies themselves, and it has others since.
+    setup.index.lose("earlier", 3);
     setup.complete_with(Copies::From("earlier")).await.unwrap();
-    assert_eq!(embedded(), 0, "copies of that version stay");
+    assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 1), "they are copied anew");
     setup.complete_with(Copies::From("another")).await.unwrap();
     assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 10), "it has none to copy");
     setup.complete_with(Copies::From("earlier")).await.unwrap();
+    embedded();
     setup.complete_with(Copies::Removed).await.unwrap();
     assert_eq!((setup.index.counts("v"), embedded()), ((10, 10), 10));
     setup.complete().await.unwrap();
@@ -182,6 +186,7 @@ async fn collections_bound_to_an_alias_belong_to_the_model() {
     assert!(catalog.has_documents("new"));
     let _fence = catalog.complete("new", &candidate, Copies::Removed, &|_| {}).await.unwrap();
     assert_eq!(index.counts("v"), (10, 10));
+    catalog.known().await.unwrap();
     assert!(catalog.has_documents("new") && !catalog.has_documents("m"));
 }
 
@@ -198,7 +203,7 @@ async fn refusal_names_the_document_that_cannot_be_embedded() {
 #[tokio::test]
 async fn model_without_collections_is_updated_while_the_index_is_away() {
     let setup = Setup::new("{}", 1, Writes::None);
-    setup.catalog.list().await.unwrap();
+    setup.catalog.known().await.unwrap();
     setup.index.set_away(true);
     let fence = setup.complete_of("other", Copies::Removed).await.unwrap();
     assert!(setup.catalog.hold_commits("other").now_or_never().is_none(), "writes wait");
@@ -217,8 +222,9 @@ async fn update_is_refused_if_no_list_says_what_is_bound() {
     let unknown = "it is unknown whether collections are bound to other, because they cannot be listed: the database cannot be reached; once they can, update again";
     assert_eq!(refused().await, unknown);
     setup.index.set_away(false);
-    setup.catalog.list().await.unwrap();
+    setup.catalog.known().await.unwrap();
     setup.index.set_away(true);
+    assert!(setup.complete_of("other", Copies::Removed).await.is_ok());
     // It may have created a collection of the model.
     let created = ToIndex::Create("more".to_owned(), settings("{}"));
     setup.catalog.change(created).await.unwrap_err();

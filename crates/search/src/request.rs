@@ -75,7 +75,7 @@ pub struct Times {
     pub embed: Duration,
     /// Until the index answered.
     pub search: Duration,
-    /// What the index needed of that, without waiting.
+    /// What the index needed of that, from its start on the request.
     pub index: Duration,
     /// Until the reranker answered; zero without one.
     pub rerank: Duration,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use onnxd_engine::{Engine, RequestContext};
 use onnxd_proto::search::{
-    BATCH_MAX, CollectionInfo, CollectionNames, DocumentId, Filter, FromIndex, Hit,
-    PAYLOAD_BYTES_MAX, PayloadChange, Selection, Settings, Shown, ToIndex,
+    BATCH_MAX, CatalogEntry, CollectionInfo, DocumentId, Filter, FromIndex, Hit, PAYLOAD_BYTES_MAX,
+    PayloadChange, Selection, Settings, Shown, ToIndex,
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::binding::IsBound;
+use self::binding::Binding;
 use crate::{
     catalog::{Bound, Call, Catalog, missing, unexpected},
     documents::{self, NewDocument},
@@ -71,7 +71,7 @@ impl Search {
     ///
     /// # Errors
     /// The index cannot answer.
-    pub async fn names(&self) -> Result<Vec<CollectionNames>, SearchError> {
+    pub async fn names(&self) -> Result<Vec<CatalogEntry>, SearchError> {
         let _call = self.catalog.enter()?;
         Ok(self.catalog.names().await?)
     }
@@ -102,7 +102,7 @@ impl Search {
     pub async fn create(&self, name: &str, settings: Settings) -> Result<(), SearchError> {
         let _call = self.catalog.enter()?;
         check_name(name)?;
-        let settings = self.checked(settings, IsBound::Now).await?;
+        let settings = self.checked(settings, Binding::New).await?;
         Ok(self.catalog.change(ToIndex::Create(name.to_owned(), settings)).await?)
     }
 
@@ -112,6 +112,8 @@ impl Search {
     /// There is no such collection, or the settings are invalid.
     pub async fn configure(&self, name: &str, settings: Settings) -> Result<(), SearchError> {
         let _call = self.catalog.enter()?;
+        let model = settings.model.as_deref();
+        self.load_if_declared(&RequestContext::new(), &settings, model).await?;
         let _settings = self.catalog.hold_settings().await;
         self.set(self.catalog.describe(name).await?, settings).await
     }
@@ -169,7 +171,7 @@ impl Search {
             return Err(SearchError::invalid(message));
         }
         documents.iter().try_for_each(documents::check)?;
-        in_time(context, self.bind(&mut bound, model, &documents)).await??;
+        in_time(context, self.bind(context, &mut bound, model, &documents)).await??;
         writes::put((&self.catalog, &self.engine), context, &bound, documents).await
     }
 

@@ -53,6 +53,9 @@ pub struct Summary {
     pub contents: BTreeMap<String, usize>,
     /// Acknowledged writes.
     pub writes: usize,
+    /// Answers that are exact in several spaces, given before their version's content was stated. They
+    /// are compared once it is.
+    pub undecided: usize,
     /// Requests without an answer because the server was killed.
     pub excused: usize,
     /// The longest search.
@@ -63,13 +66,14 @@ pub struct Summary {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { searches, own, contents, writes, excused, longest, longest_write } = self;
+        let Self { searches, own, contents, writes, undecided, excused, longest, longest_write } =
+            self;
         let contents: Vec<String> =
             contents.iter().map(|(content, count)| format!("{count} in {content}")).collect();
         let contents = contents.join(", ");
         write!(
             f,
-            "{searches} exact searches ({contents}; {own} for own writes), {writes} writes, {excused} requests lost in outages, longest search {longest:.2?}, longest write {longest_write:.2?}"
+            "{searches} exact searches ({contents}; {own} for own writes), {undecided} in several spaces, {writes} writes, {excused} requests lost in outages, longest search {longest:.2?}, longest write {longest_write:.2?}"
         )
     }
 }
@@ -164,6 +168,7 @@ impl Seen {
             let mut contents: Vec<String> = fitting().map(str::to_owned).collect();
             if contents.len() > 1 {
                 let (version, hits) = (answer.version.clone(), format!("{:?}", answer.hits));
+                self.summary.undecided += 1;
                 self.undecided.push(Undecided { version, contents, hits });
                 return None;
             }

@@ -170,7 +170,7 @@ async fn new_models_start_while_the_database_is_gone() {
     let address = database.address().to_string();
     let stderr = server.stderr();
     assert!(
-        stderr.contains(&address) && stderr.contains("calls of search are answered 503"),
+        stderr.contains(&address) && stderr.contains("search requests are answered 503"),
         "{stderr}"
     );
     let embedded = client.post("/embed", &json!({"inputs": "hello"})).await.expect("an answer");

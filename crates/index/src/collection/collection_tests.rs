@@ -12,20 +12,20 @@ use tempfile::{TempDir, tempdir};
 use super::*;
 
 /// A collection in its own directory.
-struct Fixture {
+pub(super) struct Fixture {
     folder: TempDir,
-    collection: Collection,
+    pub(super) collection: Collection,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let folder = tempdir().unwrap();
         let collection = open(&folder);
         Self { folder, collection }
     }
 
     /// Closes the collection and opens it again.
-    fn reopen(self) -> Self {
+    pub(super) fn reopen(self) -> Self {
         drop(self.collection);
         let collection = open(&self.folder);
         Self { folder: self.folder, collection }
@@ -36,12 +36,12 @@ fn open(folder: &TempDir) -> Collection {
     Collection::open(&folder.path().join("1.db"), (1, "docs"), Distance::Cosine).unwrap()
 }
 
-fn document(id: u64, text: &str, payload: &str) -> Document {
+pub(super) fn document(id: u64, text: &str, payload: &str) -> Document {
     Document { id: DocumentId::Number(id), text: text.to_owned(), payload: payload.to_owned() }
 }
 
 /// "Embeds" a text. Each version has its own space.
-fn embed(version: &str, text: &str) -> Vector {
+pub(super) fn embed(version: &str, text: &str) -> Vector {
     let turn = if version == "v1" { 1.0 } else { -1.0 };
     let mut vector = vec![0.1, turn, 0.0, 0.0];
     for (place, byte) in text.bytes().enumerate() {
@@ -50,7 +50,7 @@ fn embed(version: &str, text: &str) -> Vector {
     Vector::Dense(vector)
 }
 
-fn query(version: &str, limit: usize) -> Query {
+pub(super) fn query(version: &str, limit: usize) -> Query {
     Query {
         version: version.to_owned(),
         filter: Filter::default(),
@@ -62,14 +62,14 @@ fn query(version: &str, limit: usize) -> Query {
     }
 }
 
-fn hits(answer: FromIndex) -> Vec<Hit> {
+pub(super) fn hits(answer: FromIndex) -> Vec<Hit> {
     match answer {
         FromIndex::Hits { hits, .. } | FromIndex::Page(hits, _) => hits,
         other => panic!("unexpected {other:?}"),
     }
 }
 
-fn ids(hits: &[Hit]) -> Vec<u64> {
+pub(super) fn ids(hits: &[Hit]) -> Vec<u64> {
     let number = |hit: &Hit| match hit.id {
         DocumentId::Number(number) => number,
         DocumentId::Text(_) => panic!("the id is a text"),
@@ -77,7 +77,7 @@ fn ids(hits: &[Hit]) -> Vec<u64> {
     hits.iter().map(number).collect()
 }
 
-fn upsert(collection: &Collection, version: &str, documents: Vec<Document>) {
+pub(super) fn upsert(collection: &Collection, version: &str, documents: Vec<Document>) {
     let vectors = documents.iter().map(|document| embed(version, &document.text)).collect();
     collection.upsert(version, documents, vectors).unwrap();
 }
@@ -170,63 +170,6 @@ fn a_document_named_twice_is_deleted_once() {
     let query = Query { text: Some("one".to_owned()), ..query("v1", 1) };
     let found = collection.search(&query, embed("v1", "one")).unwrap();
     assert_eq!(ids(&hits(found)), [1]);
-}
-
-#[test]
-fn vectors_of_an_equal_version_are_reused() {
-    let fixture = Fixture::new();
-    upsert(&fixture.collection, "v1", vec![document(1, "one", "{}"), document(2, "two", "{}")]);
-    assert_eq!(fixture.collection.reuse("v0", "v2").unwrap(), 0);
-    assert_eq!(fixture.collection.reuse("v1", "v2").unwrap(), 2);
-    assert_eq!(fixture.collection.reuse("v1", "v2").unwrap(), 0);
-    let fixture = fixture.reopen();
-    let found = fixture.collection.search(&query("v2", 1), embed("v1", "two")).unwrap();
-    assert_eq!(ids(&hits(found)), [2]);
-    // Documents added since are reused as well.
-    upsert(&fixture.collection, "v1", vec![document(3, "three", "{}")]);
-    assert!(fixture.collection.search(&query("v2", 1), embed("v1", "two")).is_err());
-    assert_eq!(fixture.collection.reuse("v1", "v2").unwrap(), 1);
-    let found = fixture.collection.search(&query("v2", 3), embed("v1", "three")).unwrap();
-    assert_eq!(ids(&hits(found))[0], 3);
-}
-
-#[test]
-fn reused_vectors_are_marked_until_they_are_discarded() {
-    let marks = |collection: &Collection| {
-        let versions = collection.count_versions().1.into_iter();
-        versions.map(|known| (known.version, known.reused_from)).collect::<Vec<_>>()
-    };
-    let mut fixture = Fixture::new();
-    upsert(&fixture.collection, "v1", vec![document(1, "one", "{}")]);
-    fixture.collection.reuse("v1", "v2").unwrap();
-    let copied = [("v1".to_owned(), None), ("v2".to_owned(), Some("v1".to_owned()))];
-    for _ in 0..2 {
-        assert_eq!(marks(&fixture.collection), copied);
-        fixture = fixture.reopen();
-    }
-    fixture.collection.discard(&"v2".to_owned()).unwrap();
-    for _ in 0..2 {
-        assert_eq!(marks(&fixture.collection), [("v1".to_owned(), None)]);
-        assert_eq!(fixture.collection.unembedded("v2", 9).unwrap().1, 1);
-        fixture = fixture.reopen();
-    }
-}
-
-#[test]
-fn vector_for_a_text_of_a_deleted_collection_is_not_stored_in_its_successor() {
-    let folder = tempfile::tempdir().unwrap();
-    let open = |number: i64| {
-        let path = folder.path().join(format!("{number}.db"));
-        Collection::open(&path, (number, "docs"), Distance::Cosine).unwrap()
-    };
-    let [deleted, successor] = [1, 2].map(open);
-    for collection in [&deleted, &successor] {
-        upsert(collection, "v1", vec![document(1, "one", "{}")]);
-    }
-    let (texts, _) = deleted.unembedded("v2", 9).unwrap();
-    let late = [(texts[0].key, texts[0].edition)];
-    assert_eq!(successor.embedded("v2", &late, vec![embed("v2", "one")]).unwrap(), 0);
-    assert_eq!(deleted.embedded("v2", &late, vec![embed("v2", "one")]).unwrap(), 1);
 }
 
 #[test]

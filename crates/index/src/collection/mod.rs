@@ -7,6 +7,7 @@
 
 mod changes;
 mod queries;
+mod versions;
 
 use std::{
     collections::BTreeMap,

@@ -3,7 +3,7 @@
 use std::fs;
 
 use onnxd_proto::search::{
-    COLLECTIONS_MAX, CollectionNames, Condition, Distance, Document, DocumentId, Filter, FromIndex,
+    COLLECTIONS_MAX, CatalogEntry, Condition, Distance, Document, DocumentId, Filter, FromIndex,
     IndexErrorKind, PayloadChange, Query, Scalar, Selection, Settings, Shown, Source, ToIndex,
 };
 use tempfile::tempdir;
@@ -282,7 +282,7 @@ fn names_are_listed_without_opening_a_collection() {
     assert!(index.close().success());
 
     let mut index = start(folder.path());
-    let names = |name: &str, aliases: &[&str]| CollectionNames {
+    let names = |name: &str, aliases: &[&str]| CatalogEntry {
         name: name.into(),
         aliases: aliases.iter().map(|&alias| alias.into()).collect(),
         settings: settings(Distance::Cosine),

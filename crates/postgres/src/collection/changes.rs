@@ -17,6 +17,8 @@ use crate::{
 
 /// Vectors that one transaction gives to another version.
 const REUSED_AT_ONCE: usize = 2000;
+/// Documents that are read at once: each has up to 512 KiB of payload and more of text.
+const CHECKED_AT_ONCE: usize = 64;
 
 /// Adds or replaces documents with their vectors of `version`. Vectors of other versions stay if the
 /// text is unchanged. Returns the number of documents.
@@ -93,12 +95,14 @@ pub(crate) async fn change_payload(
     let texts = TextChange::of(change, collection.settings.text_field.as_deref());
     if !texts.is_empty() {
         let read = format!("SELECT id, text, payload::text FROM {table} WHERE key = ANY($1)");
-        for row in connection.query(&read, &[&keys]).await? {
-            let id = DocumentId::from_bytes(row.get(0)).ok_or_else(|| {
-                let message = format!("collection {name}: a document has a damaged id");
-                IndexErrorKind::Storage.because(message)
-            })?;
-            texts.check(&id, row.get(1), row.get(2))?;
+        for some in keys.chunks(CHECKED_AT_ONCE) {
+            for row in connection.query(&read, &[&some]).await? {
+                let id = DocumentId::from_bytes(row.get(0)).ok_or_else(|| {
+                    let message = format!("collection {name}: a document has a damaged id");
+                    IndexErrorKind::Storage.because(message)
+                })?;
+                texts.check(&id, row.get(1), row.get(2))?;
+            }
         }
     }
     let update = |new: &str| format!("UPDATE {table} SET payload = {new} WHERE key = ANY($2)");
@@ -206,7 +210,7 @@ async fn remove_versions(
     }
     let tables: Vec<String> = unwanted.iter().map(Version::table).collect();
     let statement = format!("DROP TABLE IF EXISTS {}", tables.join(", "));
-    graphs::remove(&statement, &tables, connection).await?;
+    graphs::drop_tables(&statement, &tables, connection).await?;
     let numbers: Vec<i64> = unwanted.iter().map(|version| version.number).collect();
     let delete = "DELETE FROM _versions WHERE number = ANY($1)";
     connection.execute(delete, &[&numbers]).await.map(drop)
@@ -227,8 +231,6 @@ pub(crate) async fn reuse(
     let collection = Collection::find(name, Locking::Write, connection).await?;
     let Some(from) = collection.version(from) else { return Ok((None, 0)) };
     let to = collection.add_version(to, from.dimension, connection).await?;
-    let note = "UPDATE _versions SET reused_from = $1 WHERE number = $2 AND reused_from IS DISTINCT FROM $1";
-    connection.execute(note, &[&from.version, &to.number]).await?;
     let copy = format!(
         "WITH portion AS (
             SELECT key, edition, vector FROM {} WHERE key > $1 ORDER BY key LIMIT {REUSED_AT_ONCE}
@@ -241,6 +243,10 @@ pub(crate) async fn reuse(
     );
     let row = connection.query(&copy, &[&after]).await?;
     let (last, copied): (Option<i64>, i64) = (row[0].get(0), row[0].get(1));
+    if copied > 0 {
+        let note = "UPDATE _versions SET reused_from = $1 WHERE number = $2";
+        connection.execute(note, &[&from.version, &to.number]).await?;
+    }
     collection.count(Some(&to), copied, connection).await?;
     Ok((last, u64::try_from(copied).unwrap_or_default()))
 }

@@ -37,12 +37,12 @@ pub(crate) async fn make(pool: Pool, changed: Rc<Notify>) {
     }
 }
 
-/// Removes tables by these statements, and with them what hinders that: a graph of `vectors` that is
-/// being made, which would go on for long.
+/// Removes tables by these statements. First cancels what would block that for long: the making of a
+/// graph of `vectors`.
 ///
 /// # Errors
 /// Another session keeps its locks, or the database failed.
-pub(crate) async fn remove(
+pub(crate) async fn drop_tables(
     statements: &str,
     vectors: &[String],
     connection: &mut Connection,
@@ -50,6 +50,7 @@ pub(crate) async fn remove(
     let cancel = "SELECT pg_cancel_backend(pid)
         FROM pg_stat_progress_create_index JOIN pg_stat_activity USING (pid)
         WHERE usename = current_user
+            AND pg_stat_progress_create_index.datname = current_database()
             AND relid IN (SELECT to_regclass(name)::oid FROM unnest($1::text[]) name)";
     let mut attempt = 1;
     loop {

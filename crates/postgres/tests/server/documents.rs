@@ -1,7 +1,7 @@
 //! Documents are written, found, changed and deleted.
 
 use onnxd_proto::search::{
-    CollectionInfo, CollectionNames, Condition, Document, DocumentId, Filter, FromIndex,
+    CatalogEntry, CollectionInfo, Condition, Document, DocumentId, Filter, FromIndex,
     IndexErrorKind, PayloadChange, Query, Scalar, Selection, Shown, ToIndex,
 };
 
@@ -120,7 +120,7 @@ fn names_of_all_kinds_are_collections_with_aliases() {
     let FromIndex::Collections(list) = process.ask(&ToIndex::List, &[]) else { panic!() };
     assert_eq!(list.len(), names.len());
     let FromIndex::Names(known) = process.ask(&ToIndex::Names, &[]) else { panic!() };
-    let told = |one: &CollectionInfo| CollectionNames {
+    let told = |one: &CollectionInfo| CatalogEntry {
         name: one.name.clone(),
         aliases: one.aliases.clone(),
         settings: one.settings.clone(),

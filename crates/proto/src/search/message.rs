@@ -197,7 +197,7 @@ pub struct CollectionInfo {
 
 /// A collection as the catalog knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CollectionNames {
+pub struct CatalogEntry {
     pub name: String,
     pub aliases: Vec<String>,
     pub settings: Settings,
@@ -235,7 +235,7 @@ pub enum FromIndex {
     Hits {
         hits: Vec<Hit>,
         source: Source,
-        /// Time spent, without waiting.
+        /// Time spent on the request, from its start.
         micros: u64,
     },
     /// Documents, and the id at which the next page begins.
@@ -244,7 +244,7 @@ pub enum FromIndex {
     Unembedded(Vec<Unembedded>, u64),
     Failed(IndexError),
     /// Collections by name.
-    Names(Vec<CollectionNames>),
+    Names(Vec<CatalogEntry>),
 }
 
 /// Why a request of a collection failed.

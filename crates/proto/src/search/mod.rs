@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use self::{
     filter::{Condition, Filter, Range, Scalar, path_steps},
     message::{
-        CollectionInfo, CollectionNames, FromIndex, Hit, IndexError, IndexErrorKind, PayloadChange,
+        CatalogEntry, CollectionInfo, FromIndex, Hit, IndexError, IndexErrorKind, PayloadChange,
         Query, Selection, Shown, Source, ToIndex, Unembedded, VersionInfo,
     },
     probe::DatabaseProbe,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use onnxd_proto::search::{
-    CollectionInfo, CollectionNames, Distance, DocumentId, IndexErrorKind, Settings, Unembedded,
+    CatalogEntry, CollectionInfo, Distance, DocumentId, IndexErrorKind, Settings, Unembedded,
     VersionInfo,
 };
 
@@ -82,6 +82,11 @@ impl FakeIndex {
         state.embedded.entry(version.to_owned()).or_default().insert(key);
     }
 
+    /// Takes the vector of a version from a document.
+    pub(crate) fn lose(&self, version: &str, key: u32) {
+        self.0.lock().unwrap().embedded.get_mut(version).map(|keys| keys.remove(&key));
+    }
+
     /// Deletes the collection.
     pub(crate) fn delete(&self) {
         self.0.lock().unwrap().is_deleted = true;
@@ -131,7 +136,7 @@ impl FakeIndex {
                     damaged: None,
                 }])
             }
-            ToIndex::Names => FromIndex::Names(vec![CollectionNames {
+            ToIndex::Names => FromIndex::Names(vec![CatalogEntry {
                 name: "notes".into(),
                 aliases: Vec::new(),
                 settings: settings(&state.metadata),

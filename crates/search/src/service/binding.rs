@@ -16,12 +16,12 @@ use crate::{
     writes,
 };
 
-/// When a collection was bound to its model.
+/// Whether a collection is bound to its model by this request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IsBound {
+pub(super) enum Binding {
+    New,
     /// An update may have changed the dimension of the model since.
-    Before,
-    Now,
+    Earlier,
 }
 
 impl Search {
@@ -31,13 +31,12 @@ impl Search {
         info: CollectionInfo,
         settings: Settings,
     ) -> Result<(), SearchError> {
-        let is_bound = match info.settings.model {
-            None => IsBound::Now,
-            Some(_) => IsBound::Before,
-        };
-        let mut settings = self.checked(settings, is_bound).await?;
-        let is_same = |model: &String| self.catalog.is_bound(&info.settings, model);
-        if settings.model.as_ref().is_some_and(is_same) {
+        let model = settings.model.as_deref().map(|named| self.engine.find(Some(named)));
+        let model = model.transpose()?.map(|model| model.name.as_str());
+        let is_same = model.is_some_and(|model| self.catalog.is_bound(&info.settings, model));
+        let binding = if is_same { Binding::Earlier } else { Binding::New };
+        let mut settings = self.checked(settings, binding).await?;
+        if is_same {
             // It may be an alias by now.
             settings.model.clone_from(&info.settings.model);
         }
@@ -52,21 +51,39 @@ impl Search {
         Ok(self.catalog.change(ToIndex::Configure(info.name, settings)).await?)
     }
 
+    /// Loads the model that settings are compared with, if it loads on first use. To be called before
+    /// the settings are locked, so that no other collection waits for the load.
+    pub(super) async fn load_if_declared(
+        &self,
+        context: &RequestContext,
+        settings: &Settings,
+        model: Option<&str>,
+    ) -> Result<(), SearchError> {
+        let (Some(_), Some(model)) = (settings.declared_dimension, model) else { return Ok(()) };
+        let model = self.engine.find(Some(model))?;
+        if model.serving().is_none() {
+            self.engine.ready(context, model, &TASKS).await?;
+        }
+        Ok(())
+    }
+
     /// Binds a collection to the model of its first documents, or compares the model.
     pub(super) async fn bind(
         &self,
+        context: &RequestContext,
         bound: &mut Bound,
         model: Option<&str>,
         documents: &[NewDocument],
     ) -> Result<(), SearchError> {
         if bound.settings.model.is_none() {
+            let first = self.first_model(bound, model, documents)?;
+            self.load_if_declared(context, &bound.settings, Some(&first)).await?;
             let _settings = self.catalog.hold_settings().await;
             let info = self.catalog.describe(&bound.name).await?;
             bound.settings = info.settings.clone();
             // Another request may have bound it meanwhile.
             if bound.settings.model.is_none() {
-                let model = Some(self.first_model(bound, model, documents)?);
-                bound.settings.model = model;
+                bound.settings.model = Some(first);
                 self.set(info, bound.settings.clone()).await?;
             }
         }
@@ -126,7 +143,7 @@ impl Search {
     pub(super) async fn checked(
         &self,
         settings: Settings,
-        is_bound: IsBound,
+        binding: Binding,
     ) -> Result<Settings, SearchError> {
         if shows_table(&settings) && !self.catalog.is_shared() {
             let message = "a collection that shows a table needs its database; start onnxd with --search postgres://USER:PASSWORD@HOST/DATABASE";
@@ -135,7 +152,7 @@ impl Search {
         let Some(name) = settings.model.as_deref() else { return Ok(settings) };
         let model = self.engine.find(Some(name))?;
         let wrong = |why: String| SearchError::invalid(format!("model `{name}` {why}"));
-        let declares = is_bound == IsBound::Now && settings.declared_dimension.is_some();
+        let declares = binding == Binding::New && settings.declared_dimension.is_some();
         let serving = match model.serving() {
             // Loads a model that loads on first use: its dimension is not known before.
             None if declares => {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What a server does without its database.
-const AWAY: &str = "the database of --search is away: until it answers, calls of search are answered 503, and all others as usual";
+const AWAY: &str = "the database of --search cannot be reached: until it can, search requests are answered 503, and all others as usual";
 /// The collections' directory in the state directory.
 const DIRECTORY: &str = "collections";
 

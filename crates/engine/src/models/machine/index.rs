@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use onnxd_proto::domain::Refusal;
+use onnxd_proto::domain::{Refusal, RefusalKind};
 
 use crate::models::machine::{
     Phase, Prepared, Progress, Running, Update, UpdateMachine,
@@ -43,7 +43,7 @@ impl<P: Payload> UpdateMachine<P> {
             return;
         };
         match result {
-            Err(refusal) if !self.may_lack_indexes(&update) => {
+            Err(refusal) if !self.may_lack_indexes(&update, refusal.kind) => {
                 self.refuse(now, update, Leftovers::after(ahead), &refusal);
             }
             Ok(()) | Err(_) => self.propose(now, update, prepared, ahead),
@@ -51,10 +51,11 @@ impl<P: Payload> UpdateMachine<P> {
     }
 
     /// Returns whether a version is better committed without its indexes than not at all: a rollback is
-    /// the way out of a version that fails, and while nothing serves, no request is answered. Searches are
-    /// refused until the indexes are complete.
-    fn may_lack_indexes(&self, update: &Update<P>) -> bool {
-        update.is_rollback() || self.serving.is_none()
+    /// the way out of a version that fails; and while nothing serves, an index that cannot answer would
+    /// keep all requests from being answered. Searches are refused until the indexes are complete.
+    fn may_lack_indexes(&self, update: &Update<P>, refusal: RefusalKind) -> bool {
+        let cannot_answer = matches!(refusal, RefusalKind::Internal | RefusalKind::Busy);
+        update.is_rollback() || self.serving.is_none() && cannot_answer
     }
 }
 

@@ -130,6 +130,19 @@ fn model_that_does_not_serve_starts_without_complete_indexes() {
 }
 
 #[test]
+fn version_that_cannot_embed_the_documents_does_not_start() {
+    let mut world = on_probation();
+    world.call(Job::unload());
+    world.settle();
+    world.call(job("c", Load::Ahead));
+    run_to_index(&mut world);
+    let refusal = RefusalKind::Contract.because("it cannot embed document 1");
+    world.handle(Event::Indexed(Err(refusal)));
+    world.settle();
+    assert_eq!(versions(&world), ["a", "b"]);
+}
+
+#[test]
 fn cancel_ends_indexing() {
     let mut world = indexing(Load::Ahead);
     assert_eq!(world.cancel(), Ok(1));

@@ -7,7 +7,7 @@ use axum::{
     extract::{Path, State},
     http::{Request, Response},
 };
-use onnxd_proto::search::CollectionNames;
+use onnxd_proto::search::CatalogEntry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -53,8 +53,8 @@ pub(crate) struct AliasDescription {
 }
 
 impl Aliases {
-    fn new(collections: impl IntoIterator<Item = CollectionNames>) -> Self {
-        let of = |CollectionNames { name, aliases, .. }: CollectionNames| {
+    fn new(collections: impl IntoIterator<Item = CatalogEntry>) -> Self {
+        let of = |CatalogEntry { name, aliases, .. }: CatalogEntry| {
             aliases.into_iter().map(move |alias_name| AliasDescription {
                 alias_name,
                 collection_name: name.clone(),
