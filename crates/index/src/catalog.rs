@@ -118,10 +118,14 @@ impl Catalog {
         }
     }
 
-    /// Adds a collection, whose name must be free.
-    pub(crate) fn add(&self, name: &str, settings: &Settings) -> Result<(), IndexError> {
+    /// Adds a collection, whose name must be free, and whose number must be the next one.
+    pub(crate) fn add(
+        &self,
+        number: i64,
+        name: &str,
+        settings: &Settings,
+    ) -> Result<(), IndexError> {
         let settings = to_json(settings);
-        let number = self.last_number()? + 1;
         let checksum = entry_checksum(number, name, &settings);
         self.with(|connection| {
             connection
@@ -199,7 +203,7 @@ fn read_entry(row: &rusqlite::Row<'_>) -> rusqlite::Result<Entry> {
     let is_whole = entry_checksum(number, &name, &settings) == row.get::<_, u32>(3)?;
     let settings = is_whole.then(|| serde_json::from_str(&settings).ok()).flatten();
     let settings = settings.ok_or_else(|| {
-        IndexErrorKind::Storage.because(format!(
+        IndexErrorKind::Damaged.because(format!(
             "the entry of collection {name} in the catalog is damaged; delete the collection and import its documents again"
         ))
     });

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -110,7 +110,7 @@ impl Collections {
 
     fn describe_entry(&self, entry: Entry, aliases: &[Alias]) -> CollectionInfo {
         let (counts, damaged) = match self.opened(&entry) {
-            Ok(collection) => (collection.count_versions(), None),
+            Ok(collection) => (collection.count_versions(), collection.damage()),
             Err(error) => (Default::default(), Some(error.message)),
         };
         let (documents, versions) = counts;
@@ -148,7 +148,28 @@ impl Collections {
             let message = format!("there are {count} collections, which is the limit");
             return Err(IndexErrorKind::Full.because(message));
         }
-        catalog.add(name, settings)
+        // Its file first, under another name until the catalog knows it: a file that is missing later is
+        // lost, and one that is there is no stray.
+        let number = catalog.last_number()? + 1;
+        let new = self.folder.join(format!("{number}.new"));
+        remove_if_there(&new)?;
+        Collection::create(&new, (number, name))?;
+        catalog.add(number, name, settings)?;
+        self.take_over_new(number)
+    }
+
+    /// Gives the file of a created collection its name, if it does not have it yet.
+    fn take_over_new(&self, number: i64) -> Result<(), IndexError> {
+        let failed = |error: io::Error| {
+            let message = format!("the file of a new collection cannot be renamed: {error}");
+            IndexErrorKind::Storage.because(message)
+        };
+        let [new, path] = ["new", "db"].map(|end| self.folder.join(format!("{number}.{end}")));
+        if path.exists() || !new.exists() {
+            return Ok(());
+        }
+        fs::rename(new, path).map_err(failed)?;
+        fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 
     /// Replaces the settings of a collection.
@@ -166,9 +187,9 @@ impl Collections {
             );
             return Err(IndexErrorKind::Invalid.because(message));
         }
-        match known.embeds_like(settings) {
+        match known.embedded_as() == settings.embedded_as() {
             true => self.replace(&entry, settings),
-            false => self.opened(&entry)?.rebind(|| self.replace(&entry, settings)),
+            false => self.opened(&entry)?.rebind(settings, || self.replace(&entry, settings)),
         }
     }
 
@@ -230,6 +251,18 @@ impl Collections {
         catalog.set_aliases(removed, added)
     }
 
+    /// Returns the collection with this name, which is no alias.
+    ///
+    /// # Errors
+    /// There is no such collection, or it cannot be opened.
+    pub(crate) fn named(&self, name: &str) -> Result<Arc<Collection>, IndexError> {
+        let entry = self.entry(name)?;
+        match entry.name == name {
+            true => self.opened(&entry),
+            false => Err(not_found(name)),
+        }
+    }
+
     /// Returns the collection with this name or alias.
     ///
     /// # Errors
@@ -253,11 +286,12 @@ impl Collections {
         if let Some(collection) = &*collection {
             return Ok(Arc::clone(collection));
         }
-        // It may have been deleted meanwhile. Opening would create its file again.
-        self.entry(&entry.name)?;
+        // It may have been deleted meanwhile, or bound to something else.
+        let entry = &self.catalog().find(&entry.name)?.ok_or_else(|| not_found(&entry.name))?;
+        // A crash may have come between its entry and its file.
+        self.take_over_new(entry.number)?;
         let path = self.folder.join(format!("{}.db", entry.number));
-        let opened =
-            Arc::new(Collection::open(&path, (entry.number, &entry.name), settings.distance)?);
+        let opened = Arc::new(Collection::open(&path, (entry.number, &entry.name), settings)?);
         *collection = Some(Arc::clone(&opened));
         Ok(opened)
     }
@@ -347,6 +381,20 @@ fn make_room(open: &mut HashMap<i64, Arc<Slot>>) {
     if let Some(number) = oldest.map(|(number, _)| *number) {
         open.remove(&number);
     }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), IndexError> {
+    let sidecars = ["new", "new-wal", "new-shm"].map(|end| path.with_extension(end));
+    for file in sidecars {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let message = format!("{} cannot be removed: {error}", file.display());
+                return Err(IndexErrorKind::Storage.because(message));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

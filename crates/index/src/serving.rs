@@ -167,7 +167,7 @@ fn answer(index: &Index, message: ToIndex, payload: &[u8]) -> FromIndex {
     let opened = index.collections();
     let answered = opened.and_then(|collections| handle(&collections, message, payload));
     answered.unwrap_or_else(|error| {
-        if error.kind == IndexErrorKind::Storage
+        if matches!(error.kind, IndexErrorKind::Storage | IndexErrorKind::Damaged)
             && let Some(suppressed) = FAILURES.admit()
         {
             let reason = &error.message;
@@ -185,6 +185,10 @@ fn handle(
     let (changed, done) = (FromIndex::Changed, |()| FromIndex::Done);
     let described = |info| FromIndex::Collections(vec![info]);
     limits::check(&message)?;
+    let read = match message {
+        ToIndex::UpsertSparse { .. } | ToIndex::EmbeddedSparse { .. } => vector::sparse,
+        _ => vector::dense,
+    };
     match message {
         ToIndex::List => collections.list().map(FromIndex::Collections),
         ToIndex::Names => collections.names().map(FromIndex::Names),
@@ -193,9 +197,11 @@ fn handle(
         ToIndex::Configure(name, settings) => collections.configure(&name, &settings).map(done),
         ToIndex::Drop(name) => collections.remove(&name).map(done),
         ToIndex::SetAliases(removed, added) => collections.set_aliases(&removed, &added).map(done),
-        ToIndex::Upsert { collection, version, documents } => {
-            let vectors = vector::dense(payload, documents.len())?;
-            collections.get(&collection)?.upsert(&version, documents, vectors).map(changed)
+        ToIndex::Upsert { collection, embedded_as, version, documents }
+        | ToIndex::UpsertSparse { collection, embedded_as, version, documents } => {
+            let vectors = read(payload, documents.len())?;
+            let made_by = (&embedded_as, version.as_str());
+            collections.get(&collection)?.upsert(made_by, documents, vectors).map(changed)
         }
         ToIndex::Delete { collection, which } => {
             collections.get(&collection)?.delete(&which).map(changed)
@@ -220,26 +226,20 @@ fn handle(
             let (texts, all) = collections.get(&collection)?.unembedded(&version, limit)?;
             Ok(FromIndex::Unembedded(texts, all))
         }
-        ToIndex::Embedded { collection, version, documents } => {
-            let vectors = vector::dense(payload, documents.len())?;
-            collections.get(&collection)?.embedded(&version, &documents, vectors).map(changed)
+        ToIndex::Embedded { collection, embedded_as, version, documents }
+        | ToIndex::EmbeddedSparse { collection, embedded_as, version, documents } => {
+            let vectors = read(payload, documents.len())?;
+            let made_by = (&embedded_as, version.as_str());
+            collections.get(&collection)?.embedded(made_by, &documents, vectors).map(changed)
         }
         ToIndex::Keep { collection, versions } => {
-            collections.get(&collection)?.keep(&versions).map(|()| FromIndex::Done)
+            collections.named(&collection)?.keep(&versions).map(|()| FromIndex::Done)
         }
         ToIndex::Discard { collection, version } => {
-            collections.get(&collection)?.discard(&version).map(|()| FromIndex::Done)
+            collections.named(&collection)?.discard(&version).map(|()| FromIndex::Done)
         }
         ToIndex::Reuse { collection, from, to } => {
-            collections.get(&collection)?.reuse(&from, &to).map(changed)
-        }
-        ToIndex::UpsertSparse { collection, version, documents } => {
-            let vectors = vector::sparse(payload, documents.len())?;
-            collections.get(&collection)?.upsert(&version, documents, vectors).map(changed)
-        }
-        ToIndex::EmbeddedSparse { collection, version, documents } => {
-            let vectors = vector::sparse(payload, documents.len())?;
-            collections.get(&collection)?.embedded(&version, &documents, vectors).map(changed)
+            collections.named(&collection)?.reuse(&from, &to).map(changed)
         }
         ToIndex::SearchSparse { collection, query } => {
             let vectors = vector::sparse(payload, 1)?;

@@ -8,6 +8,8 @@ use tokio_postgres::{
     config::{Host, SslMode},
 };
 
+use crate::failure::with_cause;
+
 /// The schema, unless the URL names another.
 const SCHEMA: &str = "onnxd";
 /// Longer names would be cut off by PostgreSQL.
@@ -64,15 +66,22 @@ impl Address {
                 _ => others.push(parameter),
             }
         }
-        let is_name = !schema.is_empty() && !schema.starts_with("pg_") && !schema.contains('\0');
+        let is_own = !schema.starts_with("pg_") && schema != "information_schema";
+        let is_name = !schema.is_empty() && is_own && !schema.contains('\0');
         if !is_name || schema.len() > NAME_BYTES_MAX {
             let message = format!(
-                "schema={schema}: expected a name of 1 to {NAME_BYTES_MAX} bytes that does not start with pg_"
+                "schema={schema}: expected a name of 1 to {NAME_BYTES_MAX} bytes that is not PostgreSQL's own"
             );
             return Err(message);
         }
-        let mut config = Config::from_str(&format!("{base}?{}", others.join("&")))
-            .map_err(|error| format!("the URL of the database is invalid: {error}"))?;
+        let mut config =
+            Config::from_str(&format!("{base}?{}", others.join("&"))).map_err(|error| {
+                format!("the URL of the database is invalid: {}", with_cause(&error))
+            })?;
+        if config.get_hosts().is_empty() {
+            let message = "the URL of the database names no host; expected postgres://USER:PASSWORD@HOST:PORT/DATABASE";
+            return Err(message.to_owned());
+        }
         let is_near = !config.get_hosts().is_empty() && config.get_hosts().iter().all(is_near);
         let default = if is_near { SslMode::Disable } else { SslMode::Require };
         config.ssl_mode(mode.unwrap_or(default));
@@ -192,10 +201,14 @@ mod tests {
             "postgres://me:secret@db/a?sslmode=maybe",
             "postgres://me:secret@db/a?schema=",
             "postgres://me:secret@db/a?schema=pg_catalog",
+            "postgres://me:secret@db/a?schema=information_schema",
+            "postgres://",
+            "postgres:///a",
             "postgres://me:secret@db/a?unknown=1",
         ] {
             let error = Address::parse(url).unwrap_err();
             assert!(!error.contains("secret"), "{error}");
+            assert!(!url.contains("unknown") || error.contains("unknown option"), "{error}");
         }
     }
 }

@@ -159,7 +159,7 @@ pub(crate) async fn configure(
             format!("the table of collection {name} cannot change; create another collection");
         return Err(IndexErrorKind::Invalid.because(message).into());
     }
-    if !settings.embeds_like(&collection.settings) {
+    if settings.embedded_as() != collection.settings.embedded_as() {
         if collection.counts(connection).await?.0 > 0 {
             return Err(Settings::refuse_rebinding(name).into());
         }

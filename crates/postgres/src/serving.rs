@@ -168,10 +168,11 @@ impl Server {
             ToIndex::Unembedded { collection, version, limit } => {
                 self.unembedded(collection, version, *limit).await
             }
-            ToIndex::Upsert { collection, version, documents } => {
+            ToIndex::Upsert { collection, embedded_as, version, documents } => {
                 let vectors = vectors(payload, documents.len())?;
                 let upsert = async |on: &mut _| {
-                    changes::upsert(collection, version, documents, &vectors, on).await
+                    changes::upsert(collection, (embedded_as, version), documents, &vectors, on)
+                        .await
                 };
                 let count = pool.write(upsert).await?;
                 self.vectors_changed.notify_one();
@@ -186,10 +187,11 @@ impl Server {
                     async |on: &mut _| changes::change_payload(collection, which, change, on).await;
                 pool.write(change).await.map(changed)
             }
-            ToIndex::Embedded { collection, version, documents } => {
+            ToIndex::Embedded { collection, embedded_as, version, documents } => {
                 let vectors = vectors(payload, documents.len())?;
                 let embedded = async |on: &mut _| {
-                    changes::embedded(collection, version, documents, &vectors, on).await
+                    changes::embedded(collection, (embedded_as, version), documents, &vectors, on)
+                        .await
                 };
                 let count = pool.write(embedded).await?;
                 self.vectors_changed.notify_one();

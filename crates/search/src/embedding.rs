@@ -11,7 +11,7 @@ use onnxd_engine::{
 };
 use onnxd_proto::{
     domain::Task,
-    search::{Document, Query, ToIndex},
+    search::{Document, EmbeddedAs, Query, ToIndex},
     wire::operation::SPARSE_ENTRY_BYTES,
 };
 
@@ -62,26 +62,26 @@ impl Kind {
     /// Returns the message that adds documents.
     pub(crate) fn upsert(
         self,
-        collection: String,
+        (collection, embedded_as): (String, EmbeddedAs),
         version: String,
         documents: Vec<Document>,
     ) -> ToIndex {
         match self {
-            Self::Dense => ToIndex::Upsert { collection, version, documents },
-            Self::Sparse => ToIndex::UpsertSparse { collection, version, documents },
+            Self::Dense => ToIndex::Upsert { collection, embedded_as, version, documents },
+            Self::Sparse => ToIndex::UpsertSparse { collection, embedded_as, version, documents },
         }
     }
 
     /// Returns the message that adds vectors to documents.
     pub(crate) fn embedded(
         self,
-        collection: String,
+        (collection, embedded_as): (String, EmbeddedAs),
         version: String,
         documents: Vec<(u32, u64)>,
     ) -> ToIndex {
         match self {
-            Self::Dense => ToIndex::Embedded { collection, version, documents },
-            Self::Sparse => ToIndex::EmbeddedSparse { collection, version, documents },
+            Self::Dense => ToIndex::Embedded { collection, embedded_as, version, documents },
+            Self::Sparse => ToIndex::EmbeddedSparse { collection, embedded_as, version, documents },
         }
     }
 

@@ -48,9 +48,10 @@ impl SearchError {
                 IndexErrorKind::Invalid => SearchErrorKind::Invalid,
                 IndexErrorKind::Version => SearchErrorKind::Version,
                 IndexErrorKind::Full => SearchErrorKind::Full,
-                IndexErrorKind::Storage | IndexErrorKind::Unavailable => {
-                    SearchErrorKind::Unavailable
-                }
+                IndexErrorKind::Storage
+                | IndexErrorKind::Damaged
+                | IndexErrorKind::Changed
+                | IndexErrorKind::Unavailable => SearchErrorKind::Unavailable,
             },
         }
     }

@@ -33,6 +33,8 @@ const READ_AHEAD: usize = 8;
 const LEFT_FOR_FENCE: u64 = 256;
 /// How long the passes before it may take if writes are faster than the candidate.
 const PASSES_MAX: Duration = Duration::from_secs(24 * 3600);
+/// For the log.
+const KEEP_FAILED: &str = "failed to remove vectors of retired versions";
 /// Characters of a text that name its document in errors if its id is unknown.
 const SHOWN_CHARACTERS: usize = 80;
 
@@ -58,7 +60,7 @@ impl Indexes for Catalog {
                 return;
             }
             if let Err(error) = self.keep_versions(model, &versions).await {
-                tracing::warn!(model, %error, "failed to remove vectors of retired versions");
+                tracing::warn!(model, %error, "{KEEP_FAILED}");
             }
         })
     }
@@ -181,7 +183,7 @@ impl Reembedding<'_> {
         Ok(own.map(missing).sum())
     }
 
-    /// Embeds some documents of a collection; none if it was deleted meanwhile.
+    /// Embeds some documents of a collection; none if it is not the listed one any more.
     async fn batch(&self, collection: &CollectionInfo) -> Result<Batch, Refusal> {
         let concurrency = self.candidate.concurrency().max(1);
         let message = ToIndex::Unembedded {
@@ -209,9 +211,9 @@ impl Reembedding<'_> {
     ) -> Result<u64, Refusal> {
         let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
         let vectors = self.vectors(collection, texts).await?;
-        let (collection, version) = (collection.name.clone(), self.candidate.version().to_owned());
+        let target = (collection.name.clone(), collection.settings.embedded_as());
         let kind = Kind::of(self.candidate.task());
-        let message = kind.embedded(collection, version, documents);
+        let message = kind.embedded(target, self.candidate.version().to_owned(), documents);
         match self.ask(message, kind.payload(&vectors)).await? {
             Some(FromIndex::Changed(stored)) => Ok(stored),
             Some(other) => Err(refusal(&unexpected(&other))),
@@ -332,12 +334,19 @@ impl Reembedding<'_> {
         ))
     }
 
-    /// Asks about a collection. Returns `None` if it was deleted meanwhile.
+    /// Asks about a collection. Returns `None` if it is not the listed one any more, which the next
+    /// list shows: it was deleted, or bound to something else; or if it is damaged.
     async fn ask(&self, message: ToIndex, payload: Bytes) -> Result<Option<FromIndex>, Refusal> {
         match self.catalog.ask(message, payload).await {
             Ok(answer) => Ok(Some(answer)),
-            Err(error) if error.kind == IndexErrorKind::NotFound => Ok(None),
-            Err(error) => Err(refusal(&error)),
+            Err(error) => match error.kind {
+                IndexErrorKind::NotFound | IndexErrorKind::Changed => Ok(None),
+                IndexErrorKind::Damaged => {
+                    tracing::warn!(model = self.model, %error, "skipping a damaged collection");
+                    Ok(None)
+                }
+                _ => Err(refusal(&error)),
+            },
         }
     }
 }
@@ -349,7 +358,12 @@ impl Catalog {
                 continue;
             }
             let (collection, versions) = (entry.name, versions.to_vec());
-            self.ask(ToIndex::Keep { collection, versions }, Bytes::new()).await?;
+            // One that is damaged must not keep those of the others.
+            if let Err(error) = self.ask(ToIndex::Keep { collection, versions }, Bytes::new()).await
+                && error.kind != IndexErrorKind::NotFound
+            {
+                tracing::warn!(model, %error, "{KEEP_FAILED}");
+            }
         }
         Ok(())
     }

@@ -177,6 +177,23 @@ async fn collection_deleted_during_an_update_does_not_refuse_it() {
 }
 
 #[tokio::test]
+async fn documents_are_embedded_again_if_their_collection_was_bound_anew_meanwhile() {
+    let setup = Setup::new("{}", 100, Writes::None);
+    setup.index.fail(IndexErrorKind::Changed);
+    let _fence = setup.complete().await.unwrap();
+    assert_eq!(setup.index.counts("v"), (100, 100));
+    assert!(setup.candidate.embedded.load(Ordering::Relaxed) > 100);
+}
+
+#[tokio::test]
+async fn update_is_refused_if_vectors_cannot_be_stored() {
+    let setup = Setup::new("{}", 100, Writes::None);
+    setup.index.fail(IndexErrorKind::Full);
+    let refusal = setup.complete().await.err().unwrap();
+    assert!(refusal.message.ends_with("it cannot be stored"), "{refusal}");
+}
+
+#[tokio::test]
 async fn collections_bound_to_an_alias_belong_to_the_model() {
     // The collection is bound to `m`, which is served as `new` now.
     let (index, handle) = FakeIndex::start("{}", 10);

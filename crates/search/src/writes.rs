@@ -107,7 +107,8 @@ async fn put_chunk(
             let kind = Kind::serving(model);
             let parts = embedded.into_iter().map(|embedded| (embedded.document, embedded.vector));
             let (documents, vectors): (_, Vec<Bytes>) = parts.unzip();
-            let message = kind.upsert(bound.name.clone(), version.clone(), documents);
+            let target = (bound.name.clone(), bound.settings.embedded_as());
+            let message = kind.upsert(target, version.clone(), documents);
             let stored = catalog.count_fenced(message, kind.payload(&vectors), fence);
             return Ok((version, in_time(context, stored).await??));
         }

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use onnxd_proto::search::{
-    DOCUMENTS_MAX, Document, IndexError, IndexErrorKind, PayloadChange, Selection, TextChange,
+    DOCUMENTS_MAX, Document, EmbeddedAs, IndexError, IndexErrorKind, PayloadChange, Selection,
+    TextChange,
 };
 use roaring::RoaringBitmap;
 use serde_json::{Map, Value};
@@ -29,10 +30,11 @@ impl Collection {
     /// the text is unchanged. Returns the number of documents.
     ///
     /// # Errors
-    /// The collection is full, a vector does not fit the version, or the disk is full.
+    /// The collection is full, or embedded in another way; a vector does not fit the version, or the
+    /// disk is full.
     pub(crate) fn upsert(
         &self,
-        version: &str,
+        (embedded_as, version): (&EmbeddedAs, &str),
         documents: Vec<Document>,
         vectors: Vec<Vector>,
     ) -> Result<u64, IndexError> {
@@ -43,6 +45,7 @@ impl Collection {
         let vectors = vectors.into_iter().map(|vector| self.comparable(vector));
         let vectors: Vec<Vector> = vectors.collect::<Result<_, _>>()?;
         self.write(|writer| {
+            embedded_as.require(&writer.embedded_as, &self.name)?;
             let versions = writer.store.versions()?;
             let stored = match vectors.first() {
                 Some(vector) => Some(self.stored_version(writer, version, vector.dimension())?),
@@ -138,7 +141,7 @@ impl Collection {
     /// A vector does not fit the version, or the disk is full.
     pub(crate) fn embedded(
         &self,
-        version: &str,
+        (embedded_as, version): (&EmbeddedAs, &str),
         documents: &[(u32, u64)],
         vectors: Vec<Vector>,
     ) -> Result<u64, IndexError> {
@@ -147,6 +150,7 @@ impl Collection {
         let Some(first) = vectors.first() else { return Ok(0) };
         let dimension = first.dimension();
         self.write(|writer| {
+            embedded_as.require(&writer.embedded_as, &self.name)?;
             let stored = self.stored_version(writer, version, dimension)?;
             let mut added = Vec::new();
             for ((key, edition), vector) in documents.iter().zip(vectors) {

@@ -33,7 +33,15 @@ impl Fixture {
 }
 
 fn open(folder: &TempDir) -> Collection {
-    Collection::open(&folder.path().join("1.db"), (1, "docs"), Distance::Cosine).unwrap()
+    let path = folder.path().join("1.db");
+    if !path.exists() {
+        Collection::create(&path, (1, "docs")).unwrap();
+    }
+    Collection::open(&path, (1, "docs"), &settings()).unwrap()
+}
+
+pub(super) fn settings() -> Settings {
+    Settings { distance: Distance::Cosine, ..crate::catalog::unknown_settings() }
 }
 
 pub(super) fn document(id: u64, text: &str, payload: &str) -> Document {
@@ -79,7 +87,7 @@ pub(super) fn ids(hits: &[Hit]) -> Vec<u64> {
 
 pub(super) fn upsert(collection: &Collection, version: &str, documents: Vec<Document>) {
     let vectors = documents.iter().map(|document| embed(version, &document.text)).collect();
-    collection.upsert(version, documents, vectors).unwrap();
+    collection.upsert((&settings().embedded_as(), version), documents, vectors).unwrap();
 }
 
 /// Embeds what lacks a vector of a version.
@@ -91,7 +99,10 @@ fn reembed(collection: &Collection, version: &str) {
         }
         let keys: Vec<(u32, u64)> = texts.iter().map(|text| (text.key, text.edition)).collect();
         let vectors = texts.iter().map(|text| embed(version, &text.text)).collect();
-        assert_eq!(collection.embedded(version, &keys, vectors).unwrap(), keys.len() as u64);
+        assert_eq!(
+            collection.embedded((&settings().embedded_as(), version), &keys, vectors).unwrap(),
+            keys.len() as u64
+        );
     }
 }
 
@@ -147,7 +158,12 @@ fn a_search_never_compares_vectors_of_two_versions() {
     assert_eq!((texts[0].text.as_str(), left), ("changed", 1));
     // A vector of the text before the change is not taken.
     let stale = [(texts[0].key, texts[0].edition - 1)];
-    assert_eq!(collection.embedded("v2", &stale, vec![embed("v2", "two")]).unwrap(), 0);
+    assert_eq!(
+        collection
+            .embedded((&settings().embedded_as(), "v2"), &stale, vec![embed("v2", "two")])
+            .unwrap(),
+        0
+    );
     reembed(&collection, "v2");
     let found = hits(collection.search(&query("v2", 1), embed("v2", "changed")).unwrap());
     assert_eq!(ids(&found), [2]);
@@ -178,7 +194,7 @@ fn sparse_vectors_are_searched_also_after_a_restart() {
     let sparse = |entries: &[(u32, f32)]| Vector::Sparse(entries.to_vec());
     let documents = vec![document(1, "a", "{}"), document(2, "b", "{}"), document(3, "c", "{}")];
     let vectors = vec![sparse(&[(5, 1.0), (9, 2.0)]), sparse(&[(9, 1.0)]), sparse(&[])];
-    fixture.collection.upsert("s1", documents, vectors).unwrap();
+    fixture.collection.upsert((&settings().embedded_as(), "s1"), documents, vectors).unwrap();
     for _ in 0..2 {
         let search = |entries, limit| {
             let found = fixture.collection.search(&query("s1", limit), sparse(entries)).unwrap();
@@ -191,7 +207,11 @@ fn sparse_vectors_are_searched_also_after_a_restart() {
         let refused = fixture.collection.search(&query("s1", 1), embed("s1", "a")).unwrap_err();
         assert_eq!(refused.kind, IndexErrorKind::Invalid);
         let document = vec![document(4, "d", "{}")];
-        let refused = fixture.collection.upsert("s1", document, vec![embed("s1", "a")]);
+        let refused = fixture.collection.upsert(
+            (&settings().embedded_as(), "s1"),
+            document,
+            vec![embed("s1", "a")],
+        );
         assert_eq!(refused.unwrap_err().kind, IndexErrorKind::Invalid);
         fixture = fixture.reopen();
     }
@@ -210,7 +230,9 @@ fn a_refused_write_changes_nothing() {
     ] {
         let documents = vec![document(1, "changed", "{}"), document(2, "new", "{}")];
         let vectors = vectors.into_iter().map(Vector::Dense).collect();
-        assert!(collection.upsert(version, documents, vectors).is_err());
+        assert!(
+            collection.upsert((&settings().embedded_as(), version), documents, vectors).is_err()
+        );
         let (documents, versions) = collection.count_versions();
         assert_eq!((documents, versions.len(), versions[0].documents), (1, 1, 1));
         let shown = Shown { text: true, ..Shown::default() };
@@ -361,7 +383,11 @@ fn a_vector_of_a_deleted_document_is_not_given_to_the_next_one() {
     upsert(&fixture.collection, "v1", vec![document(2, "two", "{}")]);
     let next = fixture.collection.unembedded("v2", 1).unwrap().0;
     assert_eq!(next[0].key, pending[0].0);
-    let added = fixture.collection.embedded("v2", &pending, vec![embed("v2", "one")]);
+    let added = fixture.collection.embedded(
+        (&settings().embedded_as(), "v2"),
+        &pending,
+        vec![embed("v2", "one")],
+    );
     assert_eq!(added.unwrap(), 0, "the vector of another text");
 }
 

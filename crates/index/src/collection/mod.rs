@@ -12,10 +12,12 @@ mod versions;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
-use onnxd_proto::search::{Distance, IndexError, IndexErrorKind, Settings, VersionInfo, normalize};
+use onnxd_proto::search::{
+    Distance, EmbeddedAs, IndexError, IndexErrorKind, Settings, VersionInfo, normalize,
+};
 use roaring::RoaringBitmap;
 
 use crate::{
@@ -36,6 +38,8 @@ pub(crate) struct Collection {
     path: PathBuf,
     distance: Distance,
     writer: Mutex<Writer>,
+    /// What was found damaged since the collection was opened.
+    damage: OnceLock<String>,
     /// Idle connections for reading.
     readers: Mutex<Vec<Store>>,
     memory: RwLock<Memory>,
@@ -45,6 +49,8 @@ pub(crate) struct Collection {
 #[derive(Debug)]
 struct Writer {
     store: Store,
+    /// How all vectors were embedded.
+    embedded_as: EmbeddedAs,
     /// Also if its document is gone.
     last_edition: u64,
     /// All lower keys have a document.
@@ -75,18 +81,30 @@ impl Loaded {
 }
 
 impl Collection {
-    /// Opens a collection's database, or creates it, and reads its vectors. Editions of its texts are
-    /// higher than those of collections with lower numbers: a vector for a text of one that was deleted
-    /// must not be stored in one that has its name now.
+    /// Creates a collection's database. Editions of its texts are higher than those of collections with
+    /// lower numbers: a vector for a text of one that was deleted must not be stored in one that has its
+    /// name now.
     ///
     /// # Errors
-    /// The database is damaged or cannot be written.
+    /// The database cannot be written.
+    pub(crate) fn create(path: &Path, (number, name): (i64, &str)) -> Result<(), IndexError> {
+        Store::create(path, name, number.cast_unsigned() << NUMBER_SHIFT)
+    }
+
+    /// Opens a collection's database, and reads its vectors.
+    ///
+    /// # Errors
+    /// The database is damaged, lost, of another collection, or cannot be written.
     pub(crate) fn open(
         path: &Path,
         (number, name): (i64, &str),
-        distance: Distance,
+        settings: &Settings,
     ) -> Result<Self, IndexError> {
         let store = Store::open(path, name)?;
+        let last_edition = store.last_edition()?;
+        if last_edition >> NUMBER_SHIFT != number.cast_unsigned() {
+            return Err(store.of_another_collection(last_edition >> NUMBER_SHIFT));
+        }
         let mut memory = Memory { all: store.keys()?, ..Memory::default() };
         for stored in store.versions()? {
             let mut loaded = Loaded::new(stored);
@@ -95,15 +113,34 @@ impl Collection {
             })?;
             memory.versions.insert(loaded.stored.version.clone(), loaded);
         }
-        let last_edition = store.last_edition()?.max(number.cast_unsigned() << NUMBER_SHIFT);
         Ok(Self {
             name: name.to_owned(),
             path: path.to_owned(),
-            distance,
-            writer: Mutex::new(Writer { store, last_edition, free_from: 0 }),
+            distance: settings.distance,
+            writer: Mutex::new(Writer {
+                store,
+                embedded_as: settings.embedded_as(),
+                last_edition,
+                free_from: 0,
+            }),
+            damage: OnceLock::new(),
             readers: Mutex::default(),
             memory: RwLock::new(memory),
         })
+    }
+
+    /// Returns what was found damaged since the collection was opened, if anything.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damage.get().cloned()
+    }
+
+    fn note_damage<T>(&self, result: &Result<T, IndexError>) {
+        if let Err(error) = result
+            && error.kind == IndexErrorKind::Damaged
+        {
+            // Only the first is told.
+            let _ = self.damage.set(error.message.clone());
+        }
     }
 
     /// Returns the number of documents, and of the vectors of each version.
@@ -124,6 +161,7 @@ impl Collection {
     /// There are documents, or the disk is full.
     pub(crate) fn rebind(
         &self,
+        settings: &Settings,
         change: impl FnOnce() -> Result<(), IndexError>,
     ) -> Result<(), IndexError> {
         self.write(|writer| {
@@ -135,6 +173,7 @@ impl Collection {
                 writer.store.remove_version(version.number)?;
             }
             change()?;
+            writer.embedded_as = settings.embedded_as();
             Ok(((), |memory: &mut Memory| memory.versions.clear()))
         })
     }
@@ -153,6 +192,7 @@ impl Collection {
         store.begin(false)?;
         let result = run(&memory, &store);
         store.roll_back();
+        self.note_damage(&result);
         drop(memory);
         self.idle_readers().push(store);
         result
@@ -182,6 +222,7 @@ impl Collection {
             writer.store.roll_back();
             (writer.last_edition, writer.free_from) = (last_edition, free_from);
         }
+        self.note_damage(&committed);
         committed
     }
 

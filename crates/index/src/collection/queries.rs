@@ -213,7 +213,7 @@ impl Collection {
             "collection {}: document number {key} is missing on disk; delete the collection and import its documents again",
             self.name
         );
-        IndexErrorKind::Storage.because(message)
+        IndexErrorKind::Damaged.because(message)
     }
 }
 

@@ -1,7 +1,7 @@
-use onnxd_proto::search::Distance;
+use onnxd_proto::search::Settings;
 
 use super::{
-    super::tests::{Fixture, document, embed, hits, ids, query, upsert},
+    super::tests::{Fixture, document, embed, hits, ids, query, settings, upsert},
     *,
 };
 
@@ -50,7 +50,8 @@ fn vector_for_a_text_of_a_deleted_collection_is_not_stored_in_its_successor() {
     let folder = tempfile::tempdir().unwrap();
     let open = |number: i64| {
         let path = folder.path().join(format!("{number}.db"));
-        Collection::open(&path, (number, "docs"), Distance::Cosine).unwrap()
+        Collection::create(&path, (number, "docs")).unwrap();
+        Collection::open(&path, (number, "docs"), &settings()).unwrap()
     };
     let [deleted, successor] = [1, 2].map(open);
     for collection in [&deleted, &successor] {
@@ -58,6 +59,56 @@ fn vector_for_a_text_of_a_deleted_collection_is_not_stored_in_its_successor() {
     }
     let (texts, _) = deleted.unembedded("v2", 9).unwrap();
     let late = [(texts[0].key, texts[0].edition)];
-    assert_eq!(successor.embedded("v2", &late, vec![embed("v2", "one")]).unwrap(), 0);
-    assert_eq!(deleted.embedded("v2", &late, vec![embed("v2", "one")]).unwrap(), 1);
+    assert_eq!(
+        successor
+            .embedded((&settings().embedded_as(), "v2"), &late, vec![embed("v2", "one")])
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        deleted
+            .embedded((&settings().embedded_as(), "v2"), &late, vec![embed("v2", "one")])
+            .unwrap(),
+        1
+    );
+}
+
+#[test]
+fn vectors_are_refused_if_the_collection_was_bound_anew_meanwhile() {
+    let fixture = Fixture::new();
+    let shorter = Settings { dimensions: Some(2), ..settings() };
+    fixture.collection.rebind(&shorter, || Ok(())).unwrap();
+    let upsert = |settings: &Settings| {
+        let documents = vec![document(1, "one", "{}")];
+        let vectors = vec![embed("v1", "one")];
+        fixture.collection.upsert((&settings.embedded_as(), "v1"), documents, vectors)
+    };
+    assert_eq!(upsert(&settings()).unwrap_err().kind, IndexErrorKind::Changed);
+    assert_eq!(upsert(&shorter).unwrap(), 1);
+    let (texts, _) = fixture.collection.unembedded("v2", 9).unwrap();
+    let late = [(texts[0].key, texts[0].edition)];
+    let embedded = |settings: &Settings| {
+        let made_by = (&settings.embedded_as(), "v2");
+        fixture.collection.embedded(made_by, &late, vec![embed("v2", "one")])
+    };
+    assert_eq!(embedded(&settings()).unwrap_err().kind, IndexErrorKind::Changed);
+    assert_eq!(embedded(&shorter).unwrap(), 1);
+}
+
+#[test]
+fn file_that_is_lost_empty_or_of_another_collection_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let [one, two] = ["1.db", "2.db"].map(|name| folder.path().join(name));
+    let open = |path, number| {
+        let error = Collection::open(path, (number, "docs"), &settings()).unwrap_err();
+        assert_eq!(error.kind, IndexErrorKind::Damaged);
+        error.message
+    };
+    assert!(open(&one, 1).contains("is lost or empty"));
+    std::fs::write(&one, "").unwrap();
+    assert!(open(&one, 1).contains("is lost or empty"));
+    Collection::create(&two, (2, "docs")).unwrap();
+    std::fs::copy(&two, &one).unwrap();
+    assert!(open(&one, 1).contains("is that of collection number 2"));
+    assert!(Collection::open(&two, (2, "docs"), &settings()).is_ok());
 }

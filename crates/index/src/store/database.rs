@@ -17,7 +17,8 @@ pub(crate) fn connect(path: &Path, name: &str, remedy: &str) -> Result<Connectio
     match log::is_damaged(&path.with_extension("db-wal")) {
         Ok(false) => {}
         Ok(true) => {
-            return Err(storage(format!("its log of transactions is damaged on disk; {remedy}")));
+            let message = format!("{name}: its log of transactions is damaged on disk; {remedy}");
+            return Err(IndexErrorKind::Damaged.because(message));
         }
         Err(error) => {
             return Err(storage(format!("its log of transactions cannot be read: {error}")));
@@ -75,7 +76,10 @@ pub(crate) fn storage_error(name: &str, remedy: &str, error: &rusqlite::Error) -
             format!("its file cannot be used ({error}); see the file system of the state directory")
         }
         // Damage also shows as missing tables, or as values of another type.
-        _ => format!("its file is damaged ({error}); {remedy}"),
+        _ => {
+            let message = format!("{name}: its file is damaged ({error}); {remedy}");
+            return IndexErrorKind::Damaged.because(message);
+        }
     };
     IndexErrorKind::Storage.because(format!("{name}: {reason}"))
 }

@@ -74,25 +74,44 @@ pub(crate) struct Row {
 }
 
 impl Store {
-    /// Opens the database for writing, and creates its tables if it is new.
+    /// Creates the database. `last_edition` is the edition before the first one that it gives to a text.
     ///
     /// # Errors
-    /// The file is damaged, is of a newer release, or cannot be written.
+    /// The file cannot be written.
+    pub(crate) fn create(
+        path: &Path,
+        collection: &str,
+        last_edition: u64,
+    ) -> Result<(), IndexError> {
+        let store = Self {
+            connection: connect(path, &called(collection), REMEDY)?,
+            collection: collection.to_owned(),
+        };
+        let create = format!("BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT};");
+        store.with(|connection| connection.execute_batch(&create))?;
+        store.put_last_edition(last_edition)?;
+        // Closing the only connection moves the log into the database.
+        store.commit()
+    }
+
+    /// Opens the database for writing.
+    ///
+    /// # Errors
+    /// The file is damaged or lost, is of a newer release, or cannot be written.
     pub(crate) fn open(path: &Path, collection: &str) -> Result<Self, IndexError> {
+        // SQLite would create it, or take an empty one for new.
+        if std::fs::metadata(path).map_or(0, |file| file.len()) == 0 {
+            let (name, what) = (called(collection), path.display());
+            return Err(IndexErrorKind::Damaged
+                .because(format!("{name}: its file {what} is lost or empty; {REMEDY}")));
+        }
         let store = Self {
             connection: connect(path, &called(collection), REMEDY)?,
             collection: collection.to_owned(),
         };
         let format: i64 = store.with(|connection| {
             connection.pragma_update(None, "wal_autocheckpoint", 0)?;
-            let format = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            if format != 0 {
-                return Ok(format);
-            }
-            connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {TABLES} PRAGMA user_version = {FORMAT}; COMMIT;"
-            ))?;
-            Ok(FORMAT)
+            connection.pragma_query_value(None, "user_version", |row| row.get(0))
         })?;
         if format != FORMAT {
             return Err(store.error(&format!(
@@ -141,7 +160,15 @@ impl Store {
     }
 
     fn damaged(&self, what: &str) -> IndexError {
-        self.error(&format!("{what} is damaged on disk; {REMEDY}"))
+        let name = called(&self.collection);
+        IndexErrorKind::Damaged.because(format!("{name}: {what} is damaged on disk; {REMEDY}"))
+    }
+
+    /// Returns the error for a file that has another collection's documents.
+    pub(crate) fn of_another_collection(&self, number: u64) -> IndexError {
+        let name = called(&self.collection);
+        IndexErrorKind::Damaged
+            .because(format!("{name}: its file is that of collection number {number}; {REMEDY}"))
     }
 
     /// Begins a transaction. Readers see everything as it is at their first read.
@@ -282,9 +309,8 @@ impl Store {
             connection.query_row(query, [], edition).optional()
         })?;
         match found {
-            None => Ok(0),
             Some((last, checksum)) if edition_checksum(last) == checksum => Ok(last),
-            Some(_) => Err(self.damaged("the number of its last edition")),
+            _ => Err(self.damaged("the number of its last edition")),
         }
     }
 

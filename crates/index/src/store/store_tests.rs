@@ -8,11 +8,17 @@ fn row(key: u32, text: &str) -> Row {
     Row { key, id, edition: 1, text: text.to_owned(), payload: "{}".to_owned() }
 }
 
+fn created(path: &Path) -> Store {
+    Store::create(path, "docs", 0).unwrap();
+    assert!(!path.with_extension("db-wal").exists(), "all is in the file");
+    Store::open(path, "docs").unwrap()
+}
+
 #[test]
 fn documents_and_vectors_survive_a_restart() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("1.db");
-    let store = Store::open(&path, "docs").unwrap();
+    let store = created(&path);
     store.begin(true).unwrap();
     let version = store.add_version("v1", 2).unwrap();
     store.put(&row(3, "a fox"), None).unwrap();
@@ -36,7 +42,7 @@ fn documents_and_vectors_survive_a_restart() {
 #[test]
 fn full_text_follows_changes() {
     let folder = tempdir().unwrap();
-    let store = Store::open(&folder.path().join("1.db"), "docs").unwrap();
+    let store = created(&folder.path().join("1.db"));
     let find = |text: &str| {
         let mut found = Vec::new();
         store
@@ -60,7 +66,7 @@ fn full_text_follows_changes() {
 fn damage_is_found_and_named() {
     let folder = tempdir().unwrap();
     let path = folder.path().join("1.db");
-    let store = Store::open(&path, "docs").unwrap();
+    let store = created(&path);
     let version = store.add_version("v1", 2).unwrap();
     store.put(&row(3, "a fox"), None).unwrap();
     store.put_vector(&version, 3, &Vector::Dense(vec![0.5, -1.0])).unwrap();
@@ -78,7 +84,7 @@ fn damage_is_found_and_named() {
         let all = store.for_each_vector(&version, |_, _| {});
         assert_eq!(all.is_err(), change.contains("vectors"), "{change}");
         assert_eq!(found.len(), 1, "{change}");
-        assert_eq!(found[0].kind, IndexErrorKind::Storage);
+        assert_eq!(found[0].kind, IndexErrorKind::Damaged);
         assert!(found[0].message.contains("collection docs: "), "{}", found[0]);
         assert!(found[0].message.contains("document number 3"), "{}", found[0]);
         store.roll_back();

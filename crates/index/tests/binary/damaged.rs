@@ -145,7 +145,9 @@ fn flip(in_logs: bool, name: &str, places: impl Fn(&[u8]) -> Vec<usize>) -> usiz
                     FromIndex::Failed(error) if may_fail => {
                         // A lost vector shows as one that has to be computed again.
                         let is_explained = match error.kind {
-                            IndexErrorKind::Storage => error.message.contains("damaged"),
+                            IndexErrorKind::Storage | IndexErrorKind::Damaged => {
+                                error.message.contains("damaged")
+                            }
                             IndexErrorKind::Version => true,
                             _ => false,
                         };

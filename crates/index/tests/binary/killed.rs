@@ -10,7 +10,7 @@ use onnxd_proto::search::{Distance, DocumentId, Filter, FromIndex, Selection, Sh
 use tempfile::tempdir;
 
 use crate::{
-    process::{Index, bytes, document, hits, query, settings},
+    process::{Index, bytes, document, embedded_as, hits, query, settings},
     start,
 };
 
@@ -67,7 +67,8 @@ fn draw(random: &mut Random, state: &State, text: &mut u64) -> Write {
         documents.push(document(id, &text.to_string(), "{}"));
         payload.extend(bytes(&vector(*text)));
     }
-    let message = ToIndex::Upsert { collection, version: "v".into(), documents };
+    let message =
+        ToIndex::Upsert { collection, embedded_as: embedded_as(), version: "v".into(), documents };
     Write { message, payload, after }
 }
 

@@ -10,7 +10,8 @@ use std::{
 
 use onnxd_proto::{
     search::{
-        Distance, Document, DocumentId, Filter, FromIndex, Hit, Query, Settings, Shown, ToIndex,
+        Distance, Document, DocumentId, EmbeddedAs, Filter, FromIndex, Hit, Query, Settings, Shown,
+        ToIndex,
     },
     wire::{
         frame::{self, Direction, Frame},
@@ -75,8 +76,9 @@ impl Index {
     ) -> FromIndex {
         let (documents, vectors): (Vec<_>, Vec<_>) = documents.into_iter().unzip();
         let (collection, version) = (collection.to_owned(), version.to_owned());
+        let embedded_as = embedded_as();
         self.ask_with(
-            &ToIndex::Upsert { collection, version, documents },
+            &ToIndex::Upsert { collection, embedded_as, version, documents },
             &bytes(&vectors.concat()),
         )
     }
@@ -117,6 +119,11 @@ pub(crate) fn settings(distance: Distance) -> Settings {
         text_field: None,
         metadata: "{}".to_owned(),
     }
+}
+
+/// Returns how documents of a collection with [`settings`] are embedded.
+pub(crate) fn embedded_as() -> EmbeddedAs {
+    settings(Distance::Cosine).embedded_as()
 }
 
 /// Returns a document whose id is a number.

@@ -9,7 +9,7 @@ use onnxd_proto::search::{
 use tempfile::tempdir;
 
 use crate::{
-    process::{Index, bytes, document, hits, ids, query, settings},
+    process::{Index, bytes, document, embedded_as, hits, ids, query, settings},
     start,
 };
 
@@ -112,8 +112,12 @@ fn a_search_fails_until_its_version_has_all_vectors() {
             .flat_map(|text| if text.text == "a" { [0.0, 1.0] } else { [1.0, 0.0] })
             .collect();
         let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
-        let message =
-            ToIndex::Embedded { collection: "docs".into(), version: "v2".into(), documents };
+        let message = ToIndex::Embedded {
+            collection: "docs".into(),
+            embedded_as: embedded_as(),
+            version: "v2".into(),
+            documents,
+        };
         assert_eq!(
             index.ask_with(&message, &bytes(&vectors)),
             FromIndex::Changed(texts.len() as u64)
@@ -158,7 +162,12 @@ fn sparse_vectors_are_added_embedded_and_searched() {
     };
     let documents: Vec<Document> = vec![document(1, "a", "{}"), document(2, "b", "{}")];
     let vectors = [sparse(&[(7, 2.0), (3, 1.0)]), sparse(&[(7, 1.0)])].concat();
-    let add = ToIndex::UpsertSparse { collection: "docs".into(), version: "s1".into(), documents };
+    let add = ToIndex::UpsertSparse {
+        collection: "docs".into(),
+        embedded_as: embedded_as(),
+        version: "s1".into(),
+        documents,
+    };
     assert_eq!(index.ask_with(&add, &vectors), FromIndex::Changed(2));
     let search =
         |version| ToIndex::SearchSparse { collection: "docs".into(), query: query(version, 9) };
@@ -175,7 +184,12 @@ fn sparse_vectors_are_added_embedded_and_searched() {
         ToIndex::Unembedded { collection: "docs".into(), version: version.clone(), limit: 9 };
     let FromIndex::Unembedded(texts, _) = index.ask(&unembedded) else { panic!() };
     let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
-    let message = ToIndex::EmbeddedSparse { collection: "docs".into(), version, documents };
+    let message = ToIndex::EmbeddedSparse {
+        collection: "docs".into(),
+        embedded_as: embedded_as(),
+        version,
+        documents,
+    };
     assert_eq!(
         index.ask_with(&message, &[sparse(&[]), sparse(&[(9, 1.0)])].concat()),
         FromIndex::Changed(2)
@@ -235,8 +249,14 @@ fn collections_and_aliases_are_named_listed_and_removed() {
     let which = Selection::Ids(vec![DocumentId::Number(1)]);
     index.ask(&ToIndex::Delete { collection: "other".into(), which });
     let shorter = Settings { dimensions: Some(2), ..plain() };
+    let embedded_as = shorter.embedded_as();
     assert_eq!(index.ask(&ToIndex::Configure("other".into(), shorter)), FromIndex::Done);
-    let added = index.upsert("other", "v1", vec![(document(1, "a", "{}"), vec![1.0, 0.0])]);
+    let vectors = vec![(document(1, "a", "{}"), vec![1.0])];
+    assert_eq!(failure(index.upsert("other", "v1", vectors)), IndexErrorKind::Changed);
+    let documents = vec![document(1, "a", "{}")];
+    let (collection, version) = ("other".to_owned(), "v1".to_owned());
+    let add = ToIndex::Upsert { collection, embedded_as, version, documents };
+    let added = index.ask_with(&add, &bytes(&[1.0, 0.0]));
     assert_eq!(added, FromIndex::Changed(1), "without documents, everything may change");
     assert_eq!(index.ask(&ToIndex::Drop("other".into())), FromIndex::Done);
     assert!(index.close().success());

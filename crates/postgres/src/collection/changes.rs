@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use onnxd_proto::search::{
-    DOCUMENTS_MAX, Document, DocumentId, IndexErrorKind, PAYLOAD_BYTES_MAX, PayloadChange,
-    Selection, TextChange,
+    DOCUMENTS_MAX, Document, DocumentId, EmbeddedAs, IndexErrorKind, PAYLOAD_BYTES_MAX,
+    PayloadChange, Selection, TextChange,
 };
 
-use super::{Collection, Locking, Version, graphs, view};
+use super::{Collection, Locking, Version, graphs, not_found, view};
 use crate::{
     failure::Failure,
     filter::{self, Values},
@@ -28,12 +28,13 @@ const CHECKED_AT_ONCE: usize = 64;
 /// database failed.
 pub(crate) async fn upsert(
     name: &str,
-    version: &str,
+    (embedded_as, version): (&EmbeddedAs, &str),
     documents: &[Document],
     vectors: &[Vec<f32>],
     connection: &mut Connection,
 ) -> Result<u64, Failure> {
     let collection = writable(name, connection).await?;
+    embedded_as.require(&collection.settings.embedded_as(), name)?;
     if documents.len() != vectors.len() {
         let message = format!("{} vectors for {} documents", vectors.len(), documents.len());
         return Err(IndexErrorKind::Invalid.because(message).into());
@@ -139,12 +140,13 @@ pub(crate) async fn change_payload(
 /// A vector does not fit the version, or the database failed.
 pub(crate) async fn embedded(
     name: &str,
-    version: &str,
+    (embedded_as, version): (&EmbeddedAs, &str),
     documents: &[(u32, u64)],
     vectors: &[Vec<f32>],
     connection: &mut Connection,
 ) -> Result<u64, Failure> {
     let collection = Collection::find(name, Locking::Write, connection).await?;
+    embedded_as.require(&collection.settings.embedded_as(), name)?;
     let Some(first) = vectors.first() else { return Ok(0) };
     let version = collection.add_version(version, first.len(), connection).await?;
     let mut given = BTreeMap::new();
@@ -196,7 +198,7 @@ async fn remove_versions(
     is_unwanted: impl Fn(&String) -> bool,
     connection: &mut Connection,
 ) -> Result<(), Failure> {
-    let mut collection = Collection::find(name, Locking::Write, connection).await?;
+    let mut collection = named(name, connection).await?;
     let (unwanted, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut collection.versions)
         .into_iter()
         .partition(|version| is_unwanted(&version.version));
@@ -228,7 +230,7 @@ pub(crate) async fn reuse(
     after: i64,
     connection: &mut Connection,
 ) -> Result<(Option<i64>, u64), Failure> {
-    let collection = Collection::find(name, Locking::Write, connection).await?;
+    let collection = named(name, connection).await?;
     let Some(from) = collection.version(from) else { return Ok((None, 0)) };
     let to = collection.add_version(to, from.dimension, connection).await?;
     let copy = format!(
@@ -249,6 +251,15 @@ pub(crate) async fn reuse(
     }
     collection.count(Some(&to), copied, connection).await?;
     Ok((last, u64::try_from(copied).unwrap_or_default()))
+}
+
+/// Returns the collection with this name, which is no alias.
+async fn named(name: &str, connection: &mut Connection) -> Result<Collection, Failure> {
+    let collection = Collection::find(name, Locking::Write, connection).await?;
+    match collection.name == name {
+        true => Ok(collection),
+        false => Err(not_found(name).into()),
+    }
 }
 
 /// Returns a collection whose documents onnxd may change.

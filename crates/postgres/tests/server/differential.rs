@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::{
     database::Database,
-    process::{Process, embed, hits, query, settings},
+    process::{Process, embed, hits, query, settings, upsert},
 };
 
 const ROUNDS: usize = 1500;
@@ -233,8 +233,7 @@ fn any_history_is_answered_like_by_the_embedded_index() {
             0 | 1 => {
                 let documents = random.documents();
                 let vectors: Vec<_> = documents.iter().map(|one| embed("v1", &one.text)).collect();
-                let (collection, version) = (collection(), "v1".to_owned());
-                both.same(&ToIndex::Upsert { collection, version, documents }, &vectors);
+                both.same(&upsert("docs", "v1", documents), &vectors);
             }
             2 => {
                 let which = random.selection();

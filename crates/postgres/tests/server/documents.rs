@@ -77,6 +77,7 @@ fn a_search_never_compares_vectors_of_two_versions() {
     // A vector of the text before the change is not taken.
     let stale = ToIndex::Embedded {
         collection: "docs".into(),
+        embedded_as: settings("{}").embedded_as(),
         version: "v2".into(),
         documents: vec![(texts[0].key, texts[0].edition - 1)],
     };

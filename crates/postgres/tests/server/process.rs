@@ -135,7 +135,12 @@ impl Process {
             let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
             let vectors: Vec<_> = texts.iter().map(|text| embed(version, &text.text)).collect();
             let (collection, version) = (collection.to_owned(), version.to_owned());
-            let embedded = ToIndex::Embedded { collection, version, documents };
+            let embedded = ToIndex::Embedded {
+                collection,
+                embedded_as: settings("{}").embedded_as(),
+                version,
+                documents,
+            };
             assert_eq!(self.ask(&embedded, &vectors), FromIndex::Changed(texts.len() as u64));
             count += texts.len();
         }
@@ -205,7 +210,12 @@ pub(crate) fn document(id: u64, text: &str, payload: &str) -> Document {
 }
 
 pub(crate) fn upsert(collection: &str, version: &str, documents: Vec<Document>) -> ToIndex {
-    ToIndex::Upsert { collection: collection.to_owned(), version: version.to_owned(), documents }
+    ToIndex::Upsert {
+        collection: collection.to_owned(),
+        embedded_as: settings("{}").embedded_as(),
+        version: version.to_owned(),
+        documents,
+    }
 }
 
 pub(crate) fn query(version: &str, limit: usize) -> Query {

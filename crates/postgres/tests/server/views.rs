@@ -41,8 +41,12 @@ fn a_view_shows_documents_with_vectors_of_the_committed_version() {
         // A version of another dimension, embedded and not committed yet.
         let (texts, _) = process.unembedded("docs", "v2");
         let documents = texts.iter().map(|text| (text.key, text.edition)).collect();
-        let embedded =
-            ToIndex::Embedded { collection: "docs".into(), version: "v2".into(), documents };
+        let embedded = ToIndex::Embedded {
+            collection: "docs".into(),
+            embedded_as: settings("{}").embedded_as(),
+            version: "v2".into(),
+            documents,
+        };
         process.ask(&embedded, &[vec![1.0, 0.0], vec![0.0, 1.0]]);
         assert_eq!(read().await, found);
         client.batch_execute("CREATE ROLE reader; GRANT SELECT ON docs TO reader").await.unwrap();

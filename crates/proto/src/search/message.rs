@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Document, DocumentId, Filter, Settings};
+use super::{Document, DocumentId, EmbeddedAs, Filter, Settings};
 
 /// A request of the supervisor. Vectors are in the payload: little-endian f32, one after another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub enum ToIndex {
     /// Adds or replaces documents, whose vectors are in the payload. Answered by `Changed`.
     Upsert {
         collection: String,
+        /// How the texts were embedded. Refused if that has changed.
+        embedded_as: EmbeddedAs,
         /// The version that embedded the texts.
         version: String,
         documents: Vec<Document>,
@@ -52,15 +54,17 @@ pub enum ToIndex {
     /// collection that shows a table of PostgreSQL, any program may change texts at any time. Asking
     /// every second finds them: the question costs nothing while the table is unchanged.
     Unembedded { collection: String, version: String, limit: usize },
-    /// Adds vectors of a version to documents, unless their texts have changed since. Answered by
-    /// `Changed`.
+    /// Adds vectors of a version to documents, unless their texts have changed since. Refused if the
+    /// way in which they are embedded has. Answered by `Changed`.
     Embedded {
         collection: String,
+        embedded_as: EmbeddedAs,
         version: String,
         /// Each document's key and edition, as `Unembedded` gave them.
         documents: Vec<(u32, u64)>,
     },
-    /// Removes all vectors of versions other than these. Answered by `Done`.
+    /// Removes all vectors of versions other than these. An alias names no collection here, nor in the
+    /// next two messages: it may have been given to another one. Answered by `Done`.
     Keep { collection: String, versions: Vec<String> },
     /// Removes all vectors of this version. Answered by `Done`.
     Discard { collection: String, version: String },
@@ -70,9 +74,19 @@ pub enum ToIndex {
     Reuse { collection: String, from: String, to: String },
     /// [`ToIndex::Upsert`] with sparse vectors. In the payload, each vector begins with its number of
     /// tokens (u32). Each token is a u32 with its weight, an f32; all are little-endian.
-    UpsertSparse { collection: String, version: String, documents: Vec<Document> },
+    UpsertSparse {
+        collection: String,
+        embedded_as: EmbeddedAs,
+        version: String,
+        documents: Vec<Document>,
+    },
     /// [`ToIndex::Embedded`] with sparse vectors.
-    EmbeddedSparse { collection: String, version: String, documents: Vec<(u32, u64)> },
+    EmbeddedSparse {
+        collection: String,
+        embedded_as: EmbeddedAs,
+        version: String,
+        documents: Vec<(u32, u64)>,
+    },
     /// [`ToIndex::Search`] with a sparse vector. Scores are inner products, whatever the collection's
     /// distance.
     SearchSparse { collection: String, query: Query },
@@ -191,7 +205,7 @@ pub struct CollectionInfo {
     pub aliases: Vec<String>,
     pub documents: u64,
     pub versions: Vec<VersionInfo>,
-    /// Why the collection cannot be used; documents and versions are unknown then.
+    /// Why the collection, or a document of it, cannot be used. Documents and versions may be unknown then.
     pub damaged: Option<String>,
 }
 
@@ -269,8 +283,12 @@ pub enum IndexErrorKind {
     Full,
     /// The vectors belong to another version than the collection has.
     Version,
-    /// The collection's files cannot be used, or are damaged.
+    /// The collection's files or the database cannot be used.
     Storage,
+    /// The collection's files are damaged.
+    Damaged,
+    /// The collection is embedded in another way than the caller assumed. The request may be repeated.
+    Changed,
     /// The database cannot be reached now. The request may be repeated later.
     Unavailable,
 }

@@ -106,13 +106,15 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns whether both lead to the same vectors of documents.
-    pub fn embeds_like(&self, other: &Self) -> bool {
-        let bound = |settings: &Self| {
-            let Self { model, dimensions, document_prompt, distance, .. } = settings;
-            (model.clone(), *dimensions, document_prompt.clone(), *distance)
-        };
-        bound(self) == bound(other)
+    /// Returns what the vectors of documents depend on.
+    pub fn embedded_as(&self) -> EmbeddedAs {
+        let Self { model, dimensions, document_prompt, distance, .. } = self;
+        EmbeddedAs {
+            model: model.clone(),
+            dimensions: *dimensions,
+            document_prompt: document_prompt.clone(),
+            distance: *distance,
+        }
     }
 
     /// Returns the error for other settings of a collection that has documents.
@@ -120,6 +122,30 @@ impl Settings {
         IndexErrorKind::Invalid.because(format!(
             "the model, dimensions, distance and document prompt of collection {collection} cannot change while it has documents; create another collection and import the documents"
         ))
+    }
+}
+
+/// What the vectors of a collection's documents depend on. The fields are those of [`Settings`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmbeddedAs {
+    pub model: Option<String>,
+    pub dimensions: Option<u32>,
+    pub document_prompt: Option<String>,
+    pub distance: Distance,
+}
+
+impl EmbeddedAs {
+    /// Requires that a collection's documents are embedded like this, as the caller of a change assumes.
+    ///
+    /// # Errors
+    /// The collection was bound to something else meanwhile, or is another one of that name.
+    pub fn require(&self, actual: &Self, collection: &str) -> Result<(), IndexError> {
+        match self == actual {
+            true => Ok(()),
+            false => Err(IndexErrorKind::Changed.because(format!(
+                "collection {collection} was bound to other settings at the same time; repeat the request"
+            ))),
+        }
     }
 }
 

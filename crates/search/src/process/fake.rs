@@ -27,6 +27,8 @@ struct State {
     /// By version.
     reused_from: HashMap<String, String>,
     is_deleted: bool,
+    /// Fails the next message that stores vectors.
+    failure: Option<IndexErrorKind>,
     lists: usize,
     /// Whether it answers nothing but errors.
     is_away: bool,
@@ -85,6 +87,11 @@ impl FakeIndex {
     /// Takes the vector of a version from a document.
     pub(crate) fn lose(&self, version: &str, key: u32) {
         self.0.lock().unwrap().embedded.get_mut(version).map(|keys| keys.remove(&key));
+    }
+
+    /// Fails the next message that stores vectors.
+    pub(crate) fn fail(&self, kind: IndexErrorKind) {
+        self.0.lock().unwrap().failure = Some(kind);
     }
 
     /// Deletes the collection.
@@ -154,7 +161,11 @@ impl FakeIndex {
                 let texts = missing.iter().take(limit).map(text).collect();
                 FromIndex::Unembedded(texts, missing.len() as u64)
             }
-            ToIndex::Embedded { version, documents, .. } => {
+            ToIndex::Embedded { embedded_as, version, documents, .. } => {
+                assert_eq!(embedded_as, settings(&state.metadata).embedded_as());
+                if let Some(kind) = state.failure.take() {
+                    return FromIndex::Failed(kind.because("it cannot be stored"));
+                }
                 let count = documents.len() as u64;
                 let keys = documents.into_iter().map(|(key, _)| key);
                 state.embedded.entry(version).or_default().extend(keys);

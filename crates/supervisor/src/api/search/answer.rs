@@ -25,9 +25,10 @@ impl From<SearchError> for Fault {
             }
             IndexErrorKind::Invalid => Class::INVALID,
             IndexErrorKind::Full => Class::Transport(StatusCode::INSUFFICIENT_STORAGE),
-            IndexErrorKind::Storage | IndexErrorKind::Unavailable => {
-                Class::Engine(ErrorKind::Unavailable)
-            }
+            IndexErrorKind::Storage
+            | IndexErrorKind::Damaged
+            | IndexErrorKind::Changed
+            | IndexErrorKind::Unavailable => Class::Engine(ErrorKind::Unavailable),
         };
         Self::new(class, error.message)
     }
