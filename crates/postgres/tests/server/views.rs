@@ -189,7 +189,13 @@ fn what_a_collection_is_bound_to_changes_only_if_its_vectors_stay_right() {
     // Without documents, everything may change.
     let which = Selection::Ids(vec![DocumentId::Number(1)]);
     process.ask(&ToIndex::Delete { collection: "docs".into(), which }, &[]);
+    let now = shorter.embedded_as();
     process.done(&configure(shorter));
-    let two = upsert("docs", "v1", vec![document(1, "a", "{}")]);
+    let mut two = upsert("docs", "v1", vec![document(1, "a", "{}")]);
+    let kind = process.refused(&two, &[vec![1.0, 0.0]]);
+    assert_eq!(kind, onnxd_proto::search::IndexErrorKind::Changed, "embedded as before");
+    if let ToIndex::Upsert { embedded_as, .. } = &mut two {
+        *embedded_as = now;
+    }
     assert_eq!(process.ask(&two, &[vec![1.0, 0.0]]), FromIndex::Changed(1));
 }
