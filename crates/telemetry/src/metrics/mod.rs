@@ -338,7 +338,7 @@ mod tests {
         assert_eq!(by_reason, [("killed", 2), ("signal", 1), ("exited", 1), ("unknown", 1)]);
         let json = serde_json::to_value(&metrics).unwrap();
         assert_eq!(json["worker_restarts_total"], 5);
-        assert_eq!(json.as_object().unwrap().len(), 21, "every counter is serialized: {json}");
+        assert_eq!(json.as_object().unwrap().len(), 23, "every counter is serialized: {json}");
     }
 
     #[test]
