@@ -152,7 +152,7 @@ impl Collections {
         // lost, and one that is there is no stray.
         let number = catalog.last_number()? + 1;
         let new = self.folder.join(format!("{number}.new"));
-        remove_if_there(&new)?;
+        remove_unfinished(&new)?;
         Collection::create(&new, (number, name))?;
         catalog.add(number, name, settings)?;
         self.take_over_new(number)
@@ -383,9 +383,9 @@ fn make_room(open: &mut HashMap<i64, Arc<Slot>>) {
     }
 }
 
-fn remove_if_there(path: &Path) -> Result<(), IndexError> {
-    let sidecars = ["new", "new-wal", "new-shm"].map(|end| path.with_extension(end));
-    for file in sidecars {
+/// Removes what a creation that failed or was killed has left: the file `path` and SQLite's log beside it.
+fn remove_unfinished(path: &Path) -> Result<(), IndexError> {
+    for file in ["new", "new-wal", "new-shm"].map(|end| path.with_extension(end)) {
         match fs::remove_file(&file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let message = format!("{} cannot be removed: {error}", file.display());

@@ -25,7 +25,7 @@ const TABLES: &str = "
         number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         name text COLLATE \"C\" NOT NULL UNIQUE,
         settings text NOT NULL,
-        -- Documents of a collection with a table of its own.
+        -- Documents of a collection that has its own table.
         documents bigint NOT NULL DEFAULT 0,
         -- The version whose vectors the view shows.
         committed bigint
@@ -135,7 +135,7 @@ async fn tables(
         );
         return Err(IndexErrorKind::Storage.because(message).into());
     }
-    // Each collection has tables of its own.
+    // Each collection has its own tables.
     let may_create = "SELECT has_schema_privilege($1, 'CREATE')";
     if !transaction.query_one(may_create, &[schema]).await?.get::<_, bool>(0) {
         return Err(denied("it may not create tables there", address));

@@ -294,7 +294,7 @@ impl Catalog {
     /// # Errors
     /// The index refuses it or cannot answer.
     pub(crate) async fn change(&self, message: ToIndex) -> Result<(), IndexError> {
-        // The index may answer after the caller has gone.
+        // The index may answer after the caller has stopped waiting.
         let forget = Box::new(Forget(Arc::clone(&self.listed)));
         match self.index.ask_holding(message, Bytes::new(), Some(forget)).await {
             FromIndex::Failed(error) => Err(error),

@@ -89,8 +89,8 @@ impl IndexExecutable {
         Ok((child, UnixStream::from_std(ours)?))
     }
 
-    /// Finds out whether the database can be used, by a process of its own, which changes nothing. A
-    /// directory always can.
+    /// Finds out in a separate process whether the database can be used. Changes nothing. A directory can
+    /// always be used.
     ///
     /// # Errors
     /// The process cannot be started, or is not `onnxd-postgres` of this release.

@@ -258,7 +258,7 @@ impl Reembedding<'_> {
             Copies::From(from) => Some(from),
         };
         let to = self.candidate.version();
-        // Also those of `from`: it may have had copies of its own then, and vectors since.
+        // Even copies from `from`: its vectors may have been copies themselves then, and replaced since.
         if self.own(info).is_some_and(|version| version.reused_from.is_some()) {
             let (collection, version) = (info.name.clone(), to.to_owned());
             let message = "copied vectors of an earlier update are removed";

@@ -181,7 +181,7 @@ pub struct Hit {
     pub text: Option<String>,
     /// A JSON object.
     pub payload: Option<String>,
-    /// `None` also if the version's vectors are sparse.
+    /// `None` if it was not asked for, or if the version's vectors are sparse.
     pub vector: Option<Vec<f32>>,
 }
 

@@ -40,11 +40,7 @@ impl Search {
             // It may be an alias by now.
             settings.model.clone_from(&info.settings.model);
         }
-        let bound = |settings: &Settings| {
-            let Settings { model, dimensions, document_prompt, distance, .. } = settings;
-            (model.clone(), *dimensions, document_prompt.clone(), *distance)
-        };
-        if info.documents > 0 && bound(&info.settings) != bound(&settings) {
+        if info.documents > 0 && info.settings.embedded_as() != settings.embedded_as() {
             let message = "the model, dimensions, distance and document prompt of a collection with documents cannot be changed; create another collection and import the documents";
             return Err(SearchError::invalid(message));
         }

@@ -93,7 +93,7 @@ pub(super) fn indexes(collections: &Result<Arc<Catalog>, SearchAbsent>) -> Arc<d
     }
 }
 
-/// Returns the service of search over the collections, or why there is none.
+/// Returns the search service, or why there is none.
 pub(super) fn service(
     collections: &Result<Arc<Catalog>, SearchAbsent>,
     engine: &Arc<Engine>,
